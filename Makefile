@@ -1,0 +1,59 @@
+# The one entry: everything here wraps the CMake presets and the program `baton`. `make help` lists it.
+SHELL := /bin/bash
+JOBS ?= 2
+SEED ?= 1
+DIR ?= models/demo
+ARGS ?=
+RELEASE := build/release
+BIN := $(RELEASE)/bin
+
+.PHONY: help up test test-long sim golden bench format lint setup build clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+up: build ## build and run a cluster on this machine: router, prefill worker, decode worker (ARGS="--decode=2 ...")
+	@exec $(BIN)/baton up --model=models/demo $(ARGS)
+
+test: build-all ## unit tests, goldens, 50 simulator seeds, evals and faults through real clusters
+	cd $(RELEASE) && ctest --output-on-failure -j$(JOBS) -LE 'long|e2e'
+	cd $(RELEASE) && ctest --output-on-failure -L e2e -LE long
+
+test-long: test ## everything slow too
+	cd $(RELEASE) && ctest --output-on-failure -L long
+
+sim: build-all ## one simulator seed again: make sim SEED=n
+	$(BIN)/baton_sim --seed $(SEED) --seeds 1 --verbose
+
+golden: build-all ## compare with golden outputs: make golden DIR=<checkpoint with golden.safetensors>
+	$(BIN)/golden_check $(DIR)
+
+bench: build-all ## benchmarks; rows go to bench/results
+	bench/run.sh $(BIN)
+
+format: setup ## clang-format over our sources
+	git ls-files '*.h' '*.cc' | xargs clang-format-14 -i
+
+lint: setup-lint ## clang-format, clang-tidy, shell and Kubernetes manifests
+	git ls-files '*.h' '*.cc' | xargs clang-format-14 --dry-run -Werror
+	deploy/lint.sh
+	cmake --preset dev >/dev/null && cmake --build build/dev -j$(JOBS) --target baton_session_messages
+	git ls-files '*.cc' | grep -v _fuzz | xargs -P $(JOBS) -n 4 clang-tidy-14 -p build/dev --quiet
+
+setup: ## install what is missing from Debian's packages
+	@deploy/setup.sh build
+
+setup-lint:
+	@deploy/setup.sh build lint
+
+build: setup
+	@deploy/progress.sh "configuring" cmake --preset release
+	@deploy/progress.sh "building" cmake --build $(RELEASE) -j$(JOBS) --target baton baton-router baton-prefill baton-decode
+
+build-all: setup
+	@deploy/setup.sh test
+	cmake --preset release
+	cmake --build $(RELEASE) -j$(JOBS)
+
+clean: ## remove the build folder
+	rm -rf build

@@ -1,0 +1,51 @@
+# Targets of one folder: baton_library, baton_program and baton_test carry the warnings and sanitizer flags.
+find_package(Threads REQUIRED)
+find_program(CCACHE ccache)
+if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+find_program(MOLD mold)
+
+add_library(baton_options INTERFACE)
+target_include_directories(baton_options INTERFACE ${CMAKE_SOURCE_DIR})
+# R8 of contracts.md 1.3: a multiply and an add become one rounding only where the code says fma.
+target_compile_options(baton_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Werror -ffp-contract=off)
+if(BATON_SANITIZE)
+  target_compile_options(baton_options INTERFACE -fsanitize=${BATON_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(baton_options INTERFACE -fsanitize=${BATON_SANITIZE})
+endif()
+if(MOLD)
+  target_link_options(baton_options INTERFACE -fuse-ld=mold)
+endif()
+
+# baton_library(name SOURCES ... [PUBLIC libs...] [PRIVATE libs...]): baton_<name> with alias baton::<name>.
+function(baton_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(baton_${name} STATIC ${arg_SOURCES})
+  add_library(baton::${name} ALIAS baton_${name})
+  target_link_libraries(baton_${name} PUBLIC baton_options ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
+endfunction()
+
+# baton_program(name SOURCES ... LIBS ...): an executable in bin/.
+function(baton_program name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+  target_link_libraries(${name} PRIVATE baton_options ${arg_LIBS})
+endfunction()
+
+# baton_test(name SOURCES ... LIBS ... [LABEL unit] [TIMEOUT 60]): one gtest program, one ctest entry.
+function(baton_test name)
+  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SOURCES;LIBS" ${ARGN})
+  find_package(GTest REQUIRED)
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE baton_options ${arg_LIBS} GTest::gmock GTest::gtest GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  if(NOT arg_LABEL)
+    set(arg_LABEL unit)
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+endfunction()

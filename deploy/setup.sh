@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages of the named groups that are missing: build, test, lint. Says what it does.
+set -euo pipefail
+
+build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcli11-dev libgrpc++-dev libicu-dev libprotobuf-dev
+       libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config
+       prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev mold git)
+test=(curl procps prometheus python3 xz-utils)
+lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
+
+missing=()
+for group in "$@"; do
+  declare -n packages=$group
+  for package in "${packages[@]}"; do
+    if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then missing+=("$package"); fi
+  done
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then sudo=(sudo); fi
+echo "installing ${#missing[@]} Debian packages: ${missing[*]}"
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+# A package may bring a service that wants to start; nothing here needs one.
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+echo "installed"

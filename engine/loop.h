@@ -1,0 +1,142 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/ids.h"
+#include "engine/pages/page_pool.h"
+#include "engine/pages/sequence.h"
+#include "engine/planning/step_planner.h"
+#include "engine/step.h"
+#include "kernels/page_layout.h"
+
+namespace baton::engine {
+
+// What the loop tells its owner, on the engine thread, between two steps. The owner may call any
+// method of the loop from inside.
+class LoopObserver {
+ public:
+  virtual ~LoopObserver() = default;
+  // A prompt chunk is done: positions below `computed` are in pages; full pages below it are
+  // sealed. A tail may be packed now.
+  virtual void OnChunk(SequenceId sequence, int computed) = 0;
+  // The prompt is done and its first token chosen, one record per choice. The sequence runs no
+  // further step until Continue or Release.
+  virtual void OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tokens) = 0;
+  // New tokens (never replayed ones), ascending from `first_position`.
+  virtual void OnTokens(SequenceId sequence, int first_position,
+                        std::vector<TokenRecord> tokens) = 0;
+  // By stop token or length, after its last OnTokens. The sequence holds its pages until Release.
+  virtual void OnFinished(SequenceId sequence, FinishReason reason, int32_t stop_token) = 0;
+  // This sequence alone failed. It holds its pages until Release.
+  virtual void OnFailed(SequenceId sequence, const absl::Status& status) = 0;
+  virtual void OnParked(SequenceId sequence) = 0;
+  virtual void OnResumed(SequenceId sequence) = 0;
+  virtual void OnReplayMismatch(SequenceId sequence) = 0;
+};
+
+struct LoopCounters {
+  uint64_t steps = 0;
+  uint64_t prefill_tokens = 0;
+  uint64_t decode_tokens = 0;
+  uint64_t drafted = 0;
+  uint64_t accepted_drafts = 0;
+  uint64_t replayed_tokens = 0;
+  absl::Duration last_step;
+  double prefill_tokens_per_s = 0;  // moving average
+};
+
+// Joins planner, runner and pool: admit, launch, harvest. One step per RunOnce. Engine thread (or
+// the simulator's). "Between steps" is everywhere outside RunOnce and inside the observer's calls.
+class EngineLoop final : public SequenceTable {
+ public:
+  // `layout` tells how large a parked sequence's tail is.
+  EngineLoop(PagePool& pool, StepPlanner& planner, StepRunner& runner, const Clock& clock,
+             const kernels::PageLayout& layout);
+  ~EngineLoop() override;
+
+  void SetObserver(LoopObserver* observer) { observer_ = observer; }
+  // Called when a grant finds too few free pages: uncaches at least `pages` pages if it can.
+  // Without it cached pages are not touched.
+  void SetReclaimer(std::function<void(int pages)> reclaimer) { reclaimer_ = std::move(reclaimer); }
+
+  // A device slot for a tail, reset; none when all are taken or kept for parked sequences, which
+  // come back before anything new lands.
+  std::optional<int> TakeTailSlot();
+  void ReturnTailSlot(int slot);
+
+  // Takes the sequence: with a tail slot, and pages for `computed` tokens (more are granted from
+  // `booking`, then from the pool). It prefills (tokens = the prompt, computed < prompt_tokens), or
+  // replays and decodes (tokens = prompt, first token and what else is known; what received[0] has
+  // beyond `tokens` is appended). One that is finished by its last token reports that in the next
+  // RunOnce.
+  void Admit(Sequence sequence, Booking booking);
+  // A sequence that stopped at its first token goes on decoding in this engine (mixed mode):
+  // `token` is appended. One choice only.
+  void Continue(SequenceId sequence, int32_t token);
+  // Out of every plan from the next step on; gives back the sequence with its pages and tail slot
+  // (none of both while parked). Only between steps.
+  Sequence Release(SequenceId sequence);
+  bool Has(SequenceId sequence) const { return entries_.contains(sequence); }
+  bool IsParked(SequenceId sequence) const;
+  const Sequence& Get(SequenceId id) const override;
+  // The tail at `computed` (contracts.md 3.4), sections 1 to 6.
+  absl::Status PackTail(SequenceId sequence, std::span<std::byte> wire);
+  absl::Status UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
+                          std::span<std::byte> wire);
+
+  // Runs at most one step; false when there is nothing to run. An error is the engine's and final.
+  absl::StatusOr<bool> RunOnce();
+
+  const LoopCounters& counters() const { return counters_; }
+  PagePool& pool() { return pool_; }
+  int num_sequences() const { return static_cast<int>(entries_.size()); }
+  int num_parked() const { return num_parked_; }
+  int host_pages() const { return host_pages_; }  // of parked sequences
+
+ private:
+  struct Entry;
+  // What the observer hears once no plan is in the works; skipped when its sequence was released
+  // meanwhile.
+  struct Notice {
+    SequenceId sequence;
+    std::function<void(LoopObserver&)> tell;
+  };
+
+  Entry& Find(SequenceId id);
+  void Notify(SequenceId id, std::function<void(LoopObserver&)> tell);
+  void Deliver();
+  void FinishOrRun(Entry& entry);
+  absl::StatusOr<bool> Prepare(StepPlan& plan);
+  absl::Status Park(Entry& entry);
+  absl::Status Resume(Entry& entry);
+  bool Grant(Entry& entry, int pages);
+  absl::StatusOr<Booking> BookReclaiming(int pages);
+  absl::Status RunStep(StepPlan& plan);
+  void Apply(const SequenceRun& run, SequenceTokens result);
+  void ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceTokens& result);
+  void ApplyDecode(Entry& entry, const SequenceRun& run, SequenceTokens& result);
+  void Count(const StepPlan& plan, absl::Duration elapsed);
+
+  PagePool& pool_;
+  StepPlanner& planner_;
+  StepRunner& runner_;
+  const Clock& clock_;
+  const kernels::PageLayout& layout_;
+  LoopObserver* observer_ = nullptr;
+  std::function<void(int)> reclaimer_;
+  std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
+  std::vector<int> free_slots_;
+  std::vector<Notice> notices_;
+  int num_parked_ = 0;
+  int host_pages_ = 0;
+  LoopCounters counters_;
+  StepId next_step_{1};
+};
+
+}  // namespace baton::engine

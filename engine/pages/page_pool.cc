@@ -1,0 +1,198 @@
+#include "engine/pages/page_pool.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+
+namespace baton::engine {
+
+Booking::Booking(Booking&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), remaining_(std::exchange(other.remaining_, 0)) {}
+
+Booking& Booking::operator=(Booking&& other) noexcept {
+  if (this == &other) return *this;
+  if (pool_ != nullptr) pool_->Unbook(remaining_);
+  pool_ = std::exchange(other.pool_, nullptr);
+  remaining_ = std::exchange(other.remaining_, 0);
+  return *this;
+}
+
+Booking::~Booking() {
+  if (pool_ != nullptr) pool_->Unbook(remaining_);
+}
+
+PageLease::PageLease(PageLease&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), ids_(std::exchange(other.ids_, {})) {}
+
+PageLease& PageLease::operator=(PageLease&& other) noexcept {
+  if (this == &other) return *this;
+  if (pool_ != nullptr) pool_->Release(ids_);
+  pool_ = std::exchange(other.pool_, nullptr);
+  ids_ = std::exchange(other.ids_, {});
+  return *this;
+}
+
+PageLease::~PageLease() {
+  if (pool_ != nullptr) pool_->Release(ids_);
+}
+
+void PageLease::Append(PageLease more) {
+  if (more.pool_ == nullptr) return;
+  CHECK(pool_ == nullptr || pool_ == more.pool_);
+  pool_ = more.pool_;
+  ids_.insert(ids_.end(), more.ids_.begin(), more.ids_.end());
+  more.ids_.clear();
+}
+
+PageLease PageLease::Split(int keep) {
+  CHECK(keep >= 0 && keep <= size());
+  std::vector<PageId> rest(ids_.begin() + keep, ids_.end());
+  ids_.resize(static_cast<size_t>(keep));
+  return PageLease(pool_, std::move(rest));
+}
+
+PagePool::PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes)
+    : base_(base),
+      stride_bytes_(stride_bytes),
+      payload_bytes_(payload_bytes),
+      states_(static_cast<size_t>(num_pages)) {
+  CHECK(num_pages >= 0 && payload_bytes <= stride_bytes);
+  counts_.total = counts_.free = num_pages;
+  free_.reserve(static_cast<size_t>(num_pages));
+  for (PageId page = num_pages - 1; page >= 0; --page) free_.push_back(page);
+}
+
+absl::StatusOr<Booking> PagePool::Book(int pages) {
+  CHECK(pages >= 0);
+  if (pages > counts_.free)
+    return absl::ResourceExhaustedError(absl::StrFormat("page pool: %d pages asked, %d free of %d",
+                                                        pages, counts_.free, counts_.total));
+  counts_.free -= pages;
+  counts_.booked += pages;
+  return Booking(this, pages);
+}
+
+void PagePool::Unbook(int pages) {
+  counts_.booked -= pages;
+  counts_.free += pages;
+}
+
+PageLease PagePool::Take(Booking& booking, int pages) {
+  CHECK(pages >= 0 && pages <= booking.remaining_ && (pages == 0 || booking.pool_ == this));
+  std::vector<PageId> ids;
+  ids.reserve(static_cast<size_t>(pages));
+  for (int i = 0; i < pages; ++i) {
+    const PageId page = free_.back();
+    free_.pop_back();
+    std::memset(Data(page), 0, payload_bytes_);
+    states_[static_cast<size_t>(page)].leases = 1;
+    ids.push_back(page);
+  }
+  booking.remaining_ -= pages;
+  counts_.booked -= pages;
+  counts_.leased += pages;
+  return PageLease(this, std::move(ids));
+}
+
+PageLease PagePool::Share(const PageLease& lease, int pages) {
+  CHECK(pages >= 0 && pages <= lease.size());
+  return ShareIds(lease.ids().first(static_cast<size_t>(pages)));
+}
+
+PageLease PagePool::ShareIds(std::span<const PageId> ids) {
+  for (const PageId page : ids) AddReference(page);
+  return PageLease(this, {ids.begin(), ids.end()});
+}
+
+void PagePool::AddReference(PageId page) {
+  PageState& state = states_[static_cast<size_t>(page)];
+  CHECK(!state.is_quarantined && (state.leases > 0 || state.is_cached));
+  if (state.leases++ > 0) return;
+  --counts_.cached;
+  ++counts_.leased;
+}
+
+void PagePool::Release(std::span<const PageId> ids) {
+  for (const PageId page : ids) {
+    PageState& state = states_[static_cast<size_t>(page)];
+    CHECK(state.leases > 0);
+    if (--state.leases > 0) continue;
+    --counts_.leased;
+    if (state.is_cached) {
+      ++counts_.cached;
+      continue;
+    }
+    ++counts_.free;
+    free_.push_back(page);
+  }
+}
+
+void PagePool::Cache(PageId page) {
+  PageState& state = states_[static_cast<size_t>(page)];
+  CHECK(state.leases > 0 && !state.is_cached);
+  state.is_cached = true;
+}
+
+void PagePool::Uncache(PageId page) {
+  PageState& state = states_[static_cast<size_t>(page)];
+  CHECK(state.is_cached);
+  state.is_cached = false;
+  if (state.leases > 0) return;
+  --counts_.cached;
+  ++counts_.free;
+  free_.push_back(page);
+}
+
+bool PagePool::IsCached(PageId page) const { return states_[static_cast<size_t>(page)].is_cached; }
+
+void PagePool::Quarantine(PageLease pages) {
+  for (const PageId page : pages.ids_) {
+    PageState& state = states_[static_cast<size_t>(page)];
+    CHECK(state.leases == 1 && !state.is_cached && !state.is_quarantined);
+    state.leases = 0;
+    state.is_quarantined = true;
+    --counts_.leased;
+    ++counts_.quarantined;
+  }
+  pages.ids_.clear();
+}
+
+void PagePool::ReturnQuarantined(PageId page) {
+  PageState& state = states_[static_cast<size_t>(page)];
+  CHECK(state.is_quarantined);
+  state.is_quarantined = false;
+  --counts_.quarantined;
+  ++counts_.free;
+  free_.push_back(page);
+}
+
+PoolCounts PagePool::Counts() const { return counts_; }
+
+absl::Status PagePool::CheckCounts() const {
+  PoolCounts found{.total = static_cast<int>(states_.size())};
+  for (const PageState& state : states_) {
+    if (state.is_quarantined)
+      ++found.quarantined;
+    else if (state.leases > 0)
+      ++found.leased;
+    else if (state.is_cached)
+      ++found.cached;
+  }
+  const int unused = static_cast<int>(free_.size());
+  const bool is_sum =
+      counts_.free + counts_.booked == unused &&
+      unused + counts_.leased + counts_.cached + counts_.quarantined == counts_.total;
+  if (is_sum && counts_.free >= 0 && counts_.booked >= 0 && found.leased == counts_.leased &&
+      found.cached == counts_.cached && found.quarantined == counts_.quarantined)
+    return absl::OkStatus();
+  return absl::InternalError(absl::StrFormat(
+      "page pool: free %d + booked %d + leased %d + cached %d + quarantined %d of %d; unused %d, "
+      "leased %d, cached %d, quarantined %d found",
+      counts_.free, counts_.booked, counts_.leased, counts_.cached, counts_.quarantined,
+      counts_.total, unused, found.leased, found.cached, found.quarantined));
+}
+
+}  // namespace baton::engine

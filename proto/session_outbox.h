@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <deque>
+#include <optional>
+#include <utility>
+
+#include "common/mutex.h"
+
+namespace baton::wire {
+
+// The writing side of a session: who queues never waits, one write is in flight at a time. Beats go first, then messages in order, then
+// bulk (prompt chunks, cache events), so that a beat or a cancel waits for one message at most (contracts.md 5, "order of
+// writing"). A mutex, not a queue: producers and the stream's callbacks meet here from any thread.
+template <typename Message>
+class SessionOutbox {
+ public:
+  enum class Lane { kBeat, kControl, kBulk };
+  enum class Pushed { kQueued, kFull };
+
+  explicit SessionOutbox(size_t max_messages) : max_messages_(max_messages) {}
+
+  // A beat replaces one that still waits.
+  Pushed Push(Lane lane, Message message) {
+    MutexLock lock(mutex_);
+    if (lane == Lane::kBeat) {
+      beat_ = std::move(message);
+      return Pushed::kQueued;
+    }
+    if (control_.size() + bulk_.size() >= max_messages_) return Pushed::kFull;
+    (lane == Lane::kControl ? control_ : bulk_).push_back(std::move(message));
+    return Pushed::kQueued;
+  }
+
+  // The next message to write, if no write is in flight; the caller then writes it and calls Written.
+  std::optional<Message> Next() {
+    MutexLock lock(mutex_);
+    if (is_writing_) return std::nullopt;
+    std::optional<Message> next;
+    if (beat_) {
+      next = std::move(beat_);
+      beat_.reset();
+    } else if (std::deque<Message>& lane = control_.empty() ? bulk_ : control_; !lane.empty()) {
+      next = std::move(lane.front());
+      lane.pop_front();
+    }
+    is_writing_ = next.has_value();
+    return next;
+  }
+
+  void Written() {
+    MutexLock lock(mutex_);
+    is_writing_ = false;
+  }
+
+  size_t Size() const {
+    MutexLock lock(mutex_);
+    return control_.size() + bulk_.size();
+  }
+
+ private:
+  const size_t max_messages_;
+  mutable Mutex mutex_;
+  std::optional<Message> beat_ GUARDED_BY(mutex_);
+  std::deque<Message> control_ GUARDED_BY(mutex_);
+  std::deque<Message> bulk_ GUARDED_BY(mutex_);
+  bool is_writing_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace baton::wire

@@ -1,0 +1,117 @@
+#include <boost/asio/post.hpp>
+
+#include "absl/strings/str_format.h"
+#include "common/check.h"
+#include "router/http/http_connection.h"
+
+namespace baton::router {
+namespace {
+
+constexpr auto kNever = std::chrono::hours(24 * 365);
+
+bool IsHeaderSafe(const std::string& text) { return text.find_first_of("\r\n") == std::string::npos; }
+
+}  // namespace
+
+std::string_view HttpReason(int status) {
+  switch (status) {
+    case 200: return "OK";
+    case 204: return "No Content";
+    case 400: return "Bad Request";
+    case 401: return "Unauthorized";
+    case 404: return "Not Found";
+    case 405: return "Method Not Allowed";
+    case 413: return "Content Too Large";
+    case 415: return "Unsupported Media Type";
+    case 429: return "Too Many Requests";
+    case 431: return "Request Header Fields Too Large";
+    case 500: return "Internal Server Error";
+    case 503: return "Service Unavailable";
+    case 504: return "Gateway Timeout";
+    default: return "Status";
+  }
+}
+
+HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11, bool keep_alive, bool is_head)
+    : io_(io), shared_(shared), is_http11_(is_http11), is_head_(is_head), keep_alive_(keep_alive), changed_(io) {
+  changed_.expires_after(kNever);
+}
+
+void HttpAnswer::Head(int status, const HttpHeaders& headers) {
+  CHECK(!is_started_);
+  is_started_ = true;
+  queued_ += absl::StrFormat("HTTP/1.1 %d %s\r\n", status, HttpReason(status));
+  for (const auto& [name, value] : headers) {
+    CHECK(IsHeaderSafe(name) && IsHeaderSafe(value));
+    queued_ += name + ": " + value + "\r\n";
+  }
+  queued_ += keep_alive_ ? "Connection: keep-alive\r\n" : "Connection: close\r\n";
+}
+
+void HttpAnswer::Respond(int status, HttpHeaders headers, std::string body) {
+  if (is_over()) return;
+  Head(status, headers);
+  queued_ += absl::StrFormat("Content-Length: %d\r\n\r\n", body.size());
+  if (!is_head_) queued_ += body;
+  is_ended_ = true;
+  Changed();
+}
+
+void HttpAnswer::StartStream(int status, HttpHeaders headers) {
+  if (is_over()) return;
+  is_chunked_ = is_http11_;
+  if (!is_chunked_) keep_alive_ = false;
+  Head(status, headers);
+  queued_ += is_chunked_ ? "Transfer-Encoding: chunked\r\n\r\n" : "\r\n";
+  Changed();
+}
+
+void HttpAnswer::Write(std::string piece) {
+  if (is_over() || piece.empty()) return;
+  if (queued_.size() + piece.size() > shared_.limits.max_backlog_bytes) {
+    keep_alive_ = false;
+    Gone();
+    return;
+  }
+  queued_ += is_chunked_ ? absl::StrFormat("%x\r\n%s\r\n", piece.size(), piece) : piece;
+  Changed();
+}
+
+void HttpAnswer::EndStream() {
+  if (is_over()) return;
+  if (is_chunked_) queued_ += "0\r\n\r\n";
+  is_ended_ = true;
+  Changed();
+}
+
+void HttpAnswer::OnGone(std::function<void()> callback) {
+  if (is_gone_) {
+    callback();
+  } else {
+    on_gone_ = std::move(callback);
+  }
+}
+
+void HttpAnswer::Post(std::function<void()> task) {
+  boost::asio::post(io_, [self = shared_from_this(), task = std::move(task)] { task(); });
+}
+
+void HttpAnswer::PostAfter(absl::Duration delay, std::function<void()> task) {
+  auto timer = std::make_shared<boost::asio::steady_timer>(io_, absl::ToChronoNanoseconds(delay));
+  timer->async_wait([self = weak_from_this(), timer, task = std::move(task)](const boost::system::error_code& error) {
+    const auto answer = self.lock();
+    if (!error && answer && !answer->is_over()) task();
+  });
+}
+
+void HttpAnswer::Gone() {
+  if (is_over()) return;
+  is_gone_ = true;
+  ++shared_.counters.clients_gone;
+  if (on_gone_) std::exchange(on_gone_, nullptr)();
+  Changed();
+}
+
+void HttpAnswer::Changed() { changed_.cancel(); }
+
+}  // namespace baton::router

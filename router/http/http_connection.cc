@@ -1,0 +1,191 @@
+#include "router/http/http_connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/http/read.hpp>
+
+#include "absl/strings/str_format.h"
+
+namespace baton::router {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+
+auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
+
+std::string LowerCase(boost::beast::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
+  return out;
+}
+
+HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arrival) {
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  const std::string target(message.target());
+  const size_t question = std::min(target.find('?'), target.size());
+  request.path = target.substr(0, question);
+  request.query = target.substr(std::min(question + 1, target.size()));
+  for (const auto& field : message) request.headers[LowerCase(field.name_string())] = std::string(field.value());
+  request.body = std::move(message.body());
+  request.arrival = arrival;
+  return request;
+}
+
+}  // namespace
+
+HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socket, HttpShared& shared)
+    : io_(io), stream_(std::move(socket)), shared_(shared), buffer_(shared.limits.max_header_bytes + (64 << 10)) {
+  ++shared_.counters.connections;
+}
+
+HttpConnection::~HttpConnection() {
+  ReleaseBody();
+  --shared_.counters.connections;
+}
+
+void HttpConnection::ReleaseBody() {
+  shared_.counters.bodies_bytes -= static_cast<int64_t>(body_bytes_);
+  body_bytes_ = 0;
+}
+
+asio::awaitable<void> HttpConnection::Run() {
+  const auto self = shared_from_this();
+  bool is_usable = true;
+  while (is_usable) {
+    bool keep_alive = false, is_http11 = true;
+    Refusal refusal;
+    std::optional<HttpRequest> request = co_await ReadRequest(keep_alive, is_http11, refusal);
+    if (!request && refusal.status == 0) break;  // the client left between requests
+    const bool is_head = request && request->method == "HEAD";
+    auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11, request ? keep_alive : false, is_head);
+    if (request) {
+      ++shared_.counters.requests;
+      asio::co_spawn(io_, WatchClient(answer), asio::detached);
+      shared_.handler.Handle(*std::move(request), answer);
+    } else {
+      answer->Respond(refusal.status, {{"Content-Type", "application/json"}},
+                      shared_.handler.ErrorBody(refusal.status, refusal.message));
+    }
+    is_usable = co_await WriteAnswer(answer);
+    ReleaseBody();
+  }
+  error_code ignored;
+  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+}
+
+asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive, bool& is_http11,
+                                                                       Refusal& refusal) {
+  error_code error;
+  if (buffer_.size() == 0) {  // idle until the first byte
+    stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.idle_timeout));
+    const size_t got = co_await stream_.async_read_some(buffer_.prepare(4096), Into(error));
+    buffer_.commit(got);
+    if (error) co_return std::nullopt;
+  }
+  const absl::Time arrival = shared_.clock.Now();
+  Parser parser;
+  parser.header_limit(static_cast<uint32_t>(shared_.limits.max_header_bytes));
+  parser.body_limit(boost::none);  // judged in ReadBody, with a clear answer
+  stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
+  co_await http::async_read_header(stream_, buffer_, parser, Into(error));
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    refusal = {431, absl::StrFormat("the request's head is larger than %d bytes", shared_.limits.max_header_bytes)};
+  } else if (error && error.category() == http::make_error_code(http::error::bad_value).category() &&
+             error != http::error::end_of_stream && error != http::error::partial_message) {
+    refusal = {400, absl::StrFormat("malformed HTTP request: %s", error.message())};
+  }
+  if (error) co_return std::nullopt;
+  const bool has_body = co_await ReadBody(parser, refusal);
+  if (!has_body) co_return std::nullopt;
+  keep_alive = parser.keep_alive();
+  is_http11 = parser.get().version() >= 11;
+  co_return ToRequest(parser.release(), arrival);
+}
+
+asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, Refusal& refusal) {
+  const size_t announced = parser.content_length() ? static_cast<size_t>(*parser.content_length()) : 0;
+  if (announced > shared_.limits.max_body_bytes) {
+    refusal = {413, absl::StrFormat("the body has %d bytes, the limit is %d", announced, shared_.limits.max_body_bytes)};
+    co_return false;
+  }
+  const bool wants_continue = LowerCase(parser.get()[http::field::expect]) == "100-continue";
+  if (!parser.is_done() && wants_continue) {
+    const bool is_written = co_await WriteAll("HTTP/1.1 100 Continue\r\n\r\n");
+    if (!is_written) co_return false;
+  }
+  while (!parser.is_done()) {
+    error_code error;
+    stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.body_timeout));
+    co_await http::async_read_some(stream_, buffer_, parser, Into(error));
+    if (error) co_return false;
+    const size_t held = parser.get().body().size();
+    shared_.counters.bodies_bytes += static_cast<int64_t>(held - body_bytes_);
+    body_bytes_ = held;
+    if (held > shared_.limits.max_body_bytes) {
+      refusal = {413, absl::StrFormat("the body is larger than %d bytes", shared_.limits.max_body_bytes)};
+      co_return false;
+    }
+    if (shared_.counters.bodies_bytes.load() > static_cast<int64_t>(shared_.limits.max_bodies_bytes)) {
+      refusal = {429, absl::StrFormat("the bodies in flight pass %d bytes", shared_.limits.max_bodies_bytes)};
+      co_return false;
+    }
+  }
+  co_return true;
+}
+
+asio::awaitable<bool> HttpConnection::WriteAll(std::string bytes) {
+  size_t sent = 0;
+  while (sent < bytes.size()) {
+    error_code error;
+    stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.write_timeout));
+    sent += co_await stream_.async_write_some(asio::buffer(bytes.data() + sent, bytes.size() - sent), Into(error));
+    if (error) co_return false;
+  }
+  co_return true;
+}
+
+asio::awaitable<bool> HttpConnection::WriteAnswer(std::shared_ptr<HttpAnswer> answer) {
+  while (true) {
+    if (answer->has_queued()) {
+      const bool is_written = co_await WriteAll(answer->TakeQueued());
+      if (!is_written) {
+        answer->Gone();
+        break;
+      }
+      continue;
+    }
+    if (answer->is_over()) break;
+    stream_.expires_never();
+    error_code woken;
+    co_await answer->changed().async_wait(Into(woken));
+  }
+  error_code ignored;
+  stream_.socket().cancel(ignored);  // ends WatchClient
+  co_return answer->keep_alive() && !answer->is_gone();
+}
+
+asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpAnswer> answer) {
+  const auto self = shared_from_this();
+  while (!answer->is_over()) {
+    error_code error;
+    co_await stream_.socket().async_wait(asio::ip::tcp::socket::wait_read, Into(error));
+    if (error || answer->is_over()) co_return;
+    char byte = 0;
+    const ssize_t peeked = recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (peeked > 0) co_return;  // the next request, pipelined: it waits its turn
+    if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
+    answer->Gone();
+  }
+}
+
+}  // namespace baton::router

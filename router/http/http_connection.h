@@ -1,0 +1,92 @@
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "router/http/http_server.h"
+
+namespace baton::router {
+
+// What the connections of a server share.
+struct HttpShared {
+  const HttpLimits limits;
+  HttpHandler& handler;
+  const Clock& clock;
+  HttpCounters counters;
+};
+
+// One answer in progress; see HttpExchange. The connection's coroutine takes what is queued and writes it.
+class HttpAnswer final : public HttpExchange, public std::enable_shared_from_this<HttpAnswer> {
+ public:
+  HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11, bool keep_alive, bool is_head);
+
+  void Respond(int status, HttpHeaders headers, std::string body) override;
+  void StartStream(int status, HttpHeaders headers) override;
+  void Write(std::string piece) override;
+  void EndStream() override;
+  void OnGone(std::function<void()> callback) override;
+  void Post(std::function<void()> task) override;
+  void PostAfter(absl::Duration delay, std::function<void()> task) override;
+
+  // For the connection.
+  bool is_over() const { return is_ended_ || is_gone_; }
+  bool is_gone() const { return is_gone_; }
+  bool keep_alive() const { return keep_alive_; }
+  std::string TakeQueued() { return std::exchange(queued_, {}); }
+  bool has_queued() const { return !queued_.empty(); }
+  void Gone();
+  boost::asio::steady_timer& changed() { return changed_; }
+
+ private:
+  void Head(int status, const HttpHeaders& headers);
+  void Changed();
+
+  boost::asio::io_context& io_;
+  HttpShared& shared_;
+  const bool is_http11_, is_head_;
+  bool keep_alive_;
+  bool is_chunked_ = false, is_started_ = false, is_ended_ = false, is_gone_ = false;
+  std::string queued_;
+  std::function<void()> on_gone_;
+  boost::asio::steady_timer changed_;  // never expires; cancelled to wake the connection
+};
+
+// One client connection: reads requests, hands them on, writes the answers in order.
+class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket, HttpShared& shared);
+  ~HttpConnection();
+  boost::asio::awaitable<void> Run();
+
+ private:
+  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  // What mechanics refuse on their own; the connection closes after it.
+  struct Refusal {
+    int status = 0;
+    std::string message;
+  };
+  boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11, Refusal& refusal);
+  boost::asio::awaitable<bool> ReadBody(Parser& parser, Refusal& refusal);
+  // Writes the answer until it is over; false when the connection cannot be used further.
+  boost::asio::awaitable<bool> WriteAnswer(std::shared_ptr<HttpAnswer> answer);
+  boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpAnswer> answer);
+  boost::asio::awaitable<bool> WriteAll(std::string bytes);
+  void ReleaseBody();
+
+  boost::asio::io_context& io_;
+  boost::beast::tcp_stream stream_;
+  HttpShared& shared_;
+  boost::beast::flat_buffer buffer_;
+  size_t body_bytes_ = 0;  // counted in shared_.counters.bodies_bytes
+};
+
+}  // namespace baton::router

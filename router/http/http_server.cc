@@ -1,0 +1,107 @@
+#include "router/http/http_server.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "router/http/http_connection.h"
+
+namespace baton::router {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  Impl(HttpLimits limits, HttpHandler& handler, const Clock& clock)
+      : shared_{.limits = limits, .handler = handler, .clock = clock, .counters = {}} {}
+
+  ~Impl() {
+    for (auto& loop : loops_) loop->io.stop();
+    for (auto& loop : loops_) loop->thread.join();
+  }
+
+  absl::Status Listen(const std::string& host, int port) {
+    for (int i = 0; i < shared_.limits.threads; ++i) loops_.push_back(std::make_unique<Loop>());
+    error_code error;
+    const auto address = asio::ip::make_address(host, error);
+    acceptor_ = std::make_unique<tcp::acceptor>(loops_[0]->io);
+    const tcp::endpoint endpoint(address, static_cast<uint16_t>(port));
+    if (!error) acceptor_->open(endpoint.protocol(), error);
+    if (!error) acceptor_->set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_->bind(endpoint, error);
+    if (!error) acceptor_->listen(1024, error);
+    if (error) return absl::UnavailableError(absl::StrFormat("cannot listen on %s:%d: %s", host, port, error.message()));
+    port_ = acceptor_->local_endpoint().port();
+    asio::co_spawn(loops_[0]->io, Accept(), asio::detached);
+    for (auto& loop : loops_) loop->thread = std::thread([&io = loop->io] { io.run(); });
+    return absl::OkStatus();
+  }
+
+  void StopAccepting() {
+    asio::post(loops_[0]->io, [this] {
+      error_code ignored;
+      acceptor_->close(ignored);
+    });
+  }
+
+  int port() const { return port_; }
+  const HttpCounters& counters() const { return shared_.counters; }
+
+ private:
+  struct Loop {
+    asio::io_context io{1};
+    asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
+    std::thread thread;
+  };
+
+  asio::awaitable<void> Accept() {
+    size_t next = 0;
+    while (acceptor_->is_open()) {
+      asio::io_context& io = loops_[next++ % loops_.size()]->io;
+      error_code error;
+      tcp::socket socket = co_await acceptor_->async_accept(io, asio::redirect_error(asio::use_awaitable, error));
+      if (error == asio::error::operation_aborted) co_return;
+      if (error) continue;  // e.g. the client has gone already, or no file descriptor is free
+      if (shared_.counters.connections.load() >= shared_.limits.max_connections) {
+        ++shared_.counters.refused;
+        continue;  // the socket closes
+      }
+      ++shared_.counters.accepted;
+      socket.set_option(tcp::no_delay(true), error);
+      auto connection = std::make_shared<HttpConnection>(io, std::move(socket), shared_);
+      asio::post(io, [&io, connection] { asio::co_spawn(io, connection->Run(), asio::detached); });
+    }
+  }
+
+  HttpShared shared_;
+  std::vector<std::unique_ptr<Loop>> loops_;
+  std::unique_ptr<tcp::acceptor> acceptor_;
+  int port_ = 0;
+};
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::~HttpServer() = default;
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port, HttpLimits limits,
+                                                              HttpHandler& handler, const Clock& clock) {
+  auto impl = std::make_unique<Impl>(limits, handler, clock);
+  if (const absl::Status status = impl->Listen(host, port); !status.ok()) return status;
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+int HttpServer::port() const { return impl_->port(); }
+const HttpCounters& HttpServer::counters() const { return impl_->counters(); }
+void HttpServer::StopAccepting() { impl_->StopAccepting(); }
+
+}  // namespace baton::router

@@ -1,0 +1,169 @@
+#include "router/http/http_server.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read_until.hpp>
+#include <boost/asio/write.hpp>
+#include <future>
+
+#include "absl/strings/str_format.h"
+
+namespace baton::router {
+namespace {
+
+namespace asio = boost::asio;
+
+// Echoes what it got; streams on /stream; answers nothing on /wait until the client leaves; floods on /flood.
+class EchoHandler final : public HttpHandler {
+ public:
+  void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
+    if (request.path == "/stream") {
+      exchange->StartStream(200, {{"Content-Type", "text/event-stream"}});
+      exchange->Write("data: a\n\n");
+      exchange->PostAfter(absl::Milliseconds(5), [exchange] {
+        exchange->Write("data: b\n\n");
+        exchange->EndStream();
+      });
+    } else if (request.path == "/wait") {
+      exchange->OnGone([this, exchange] { gone.set_value(); });
+    } else if (request.path == "/flood") {
+      exchange->OnGone([this] { gone.set_value(); });
+      exchange->StartStream(200, {});
+      Flood(exchange);
+    } else {
+      exchange->Respond(200, {{"X-Method", request.method}}, request.path + "|" + request.query + "|" + request.body);
+    }
+  }
+  std::string ErrorBody(int status, std::string_view message) override {
+    return absl::StrFormat("{\"status\":%d,\"message\":\"%s\"}", status, message);
+  }
+
+  std::promise<void> gone;
+
+ private:
+  static void Flood(const std::shared_ptr<HttpExchange>& exchange) {
+    exchange->Write(std::string(64 << 10, 'x'));
+    exchange->PostAfter(absl::ZeroDuration(), [exchange] { Flood(exchange); });
+  }
+};
+
+class HttpServerTest : public testing::Test {
+ protected:
+  void Start(HttpLimits limits) {
+    auto started = HttpServer::Start("127.0.0.1", 0, limits, handler_, clock_);
+    ASSERT_TRUE(started.ok()) << started.status();
+    server_ = *std::move(started);
+    Connect();
+  }
+  void Connect() {
+    socket_ = asio::ip::tcp::socket(io_);
+    socket_.connect({asio::ip::make_address("127.0.0.1"), static_cast<uint16_t>(server_->port())});
+  }
+  void Send(const std::string& bytes) { asio::write(socket_, asio::buffer(bytes)); }
+  // Reads until `end` has been seen; what follows it stays for the next call.
+  std::string ReadUntil(const std::string& end) {
+    boost::system::error_code error;
+    const size_t size = asio::read_until(socket_, asio::dynamic_buffer(received_), end, error);
+    const std::string out = received_.substr(0, error ? received_.size() : size);
+    received_.erase(0, out.size());
+    return out;
+  }
+
+  SteadyClock clock_;
+  EchoHandler handler_;
+  std::unique_ptr<HttpServer> server_;
+  asio::io_context io_;
+  asio::ip::tcp::socket socket_{io_};
+  std::string received_;
+};
+
+TEST_F(HttpServerTest, AnswersSeveralRequestsOnOneConnection) {
+  Start({});
+  Send("GET /a?x=1 HTTP/1.1\r\nHost: h\r\n\r\n");
+  const std::string first = ReadUntil("/a|x=1|");
+  EXPECT_EQ(first.rfind("HTTP/1.1 200 OK\r\n", 0), 0u);
+  EXPECT_NE(first.find("X-Method: GET\r\n"), std::string::npos);
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello");
+  EXPECT_NE(ReadUntil("/b||hello").find("Content-Length: 9\r\n"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {
+  Start({});
+  Send("GET /stream HTTP/1.1\r\nHost: h\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\n\r\n");
+  const std::string stream = ReadUntil("0\r\n\r\n");
+  EXPECT_NE(stream.find("9\r\ndata: a\n\n\r\n"), std::string::npos);
+  EXPECT_NE(stream.find("data: b"), std::string::npos);
+  EXPECT_EQ(ReadUntil("/second||").rfind("HTTP/1.1 200", 0), 0u);
+}
+
+TEST_F(HttpServerTest, StreamsToOldClientsUntilClose) {
+  Start({});
+  Send("GET /stream HTTP/1.0\r\n\r\n");
+  const std::string stream = ReadUntil("never");
+  EXPECT_EQ(stream.find("Transfer-Encoding"), std::string::npos);
+  EXPECT_NE(stream.find("\r\n\r\ndata: a\n\ndata: b\n\n"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, ContinuesWhenAskedAndAnswersHeadWithoutBody) {
+  Start({});
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+  EXPECT_EQ(ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  Send("ok");
+  ReadUntil("/b||ok");
+  Send("HEAD /c HTTP/1.1\r\nHost: h\r\n\r\nGET /d HTTP/1.1\r\nHost: h\r\n\r\n");
+  const std::string head = ReadUntil("\r\n\r\n");
+  EXPECT_NE(head.find("Content-Length: 4\r\n"), std::string::npos);
+  EXPECT_EQ(ReadUntil("/d||").rfind("HTTP/1.1 200", 0), 0u);
+}
+
+TEST_F(HttpServerTest, RefusesWhatPassesItsLimits) {
+  Start({.max_header_bytes = 1024, .max_body_bytes = 100});
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\n\r\n");
+  EXPECT_NE(ReadUntil("}").find("the body has 101 bytes, the limit is 100"), std::string::npos);
+  Connect();
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n80\r\n" + std::string(128, 'x') + "\r\n0\r\n\r\n");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 413", 0), 0u);
+  Connect();
+  Send("GET / HTTP/1.1\r\nHost: h\r\nX: " + std::string(2000, 'x') + "\r\n\r\n");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 431", 0), 0u);
+  Connect();
+  Send("NOT HTTP AT ALL\r\n\r\n");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 400", 0), 0u);
+}
+
+TEST_F(HttpServerTest, RefusesBodiesThatTogetherAreTooLarge) {
+  Start({.max_body_bytes = 1000, .max_bodies_bytes = 50});
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n" + std::string(100, 'x'));
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 429", 0), 0u);
+}
+
+TEST_F(HttpServerTest, TellsWhenTheClientLeaves) {
+  Start({});
+  Send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+  auto gone = handler_.gone.get_future();
+  EXPECT_EQ(gone.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  socket_.close();
+  EXPECT_EQ(gone.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+}
+
+TEST_F(HttpServerTest, GivesUpOnAReaderThatStops) {
+  Start({.max_backlog_bytes = 1 << 20});
+  Send("GET /flood HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_EQ(handler_.gone.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  EXPECT_EQ(server_->counters().clients_gone.load(), 1u);
+}
+
+TEST_F(HttpServerTest, ClosesOnHeadsAndBodiesThatTakeTooLong) {
+  Start({.header_timeout = absl::Milliseconds(30), .body_timeout = absl::Milliseconds(30)});
+  Send("GET / HT");
+  EXPECT_EQ(ReadUntil("never"), "");
+  Connect();
+  Send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhel");
+  EXPECT_EQ(ReadUntil("never"), "");
+}
+
+}  // namespace
+}  // namespace baton::router

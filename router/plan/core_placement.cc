@@ -1,0 +1,349 @@
+// RouterCore: where a request runs, and how a placement begins, moves on and is given up.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "router/plan/core.h"
+
+namespace baton::router {
+namespace {
+
+// Queued requests looked at behind one that no worker can serve.
+constexpr int kMaxSkipped = 64;
+
+std::vector<wire::SequenceSpec> SequencesOf(const Request& request) {
+  std::vector<wire::SequenceSpec> sequences;
+  for (const int i : request.placement->choices) {
+    const Choice& choice = request.choices[static_cast<size_t>(i)];
+    sequences.push_back({.handle = choice.handle,
+                         .choice = static_cast<uint32_t>(i),
+                         .received = choice.received});
+  }
+  return sequences;
+}
+
+wire::Reserve MakeReserve(const Request& request, absl::Time now) {
+  wire::Reserve reserve;
+  reserve.transfer = request.placement->transfer;
+  reserve.request_id = request.spec.request_id;
+  reserve.prompt_tokens = request.prompt_tokens();
+  reserve.num_pages = request.placement->num_pages;
+  reserve.sequences = SequencesOf(request);
+  reserve.sampling = request.spec.sampling;
+  reserve.finish = request.spec.finish;
+  reserve.prompt_class = request.identity->prompt_class;
+  reserve.decode_class = request.identity->decode_class;
+  reserve.priority = request.spec.priority;
+  reserve.remaining_ms = request.RemainingMs(now);
+  reserve.salt = request.spec.salt;
+  return reserve;
+}
+
+wire::Run MakeRun(const Request& request, absl::Time now) {
+  wire::Run run;
+  run.transfer = request.placement->transfer;
+  run.attempt = request.placement->attempt;
+  run.request_id = request.spec.request_id;
+  run.landing = request.placement->landing;
+  run.landing.attempt = run.attempt;
+  run.prompt_tokens = request.prompt_tokens();
+  run.sequences = SequencesOf(request);
+  run.sampling = request.spec.sampling;
+  run.finish = request.spec.finish;
+  run.prompt_logprobs = request.spec.prompt_logprobs;
+  run.verified_pages = request.placement->verified_pages;
+  run.prompt_class = request.identity->prompt_class;
+  run.priority = request.spec.priority;
+  run.remaining_ms = request.RemainingMs(now);
+  run.salt = request.spec.salt;
+  return run;
+}
+
+wire::Cancel MakeCancel(const TransferId& transfer, const std::string& reason) {
+  wire::Cancel cancel;
+  cancel.transfer = transfer;
+  cancel.reason = reason;
+  return cancel;
+}
+
+}  // namespace
+
+void RouterCore::Schedule() {
+  should_schedule_ = false;
+  std::vector<Request*> waiting;
+  for (const auto& [key, request] : waiting_landings_) waiting.push_back(request);
+  for (Request* request : waiting) RunWaiting(*request);
+
+  bool is_decode_blocked = false;
+  int skipped = 0;
+  for (auto it = admission_.queue().begin(); it != admission_.queue().end();) {
+    Request& request = **(it++);  // leaves the queue when placed
+    const Placed placed = TryPlace(request);
+    if (placed == Placed::kYes) continue;
+    is_decode_blocked = placed == Placed::kNoDecodeRoom;
+    // Strictly by deadline: smaller requests behind a waiting one do not overtake it for ever.
+    if (placed != Placed::kNoWorker || ++skipped > kMaxSkipped) break;
+  }
+  decode_blocked_since_ =
+      is_decode_blocked ? std::min(decode_blocked_since_, now_) : absl::InfiniteFuture();
+}
+
+RouterCore::Placed RouterCore::TryPlace(Request& request) {
+  Placed why = Placed::kNoWorker;
+  const std::optional<PairChoice> pair = ChoosePair(request, why);
+  if (pair) {
+    Book(request, *pair);
+    return Placed::kYes;
+  }
+  if (why != Placed::kNoDecodeRoom || CanEverFit(request)) return why;
+  End(request, absl::ResourceExhaustedError(absl::StrFormat(
+                   "%d sequences of %d prompt tokens need %d pages: more than any decode worker has",
+                   request.OpenChoices(), request.prompt_tokens(), request.PagesToBook(1))));
+  return Placed::kYes;
+}
+
+void RouterCore::Book(Request& request, const PairChoice& pair) {
+  admission_.Remove(request);
+  WorkerRecord& decode = *workers_.Find(pair.decode);
+  WorkerRecord& prefill = *workers_.Find(pair.prefill);
+  const Identity identity{.weights = decode.hello.weights,
+                          .layout = decode.hello.layout,
+                          .prompt_class = prefill.hello.prompt_class,
+                          .decode_class = decode.hello.decode_class};
+  const bool is_exact = !request.has_token || (identity.prompt_class == request.identity->prompt_class &&
+                                               identity.decode_class == request.identity->decode_class);
+  if (!is_exact && !request.is_inexact) {
+    request.is_inexact = true;
+    ++facts_.inexact_continuations;
+    Emit(request, ContinuationInexact{});
+  }
+  request.identity = identity;
+  if (pair.is_fallback) ++facts_.prefill_on_decode;
+
+  Placement& placement = request.placement.emplace();
+  placement.transfer = rng_.DrawBytes<TransferId>();
+  placement.decode = pair.decode;
+  placement.num_pages = PagesFor(request);
+  for (int i = 0; i < request.spec.num_choices; ++i) {
+    Choice& choice = request.choices[static_cast<size_t>(i)];
+    if (choice.IsOver()) continue;
+    choice.handle = SequenceHandle{decode.next_handle++};
+    decode.sequences.emplace(choice.handle, WorkerRecord::Sequence{.request = &request, .choice = i});
+    placement.choices.push_back(i);
+  }
+  transfers_.emplace(placement.transfer, &request);
+  placement.is_landing_asked = true;
+  decode.asked_pages += placement.num_pages;
+  decode.asked_sequences += static_cast<uint32_t>(placement.choices.size());
+  OpenPrefill(placement, prefill, pair.uncached_tokens);
+  Tell(request, pair.decode, MakeReserve(request, now_));
+  SendPrompt(request, pair.decode);
+  request.clock.Enter(StageClock::Stage::kBooking, now_);
+  EnterStep(request, Step::kBooking);
+}
+
+void RouterCore::RunAt(Request& request, WorkerRecord& prefill, uint32_t uncached_tokens) {
+  Placement& placement = *request.placement;
+  if (!placement.is_prefill_open) OpenPrefill(placement, prefill, uncached_tokens);
+  waiting_landings_.erase(request.key);
+  Tell(request, prefill.id, MakeRun(request, now_));
+  SendPrompt(request, prefill.id);
+  request.clock.Enter(StageClock::Stage::kPrefill, now_);
+  NoteProgress(request, prefill);
+  // Its queue comes before its first chunk.
+  const double ahead = static_cast<double>(prefill.QueuedTokens()) / prefill.PrefillRate(config_);
+  placement.progress_due += absl::Seconds(config_.progress_factor * ahead);
+  EnterStep(request, Step::kPrefilling);
+}
+
+void RouterCore::WaitForPrefill(Request& request) {
+  request.placement->prefill.reset();
+  request.placement->has_retarget_answer = true;
+  waiting_landings_.emplace(request.key, &request);
+  EnterStep(request, Step::kRetarget);
+  if (uncovered_since_ != absl::InfiniteFuture()) ArmCore(now_ + config_.no_worker_grace);
+  should_schedule_ = true;
+}
+
+// A landing that waits for a prefill worker of its class; the decode worker itself if there is none.
+void RouterCore::RunWaiting(Request& request) {
+  Placement& placement = *request.placement;
+  WorkerRecord& decode = *workers_.Find(placement.decode);
+  const Identity& identity = *request.identity;
+  std::vector<const WorkerRecord*> open;
+  bool has_candidate = false;  // busy ones too
+  bool has_barred = false;     // ready, but not for this transfer
+  for (const auto& [id, worker] : workers_.all()) {
+    if (!worker.IsReady() || !worker.IsPrefillOnly()) continue;
+    if (worker.hello.weights != identity.weights || worker.hello.layout != identity.layout) continue;
+    const auto& used = placement.used_prefills;
+    const bool is_used = std::find(used.begin(), used.end(), id) != used.end();
+    const bool is_class = worker.hello.prompt_class == identity.prompt_class;
+    if (is_used || !is_class) {
+      has_barred = has_barred || is_class || !request.has_token;
+      continue;
+    }
+    has_candidate = true;
+    if (worker.HasPrefillSlot(now_, config_)) open.push_back(&worker);
+  }
+  if (!open.empty()) {
+    KeepPreferred(request, open);
+    const PrefillChoice choice = PickPrefill(request, open);
+    return RunAt(request, *workers_.Find(open[choice.index]->id), choice.uncached_tokens);
+  }
+  if (has_candidate) return;
+  if (decode.IsReady() && decode.hello.serves_prefill &&
+      decode.hello.prompt_class == identity.prompt_class) {
+    ++facts_.prefill_on_decode;
+    return RunAt(request, decode, std::max(1u, request.prompt_tokens()));
+  }
+  const bool is_class_gone = request.has_token && now_ >= request.lost_at + config_.no_worker_grace &&
+                             !HasServing(identity, false);
+  if (has_barred || is_class_gone)  // a new transfer may go where this one may not
+    LosePlacement(request, false, absl::UnavailableError("no other prefill worker for this landing"));
+}
+
+void RouterCore::BeginRetarget(Request& request, bool is_fault, const absl::Status& why) {
+  Placement& placement = *request.placement;
+  if (!placement.prefill || placement.IsSameWorker()) return LosePlacement(request, is_fault, why);
+  if (is_fault && !CountFault(request, why)) return;
+  ++facts_.retargets;
+  const WorkerId old = *placement.prefill;
+  ClosePrefill(placement);
+  placement.prefill.reset();
+  placement.has_retarget_answer = false;
+  placement.has_first_token = false;
+  placement.progress_due = absl::InfiniteFuture();
+  ++placement.attempt;
+  Tell(request, placement.decode,
+       wire::Retarget{.transfer = placement.transfer, .attempt = placement.attempt});
+  if (std::find(placement.told.begin(), placement.told.end(), old) != placement.told.end()) {
+    placement.used_prefills.push_back(old);
+    CancelAt(request, old, std::string(why.message()));
+  }
+  if (request.has_token) MarkLost(request);
+  EnterStep(request, Step::kRetarget);
+}
+
+// False if the request had its last attempt and has ended.
+bool RouterCore::CountFault(Request& request, const absl::Status& why) {
+  if (++request.attempts <= config_.max_attempts) return true;
+  const std::string text =
+      absl::StrFormat("gave up after %d attempts: %s", config_.max_attempts, why.message());
+  End(request, absl::Status(why.code(), text));
+  return false;
+}
+
+void RouterCore::LosePlacement(Request& request, bool is_fault, const absl::Status& why) {
+  ++(request.step == Step::kDecoding ? facts_.recoveries : facts_.rebookings);
+  DropPlacement(request, std::string(why.message()));
+  if (is_fault && !CountFault(request, why)) return;
+  if (request.has_token) {
+    MarkLost(request);
+  } else {
+    request.identity.reset();
+  }
+  // What was sent may be all there is: only its Finished was lost.
+  const FinishRules& finish = request.spec.finish;
+  for (int i = 0; i < request.spec.num_choices; ++i) {
+    const Choice& choice = request.choices[static_cast<size_t>(i)];
+    if (choice.IsOver() || choice.received.empty()) continue;
+    const int32_t last = choice.received.back();
+    const auto& stops = finish.stop_tokens;
+    if (std::find(stops.begin(), stops.end(), last) != stops.end())
+      FinishChoice(request, i, FinishReason::kStop, last);
+    else if (static_cast<int64_t>(choice.received.size()) >= finish.max_tokens)
+      FinishChoice(request, i, FinishReason::kLength, -1);
+  }
+  if (request.AllChoicesOver()) return End(request, absl::OkStatus());
+  request.clock.Enter(StageClock::Stage::kQueue, now_);
+  request.queued_since = now_;
+  admission_.Push(request);
+  if (uncovered_since_ != absl::InfiniteFuture()) ArmCore(now_ + config_.no_worker_grace);
+  EnterStep(request, Step::kQueued);
+  should_schedule_ = true;
+}
+
+void RouterCore::MarkLost(Request& request) {
+  if (request.is_recovering) return;
+  request.is_recovering = true;
+  request.lost_at = now_;
+  ArmCore(now_ + config_.no_worker_grace);  // then its class may be given up
+}
+
+void RouterCore::DropPlacement(Request& request, const std::string& reason) {
+  if (!request.placement) return;
+  Placement& placement = *request.placement;
+  ClosePrefill(placement);
+  CloseLanding(placement, false);
+  WorkerRecord& decode = *workers_.Find(placement.decode);
+  for (Choice& choice : request.choices) {
+    if (!choice.is_finished && decode.is_up) decode.sequences.erase(choice.handle);
+    choice.parked_since = absl::InfiniteFuture();
+  }
+  while (!placement.told.empty()) CancelAt(request, placement.told.front(), reason);
+  transfers_.erase(placement.transfer);
+  waiting_landings_.erase(request.key);
+  request.placement.reset();
+}
+
+void RouterCore::OpenPrefill(Placement& placement, WorkerRecord& prefill, uint32_t uncached_tokens) {
+  placement.prefill = prefill.id;
+  placement.uncached_tokens = uncached_tokens;
+  placement.is_prefill_open = true;
+  ++prefill.open_prefills;
+  prefill.open_tokens += uncached_tokens;
+}
+
+void RouterCore::ClosePrefill(Placement& placement) {
+  if (!placement.is_prefill_open) return;
+  placement.is_prefill_open = false;
+  WorkerRecord& prefill = *workers_.Find(*placement.prefill);
+  --prefill.open_prefills;
+  prefill.open_tokens -= placement.uncached_tokens;
+  should_schedule_ = true;
+}
+
+void RouterCore::CloseLanding(Placement& placement, bool is_answered) {
+  if (!placement.is_landing_asked) return;
+  placement.is_landing_asked = false;
+  placement.is_landing_answered = is_answered;
+  WorkerRecord& decode = *workers_.Find(placement.decode);
+  const auto sequences = static_cast<uint32_t>(placement.choices.size());
+  decode.asked_pages -= placement.num_pages;
+  decode.asked_sequences -= sequences;
+  if (!is_answered) return;
+  decode.fresh_pages += placement.num_pages;  // until its next Load counts them
+  decode.fresh_sequences += sequences;
+}
+
+void RouterCore::SendPrompt(Request& request, WorkerId worker) {
+  const std::vector<int32_t>& prompt = *request.spec.prompt;
+  for (size_t at = 0; at < prompt.size(); at += wire::kMaxPromptChunk) {
+    const size_t end = std::min(prompt.size(), at + wire::kMaxPromptChunk);
+    const auto from = prompt.begin() + static_cast<std::ptrdiff_t>(at);
+    const auto to = prompt.begin() + static_cast<std::ptrdiff_t>(end);
+    Tell(request, worker, wire::PromptChunk{.transfer = request.placement->transfer,
+                                            .offset = static_cast<uint32_t>(at),
+                                            .tokens = std::vector<int32_t>(from, to),
+                                            .is_last = end == prompt.size()});
+  }
+}
+
+void RouterCore::Tell(Request& request, WorkerId worker, RouterPiece piece) {
+  std::vector<WorkerId>& told = request.placement->told;
+  const bool introduces = std::find(told.begin(), told.end(), worker) == told.end();
+  if (introduces) told.push_back(worker);
+  out_->push_back(
+      SendToWorker{.worker = worker, .piece = std::move(piece), .introduces = introduces});
+}
+
+void RouterCore::CancelAt(Request& request, WorkerId worker, const std::string& reason) {
+  std::erase(request.placement->told, worker);
+  ++facts_.cancels_sent;
+  out_->push_back(SendToWorker{
+      .worker = worker,
+      .piece = MakeCancel(request.placement->transfer, reason)});
+}
+
+}  // namespace baton::router

@@ -1,0 +1,249 @@
+// RouterCore: what workers say, apart from tokens (core_tokens.cc).
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "router/plan/core.h"
+
+namespace baton::router {
+namespace {
+
+// "Full or going away, try elsewhere" is no fault of the attempt (style 3.3).
+bool IsCapacity(absl::StatusCode code) {
+  return code == absl::StatusCode::kResourceExhausted || code == absl::StatusCode::kUnavailable;
+}
+
+absl::Status StatusFrom(const WorkerRecord& worker, absl::StatusCode code, const std::string& text) {
+  const absl::StatusCode real = code == absl::StatusCode::kOk ? absl::StatusCode::kInternal : code;
+  return absl::Status(real, absl::StrFormat("worker %s: %s", worker.hello.worker_id, text));
+}
+
+}  // namespace
+
+void RouterCore::OnEvent(WorkerAdded& event) {
+  workers_.Add(event.worker, std::move(event.address));
+  ++view_version_;
+}
+
+void RouterCore::OnEvent(WorkerUp& event) {
+  WorkerRecord* worker = workers_.Find(event.worker);
+  if (worker == nullptr) worker = &workers_.Add(event.worker, "");
+  if (worker->is_up) LoseWorker(*worker, absl::UnavailableError("the worker started a new session"));
+  workers_.Up(*worker, std::move(event.hello), now_);
+  UpdateCoverage();
+}
+
+void RouterCore::OnEvent(WorkerDown& event) {
+  WorkerRecord* worker = workers_.Find(event.worker);
+  if (worker != nullptr && worker->is_up) LoseWorker(*worker, event.status);
+}
+
+void RouterCore::UpdateCoverage() {
+  ++view_version_;
+  should_schedule_ = true;
+  if (workers_.IsCovered()) {
+    uncovered_since_ = absl::InfiniteFuture();
+  } else if (uncovered_since_ == absl::InfiniteFuture()) {
+    uncovered_since_ = now_;
+    ArmCore(now_ + config_.no_worker_grace);
+  }
+}
+
+void RouterCore::LoseWorker(WorkerRecord& worker, const absl::Status& status) {
+  ++facts_.workers_lost;
+  const WorkerId id = worker.id;
+  const absl::Status why = absl::UnavailableError(
+      absl::StrFormat("worker %s is gone: %s", worker.hello.worker_id, status.message()));
+  workers_.Down(worker);  // its counters and handles with it
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    Request& request = *(it++)->second;  // may end
+    if (request.placement) LoseWorkerOf(request, id, why);
+  }
+  UpdateCoverage();
+}
+
+void RouterCore::LoseWorkerOf(Request& request, WorkerId worker, const absl::Status& why) {
+  Placement& placement = *request.placement;
+  std::erase(placement.told, worker);  // the session was the lease of all it booked
+  std::erase(placement.used_prefills, worker);
+  if (placement.prefill == worker) placement.is_prefill_open = false;
+  if (placement.decode == worker) {
+    placement.is_landing_asked = placement.is_landing_answered = false;
+    return LosePlacement(request, false, why);
+  }
+  if (placement.prefill != worker) return;
+  if (request.step == Step::kPrefilling && !placement.is_prefilled)
+    return BeginRetarget(request, true, why);
+  placement.prefill.reset();
+}
+
+void RouterCore::OnEvent(WorkerSaid& event) {
+  WorkerRecord* worker = workers_.Find(event.worker);
+  if (worker == nullptr || !worker->is_up) return;
+  worker->last_heard = now_;
+  if (event.received_at != absl::InfinitePast()) received_at_ = std::min(event.received_at, now_);
+  wire::WorkerMessage& message = event.message;
+  if (message.beat) OnBeat(*worker, *message.beat);
+  for (auto& item : message.reserved) OnItem(*worker, item);
+  for (auto& item : message.refused) OnItem(*worker, item);
+  for (auto& item : message.retargeted) OnItem(*worker, item);
+  for (auto& item : message.first_tokens) OnItem(*worker, item);
+  for (auto& item : message.prompt_logprobs) OnItem(*worker, item);
+  for (auto& item : message.progress) OnItem(*worker, item);
+  for (auto& item : message.prefilled) OnItem(*worker, item);
+  for (auto& item : message.landed) OnItem(*worker, item);
+  if (message.tokens)
+    for (auto& item : message.tokens->sequences) OnItem(*worker, item);
+  for (auto& item : message.finished) OnItem(*worker, item);
+  for (auto& item : message.failed) OnItem(*worker, item);
+  for (const SequenceHandle handle : message.parked) OnParked(*worker, handle, true);
+  for (const SequenceHandle handle : message.resumed) OnParked(*worker, handle, false);
+  if (message.load) OnLoad(*worker, *message.load);
+  for (const auto& part : message.cache_events) worker->cache.Apply(part);
+}
+
+void RouterCore::OnBeat(WorkerRecord& worker, const wire::Beat& beat) {
+  if (beat.is_wedged == worker.IsWedged()) return;
+  worker.wedged_since = beat.is_wedged ? now_ : absl::InfiniteFuture();
+  if (beat.is_wedged) ArmCore(now_ + config_.max_wedged);
+  UpdateCoverage();
+}
+
+void RouterCore::OnLoad(WorkerRecord& worker, const wire::Load& load) {
+  const bool was_draining = worker.IsDraining();
+  worker.load = load;
+  worker.fresh_pages = worker.fresh_sequences = 0;
+  should_schedule_ = should_schedule_ || !admission_.queue().empty() || !waiting_landings_.empty();
+  if (worker.IsDraining() != was_draining) UpdateCoverage();
+}
+
+Request* RouterCore::FindTransfer(const TransferId& transfer) {
+  const auto it = transfers_.find(transfer);
+  if (it != transfers_.end()) return it->second;
+  ++facts_.stale_messages;
+  return nullptr;
+}
+
+WorkerRecord::Sequence* RouterCore::FindSequence(WorkerRecord& worker, SequenceHandle handle) {
+  const auto it = worker.sequences.find(handle);
+  if (it != worker.sequences.end()) return &it->second;
+  ++facts_.stale_messages;
+  return nullptr;
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Reserved& item) {
+  Request* request = FindTransfer(item.transfer);
+  if (request == nullptr || request->step != Step::kBooking) return;
+  Placement& placement = *request->placement;
+  if (placement.decode != worker.id) return;
+  CloseLanding(placement, true);
+  placement.landing = std::move(item.landing);
+  WorkerRecord* prefill = placement.prefill ? workers_.Find(*placement.prefill) : nullptr;
+  if (prefill != nullptr && prefill->IsReady())
+    return RunAt(*request, *prefill, placement.uncached_tokens);
+  ClosePrefill(placement);
+  WaitForPrefill(*request);
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Refused& item) {
+  Request* request = FindTransfer(item.transfer);
+  if (request == nullptr) return;
+  Placement& placement = *request->placement;
+  const absl::Status why = StatusFrom(worker, item.code, item.message);
+  const bool is_fault = !IsCapacity(item.code);
+  const absl::Time again =
+      now_ + std::max(config_.min_backoff, absl::Milliseconds(item.retry_after_ms));
+  if (item.stage == wire::Stage::kReserve && placement.decode == worker.id &&
+      request->step == Step::kBooking) {
+    ++facts_.refusals;
+    if (absl::IsInvalidArgument(why)) return End(*request, why);
+    worker.no_landing_before = again;
+    ArmCore(again);
+    request->avoid.push_back(worker.id);
+    return LosePlacement(*request, is_fault, why);
+  }
+  if (item.stage == wire::Stage::kRun && placement.prefill == worker.id &&
+      request->step == Step::kPrefilling) {
+    ++facts_.refusals;
+    if (absl::IsInvalidArgument(why)) return End(*request, why);
+    worker.no_prefill_before = again;
+    ArmCore(again);
+    return BeginRetarget(*request, is_fault, why);
+  }
+  if (item.stage == wire::Stage::kRetarget && placement.decode == worker.id &&
+      request->step == Step::kRetarget && !placement.has_retarget_answer)
+    LosePlacement(*request, is_fault, why);
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Retargeted& item) {
+  Request* request = FindTransfer(item.transfer);
+  if (request == nullptr || request->step != Step::kRetarget) return;
+  Placement& placement = *request->placement;
+  if (placement.decode != worker.id || item.attempt != placement.attempt) return;
+  if (placement.has_retarget_answer) return;
+  placement.verified_pages = std::move(item.verified_pages);
+  WaitForPrefill(*request);
+}
+
+void RouterCore::NoteProgress(Request& request, const WorkerRecord& prefill) {
+  const double chunk = std::min(config_.chunk_tokens, request.placement->uncached_tokens);
+  const absl::Duration predicted = absl::Seconds(chunk / prefill.PrefillRate(config_));
+  request.placement->progress_due =
+      now_ + std::max(config_.progress_floor, config_.progress_factor * predicted);
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Progress& item) {
+  Request* request = FindTransfer(item.transfer);
+  if (request == nullptr || request->step != Step::kPrefilling) return;
+  const Placement& placement = *request->placement;
+  if (placement.prefill == worker.id && placement.attempt == item.attempt &&
+      !placement.is_prefilled)
+    NoteProgress(*request, worker);
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Prefilled& item) {
+  Request* request = FindTransfer(item.transfer);
+  if (request == nullptr || request->step != Step::kPrefilling) return;
+  Placement& placement = *request->placement;
+  if (placement.prefill != worker.id || placement.attempt != item.attempt) return;
+  placement.is_prefilled = true;  // a slot in D's batch is all it waits for
+  placement.progress_due = absl::InfiniteFuture();
+}
+
+void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
+  Request* request = nullptr;
+  if (item.handle) {
+    if (const auto* sequence = FindSequence(worker, *item.handle)) request = sequence->request;
+  } else {
+    request = FindTransfer(item.transfer);
+  }
+  if (request == nullptr) return;
+  Placement& placement = *request->placement;
+  const absl::Status why = StatusFrom(worker, item.code, item.message);
+  const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
+  const bool is_prefilling = request->step == Step::kPrefilling;
+  if (placement.decode == worker.id) {
+    // Bad blocks: another prefill worker first, another decode worker if that does not help.
+    if (is_data_loss && is_prefilling && !placement.had_data_loss && !placement.IsSameWorker()) {
+      placement.had_data_loss = true;
+      return BeginRetarget(*request, true, why);
+    }
+    request->avoid.push_back(worker.id);
+    return LosePlacement(*request, true, why);
+  }
+  if (placement.prefill != worker.id || !is_prefilling || placement.is_prefilled) return;
+  placement.had_data_loss = placement.had_data_loss || is_data_loss;
+  request->avoid.push_back(worker.id);
+  BeginRetarget(*request, true, why);
+}
+
+void RouterCore::OnParked(WorkerRecord& worker, SequenceHandle handle, bool is_parked) {
+  const WorkerRecord::Sequence* sequence = FindSequence(worker, handle);
+  if (sequence == nullptr) return;
+  Request& request = *sequence->request;
+  request.choices[static_cast<size_t>(sequence->choice)].parked_since =
+      is_parked ? now_ : absl::InfiniteFuture();
+  Arm(request);
+}
+
+}  // namespace baton::router

@@ -1,0 +1,28 @@
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "common/check.h"
+#include "router/openai/chat_messages.h"
+#include "router/text/test_data.h"
+
+// Any bytes as a chat body: refused with 400, or rendered into a prompt that starts with bos and
+// whose caller texts stay plain.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace baton::router;
+  const Tokenizer& tokenizer = RealTokenizer();
+  static const ChatEncoder encoder = *ChatEncoder::Create(tokenizer);
+  const auto body = JsonValue::Parse(std::string_view(reinterpret_cast<const char*>(data), size));
+  if (!body.ok()) return 0;
+  const auto input = ParseChatInput(*body, {});
+  if (!input.ok()) {
+    CHECK(input.error().http_status == 400);
+    return 0;
+  }
+  const auto segments = encoder.Encode(input->messages, input->options);
+  CHECK(segments.ok());
+  const auto ids = tokenizer.EncodeSegments(*segments);
+  CHECK(!ids.empty() && ids[0] == tokenizer.IdOf("<｜begin▁of▁sentence｜>"));
+  CHECK(tokenizer.Decode(ids, false) == tokenizer.ToText(*segments));
+  return 0;
+}

@@ -1,0 +1,143 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/rng.h"
+#include "engine/pages/page_pool.h"
+#include "proto/wire.h"
+#include "worker/effects.h"
+#include "worker/prompt_buffer.h"
+#include "worker/setup.h"
+#include "worker/tail_buffers.h"
+
+namespace baton::worker {
+
+enum class LandingState { kReserved, kFilling, kReady, kRunning, kClosing };
+enum class SequenceState { kWaiting, kRunning, kParked, kDone };
+
+// One sequence of a landing.
+struct LandingSequence {
+  wire::SequenceSpec spec;
+  SequenceState state = SequenceState::kWaiting;
+  engine::Booking booking;  // headroom, and the copy of a partial page
+  engine::PageLease pages;  // from Ready until it runs
+  SequenceId id;            // the engine's, while running or parked
+  TokenRecord first;
+  absl::Time landed_at;
+  bool has_reported_step = false;
+};
+
+// A transfer's place at a decode worker.
+struct Landing {
+  Landing(SessionId owner, wire::Reserve reserve)
+      : session(owner), request(std::move(reserve)), prompt(request.prompt_tokens) {}
+  SessionId session;
+  wire::Reserve request;
+  LandingState state = LandingState::kReserved;
+  Attempt attempt = 1;
+  Secret secret;
+  PromptBuffer prompt;
+  engine::Booking booking;                               // the prompt's pages that no credit was taken from yet
+  std::unordered_map<PageId, engine::PageLease> credit;  // pages the transfer thread may bind
+  std::unordered_set<PageId> quarantined;                // pages it has not given back after the close
+  std::vector<engine::PageLease> verified;               // by block; empty lease: missing
+  uint32_t num_verified = 0;
+  std::optional<int> agent_tail;  // tail buffer the transfer thread holds
+  std::optional<int> tail;        // tail buffer with the verified tail
+  uint64_t tail_bytes = 0;
+  bool is_local = false;          // filled by a job of this worker
+  bool is_agent_open = false;     // OpenLanding sent, CloseLanding not
+  bool is_agent_closed = false;   // LandingClosed came
+  absl::Time first_block_at = absl::InfiniteFuture();
+  absl::Time closing_since = absl::InfiniteFuture();
+  std::vector<LandingSequence> sequences;
+};
+
+struct SequenceRef {
+  TransferId transfer;
+  Landing* landing = nullptr;
+  LandingSequence* sequence = nullptr;
+};
+
+// All landings of a decode worker: the state machine of contracts.md 4.3, without I/O and clock. Engine thread.
+class LandingTable {
+ public:
+  LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng);
+
+  // Answers Reserved or Refused. Everything is booked or nothing.
+  void Reserve(SessionId session, const wire::Reserve& request, absl::Time now, Effects& out);
+  int PagesToBook(const wire::Reserve& request) const;
+  // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no answer.
+  void Retarget(SessionId session, const wire::Retarget& request, Effects& out);
+  // A chunk of a landing that is unknown or complete changes nothing. kInvalidArgument: a protocol violation.
+  absl::Status AddPrompt(SessionId session, const wire::PromptChunk& chunk, absl::Time now, Effects& out);
+
+  // Ends a transfer or one of its sequences; idempotent. The caller releases the returned sequences from the engine.
+  std::vector<SequenceId> Cancel(SessionId session, const wire::Cancel& cancel, absl::Time now, Effects& out);
+  std::vector<SequenceId> CloseSession(SessionId session, absl::Time now, Effects& out);
+
+  void On(const kvtransfer::BlockLanded& event, absl::Time now, Effects& out);
+  void On(const kvtransfer::LandingRetargeted& event, Effects& out);
+  void On(const kvtransfer::LandingFailed& event, Effects& out);
+  void On(const kvtransfer::MemoryReturned& event, Effects& out);
+  void On(const kvtransfer::LandingClosed& event);
+
+  // A job of this worker fills the landing itself: the transfer thread forgets it, and its booking is free for the job.
+  bool BeginLocalFill(const wire::Run& run, Effects& out);
+  // The job's pages and its packed tail buffer; false when the landing is gone (the caller then keeps nothing either).
+  bool FinishLocalFill(const TransferId& transfer, engine::PageLease pages, int tail_buffer, absl::Time now, Effects& out);
+
+  // The oldest sequence that may start: its landing is verified. Call MarkRunning after admitting it.
+  std::optional<SequenceRef> NextToStart();
+  void MarkRunning(const SequenceRef& ref, SequenceId id);
+  std::optional<SequenceRef> Find(SequenceId id);
+  // A sequence is over: finished, failed, or moved.
+  void Finish(const SequenceRef& ref, absl::Time now, Effects& out);
+
+  const Landing* Find(const TransferId& transfer) const;
+  bool IsEmpty() const { return landings_.empty(); }
+  int num_waiting() const;         // verified sequences without a place in the batch
+  int num_open_sequences() const;  // booked here and not over
+  bool IsWedged(absl::Time now) const;
+
+ private:
+  absl::Status CheckReserve(const wire::Reserve& request) const;
+  absl::Status Book(const wire::Reserve& request, Landing& landing);
+  int HeadroomPages(const wire::Reserve& request, size_t index) const;
+  Landing* FindOpen(const TransferId& transfer);
+  void AddCredit(const TransferId& transfer, Landing& landing, Effects& out);
+  void ReadyIfComplete(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
+  absl::StatusOr<std::vector<TokenRecord>> ReadTail(const Landing& landing) const;
+  void PreparePages(Landing& landing);
+  void StartSequences(Landing& landing, const std::vector<TokenRecord>& first, absl::Time now, Effects& out);
+  void CloseAgent(const TransferId& transfer, Landing& landing, Effects& out);
+  void CloseIfDone(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
+  void Close(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
+  void ReturnTailIfUnused(Landing& landing);
+  void EraseIfQuiet(const TransferId& transfer);
+
+  const WorkerSetup& setup_;
+  engine::PagePool& pool_;
+  TailBuffers& tails_;
+  Rng& rng_;
+  std::unordered_map<TransferId, Landing> landings_;
+  std::deque<TransferId> ready_;  // with a sequence that waits, oldest first
+  std::unordered_map<SequenceId, TransferId> running_;
+};
+
+// The tokens a sequence starts with after its prompt: those the client has, else the first one from the tail.
+std::vector<int32_t> KnownTokens(const LandingSequence& sequence);
+// Whether the last of `generated` ends the sequence, by the rules of its request.
+std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<int32_t>& generated,
+                                       const FinishRules& rules);
+// Why a worker cannot serve such masks; OK for empty ones.
+absl::Status CheckMasks(const MaskRules& masks);
+
+}  // namespace baton::worker

@@ -1,0 +1,137 @@
+#include "worker/prefix_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace baton::worker {
+
+PrefixCache::PrefixCache(engine::PagePool& pool, uint64_t max_tail_bytes)
+    : pool_(pool), max_tail_bytes_(max_tail_bytes) {}
+
+PrefixCache::~PrefixCache() {
+  for (const auto& [name, entry] : pages_) pool_.Uncache(entry.page);
+}
+
+void PrefixCache::Touch(PageEntry& entry) { page_order_.splice(page_order_.begin(), page_order_, entry.used); }
+
+PrefixMatch PrefixCache::Lookup(std::span<const PageName> names, int max_pages) {
+  const size_t limit = std::min(names.size(), static_cast<size_t>(std::max(max_pages, 0)));
+  size_t held = 0;
+  while (held < limit && pages_.contains(names[held])) ++held;
+  while (held > 0 && !tails_.contains(names[held - 1])) --held;
+  if (held == 0) return {};
+  std::vector<PageId> ids;
+  for (size_t i = 0; i < held; ++i) ids.push_back(pages_.at(names[i]).page);
+  for (size_t i = held; i-- > 0;) Touch(pages_.at(names[i]));
+  TailEntry& tail = tails_.at(names[held - 1]);
+  tail_order_.splice(tail_order_.begin(), tail_order_, tail.used);
+  return {.pages = pool_.ShareIds(ids), .tail = tail.bytes};
+}
+
+void PrefixCache::Count(const PrefixMatch& match) { ++(match.pages.size() > 0 ? hits_ : misses_); }
+
+void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages) {
+  for (size_t i = std::min(names.size(), pages.size()); i-- > 0;) AddPage(names[i], pages[i]);
+}
+
+void PrefixCache::AddPage(const PageName& name, PageId page) {
+  auto it = pages_.find(name);
+  if (it != pages_.end()) {
+    Touch(it->second);
+    return;
+  }
+  if (pool_.IsCached(page)) return;  // one page has one name
+  pool_.Cache(page);
+  page_order_.push_front(name);
+  pages_.emplace(name, PageEntry{.page = page, .used = page_order_.begin()});
+  if (removed_.erase(name) == 0) added_.insert(name);
+}
+
+void PrefixCache::AddTail(const PageName& name, std::vector<std::byte> tail) {
+  if (!pages_.contains(name) || tail.size() > max_tail_bytes_) return;
+  DropTail(name);
+  tail_bytes_ += tail.size();
+  tail_order_.push_front(name);
+  tails_[name] = {.bytes = std::make_shared<const std::vector<std::byte>>(std::move(tail)), .used = tail_order_.begin()};
+  LimitTails();
+}
+
+void PrefixCache::DropTail(const PageName& name) {
+  auto it = tails_.find(name);
+  if (it == tails_.end()) return;
+  tail_bytes_ -= it->second.bytes->size();
+  tail_order_.erase(it->second.used);
+  tails_.erase(it);
+}
+
+void PrefixCache::LimitTails() {
+  while (tail_bytes_ > max_tail_bytes_) {
+    const PageName oldest = tail_order_.back();
+    DropTail(oldest);
+  }
+}
+
+void PrefixCache::Forget(const PageName& name) {
+  auto it = pages_.find(name);
+  page_order_.erase(it->second.used);
+  pages_.erase(it);
+  DropTail(name);
+  if (added_.erase(name) == 0) removed_.insert(name);
+}
+
+bool PrefixCache::MakeRoom(int free_pages) {
+  auto it = page_order_.end();
+  while (pool_.Counts().free < free_pages && pool_.Counts().cached > 0 && it != page_order_.begin()) {
+    --it;
+    const PageName name = *it;
+    const PageId page = pages_.at(name).page;
+    if (pool_.leases(page) > 0) continue;  // a sequence holds it: no room gained
+    pool_.Uncache(page);
+    ++it;
+    Forget(name);
+  }
+  return pool_.Counts().free >= free_pages;
+}
+
+std::vector<wire::CacheEvents> PrefixCache::Parts(std::span<const PageName> added, std::span<const PageName> removed) {
+  std::vector<wire::CacheEvents> parts;
+  do {
+    wire::CacheEvents part;
+    part.part = static_cast<uint32_t>(parts.size());
+    const size_t num_added = std::min(added.size(), static_cast<size_t>(wire::kMaxCacheNames));
+    part.added.assign(added.begin(), added.begin() + static_cast<std::ptrdiff_t>(num_added));
+    added = added.subspan(num_added);
+    const size_t num_removed = std::min(removed.size(), static_cast<size_t>(wire::kMaxCacheNames) - num_added);
+    part.removed.assign(removed.begin(), removed.begin() + static_cast<std::ptrdiff_t>(num_removed));
+    removed = removed.subspan(num_removed);
+    parts.push_back(std::move(part));
+  } while (!added.empty() || !removed.empty());
+  parts.back().is_last = true;
+  return parts;
+}
+
+std::vector<wire::CacheEvents> PrefixCache::Snapshot() const {
+  std::vector<PageName> names;
+  names.reserve(pages_.size());
+  for (const auto& [name, entry] : pages_) names.push_back(name);
+  std::vector<wire::CacheEvents> parts = Parts(names, {});
+  for (wire::CacheEvents& part : parts) {
+    part.generation = generation_;
+    part.is_snapshot = true;
+  }
+  return parts;
+}
+
+std::vector<wire::CacheEvents> PrefixCache::TakeDelta() {
+  if (added_.empty() && removed_.empty()) return {};
+  const std::vector<PageName> added(added_.begin(), added_.end());
+  const std::vector<PageName> removed(removed_.begin(), removed_.end());
+  added_.clear();
+  removed_.clear();
+  ++generation_;
+  std::vector<wire::CacheEvents> parts = Parts(added, removed);
+  for (wire::CacheEvents& part : parts) part.generation = generation_;
+  return parts;
+}
+
+}  // namespace baton::worker

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "common/ids.h"
+#include "engine/pages/page_pool.h"
+#include "proto/wire.h"
+
+namespace baton::worker {
+
+// What a prompt finds: its first `pages` and the tail taken at their end. Empty: nothing usable.
+struct PrefixMatch {
+  engine::PageLease pages;
+  std::shared_ptr<const std::vector<std::byte>> tail;
+  int tokens() const { return pages.size() * kPageTokens; }
+};
+
+// Full pages by name (contracts.md 1.5), and boundary tails in host memory by the name of the page they follow. Both are evicted
+// least recently used first; within one prompt the last page goes first, so that what is left is always a prefix. Engine thread.
+class PrefixCache {
+ public:
+  PrefixCache(engine::PagePool& pool, uint64_t max_tail_bytes);
+  ~PrefixCache();
+  PrefixCache(const PrefixCache&) = delete;
+  PrefixCache& operator=(const PrefixCache&) = delete;
+
+  // The longest run of pages from the start that ends at a kept tail, `max_pages` at most (a prompt needs one token to compute).
+  PrefixMatch Lookup(std::span<const PageName> names, int max_pages);
+  // A prompt starts with this match: a hit or a miss.
+  void Count(const PrefixMatch& match);
+  // The sealed pages of one sequence from its start, with their names; a name that is here already keeps its older page.
+  void AddPages(std::span<const PageName> names, std::span<const PageId> pages);
+  bool HasTail(const PageName& name) const { return tails_.contains(name); }
+  // Kept only beside its page and within the byte limit.
+  void AddTail(const PageName& name, std::vector<std::byte> tail);
+  // Gives back pages that only the cache holds until the pool has `free_pages` free; false when it cannot.
+  bool MakeRoom(int free_pages);
+
+  // Everything, for a new session: parts of at most kMaxCacheNames, the last one marked. Never empty.
+  std::vector<wire::CacheEvents> Snapshot() const;
+  // What changed since the last call, for every session; empty when nothing did.
+  std::vector<wire::CacheEvents> TakeDelta();
+
+  size_t num_pages() const { return pages_.size(); }
+  size_t num_tails() const { return tails_.size(); }
+  uint64_t tail_bytes() const { return tail_bytes_; }
+  uint64_t hits() const { return hits_; }
+  uint64_t misses() const { return misses_; }
+
+ private:
+  struct PageEntry {
+    PageId page = 0;
+    std::list<PageName>::iterator used;
+  };
+  struct TailEntry {
+    std::shared_ptr<const std::vector<std::byte>> bytes;
+    std::list<PageName>::iterator used;
+  };
+  void Touch(PageEntry& entry);
+  void AddPage(const PageName& name, PageId page);
+  void DropTail(const PageName& name);
+  void Forget(const PageName& name);
+  void LimitTails();
+  static std::vector<wire::CacheEvents> Parts(std::span<const PageName> added, std::span<const PageName> removed);
+
+  engine::PagePool& pool_;
+  const uint64_t max_tail_bytes_;
+  std::unordered_map<PageName, PageEntry> pages_;
+  std::unordered_map<PageName, TailEntry> tails_;
+  std::list<PageName> page_order_, tail_order_;  // most recently used first
+  uint64_t tail_bytes_ = 0;
+  uint64_t generation_ = 0;
+  uint64_t hits_ = 0, misses_ = 0;
+  std::unordered_set<PageName> added_, removed_;  // since the last delta
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,130 @@
+#include "worker/prefix_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace baton::worker {
+namespace {
+
+constexpr int kPages = 8;
+constexpr uint64_t kStride = 64;
+
+PageName Name(uint8_t i) {
+  PageName name;
+  name.bytes[0] = i;
+  return name;
+}
+std::vector<PageName> Names(std::vector<uint8_t> values) {
+  std::vector<PageName> names;
+  for (const uint8_t value : values) names.push_back(Name(value));
+  return names;
+}
+
+class PrefixCacheTest : public testing::Test {
+ protected:
+  // Takes pages, gives them to the cache under the names, and lets go of them.
+  std::vector<PageId> Fill(PrefixCache& cache, const std::vector<PageName>& names) {
+    engine::Booking booking = pool_.Book(static_cast<int>(names.size())).value();
+    const engine::PageLease lease = pool_.Take(booking, static_cast<int>(names.size()));
+    cache.AddPages(names, lease.ids());
+    return {lease.ids().begin(), lease.ids().end()};
+  }
+  std::vector<std::byte> memory_ = std::vector<std::byte>(kPages * kStride);
+  engine::PagePool pool_{memory_.data(), kPages, kStride, kStride};
+};
+
+TEST_F(PrefixCacheTest, MatchEndsAtTheLongestKeptTail) {
+  PrefixCache cache(pool_, 1000);
+  const auto names = Names({1, 2, 3, 4});
+  const auto pages = Fill(cache, names);
+  EXPECT_EQ(cache.Lookup(names, 4).pages.size(), 0);  // pages without a tail are no start
+  cache.AddTail(names[1], std::vector<std::byte>(10));
+  cache.AddTail(names[3], std::vector<std::byte>(20));
+  EXPECT_EQ(cache.Lookup(names, 4).tokens(), 4 * kPageTokens);
+  const PrefixMatch match = cache.Lookup(names, 3);  // the prompt needs a token to compute
+  ASSERT_EQ(match.pages.size(), 2);
+  EXPECT_EQ(match.pages.ids()[1], pages[1]);
+  EXPECT_EQ(match.tail->size(), 10u);
+  EXPECT_EQ(cache.Lookup(Names({1, 9, 3}), 3).pages.size(), 0);
+}
+
+TEST_F(PrefixCacheTest, EvictsTheDeepestPageOfTheOldestPromptFirst) {
+  PrefixCache cache(pool_, 1000);
+  Fill(cache, Names({1, 2, 3}));
+  Fill(cache, Names({11, 12, 13}));
+  EXPECT_EQ(pool_.Counts().free, 2);
+  ASSERT_TRUE(cache.MakeRoom(3));
+  cache.AddTail(Name(2), std::vector<std::byte>(1));
+  cache.AddTail(Name(3), std::vector<std::byte>(1));  // its page is gone: not kept
+  EXPECT_EQ(cache.num_tails(), 1u);
+  EXPECT_EQ(cache.Lookup(Names({1, 2, 3}), 3).pages.size(), 2);
+}
+
+TEST_F(PrefixCacheTest, PagesInUseAreNotEvicted) {
+  PrefixCache cache(pool_, 1000);
+  const auto names = Names({1, 2});
+  Fill(cache, names);
+  cache.AddTail(names[1], std::vector<std::byte>(1));
+  const PrefixMatch match = cache.Lookup(names, 2);
+  EXPECT_FALSE(cache.MakeRoom(kPages));
+  EXPECT_EQ(cache.num_pages(), 2u);
+  EXPECT_EQ(pool_.Counts().leased, 2);
+}
+
+TEST_F(PrefixCacheTest, TailsStayWithinTheirBytesAndLeaveWithTheirPage) {
+  PrefixCache cache(pool_, 25);
+  const auto names = Names({1, 2, 3});
+  Fill(cache, names);
+  cache.AddTail(names[0], std::vector<std::byte>(10));
+  cache.AddTail(names[1], std::vector<std::byte>(10));
+  cache.AddTail(names[2], std::vector<std::byte>(10));
+  EXPECT_EQ(cache.tail_bytes(), 20u);
+  EXPECT_FALSE(cache.HasTail(names[0]));
+  cache.AddTail(names[0], std::vector<std::byte>(26));  // larger than everything
+  EXPECT_FALSE(cache.HasTail(names[0]));
+  ASSERT_TRUE(cache.MakeRoom(kPages));
+  EXPECT_EQ(cache.tail_bytes(), 0u);
+  EXPECT_EQ(cache.num_pages(), 0u);
+}
+
+TEST_F(PrefixCacheTest, EventsTellOtherMachinesWhatIsHere) {
+  PrefixCache cache(pool_, 100);
+  ASSERT_EQ(cache.Snapshot().size(), 1u);
+  EXPECT_TRUE(cache.Snapshot()[0].is_last);
+  EXPECT_TRUE(cache.TakeDelta().empty());
+  Fill(cache, Names({1, 2}));
+  const auto delta = cache.TakeDelta();
+  ASSERT_EQ(delta.size(), 1u);
+  EXPECT_EQ(delta[0].added.size(), 2u);
+  EXPECT_FALSE(delta[0].is_snapshot);
+  cache.MakeRoom(kPages - 1);
+  const auto later = cache.TakeDelta();
+  ASSERT_EQ(later.size(), 1u);
+  EXPECT_EQ(later[0].removed, Names({2}));
+  EXPECT_EQ(later[0].generation, delta[0].generation + 1);
+  EXPECT_EQ(cache.Snapshot()[0].added, Names({1}));
+}
+
+TEST(PrefixCacheParts, NoPartCarriesMoreNamesThanAMessageMay) {
+  constexpr int kMany = wire::kMaxCacheNames + 7;
+  std::vector<std::byte> memory(kMany);
+  engine::PagePool pool(memory.data(), kMany, 1, 1);
+  PrefixCache cache(pool, 0);
+  std::vector<PageName> names(kMany);
+  for (size_t i = 0; i < names.size(); ++i)
+    for (size_t byte = 0; byte < 4; ++byte) names[i].bytes[byte] = static_cast<uint8_t>(i >> (8 * byte));
+  engine::Booking booking = pool.Book(kMany).value();
+  const engine::PageLease lease = pool.Take(booking, kMany);
+  cache.AddPages(names, lease.ids());
+  const auto parts = cache.Snapshot();
+  ASSERT_EQ(parts.size(), 2u);
+  EXPECT_EQ(parts[0].added.size(), static_cast<size_t>(wire::kMaxCacheNames));
+  EXPECT_FALSE(parts[0].is_last);
+  EXPECT_EQ(parts[1].added.size(), 7u);
+  EXPECT_EQ(parts[1].part, 1u);
+  EXPECT_TRUE(parts[1].is_last);
+}
+
+}  // namespace
+}  // namespace baton::worker

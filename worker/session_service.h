@@ -1,0 +1,49 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/bounded_queue.h"
+#include "common/clock.h"
+#include "worker/session.h"
+
+namespace baton::worker {
+
+struct SessionServiceOptions {
+  std::string listen_address = "0.0.0.0:0";  // gRPC; port 0: any
+  absl::Duration beat_interval = absl::Milliseconds(500);
+  absl::Duration silence = absl::Seconds(2);  // then the session is dead
+  int max_sessions = 64;
+  size_t max_outbox_messages = 8192;  // a fuller outbox closes its session
+};
+
+// What every hello and beat says; both are called on threads of the service.
+struct SessionFacts {
+  wire::WorkerHello hello;
+  std::function<wire::Beat()> engine_beat;  // engine_steps, since_step_us, is_wedged; the service fills the numbers
+};
+
+// The worker's gRPC edge (contracts.md 5): accepts Session streams, checks and converts their messages, answers beats away from the engine
+// thread, judges silence, and hands everything else to the engine as SessionEvents. Start and stop: one thread; Send and Close: any.
+class SessionService final : public SessionSender {
+ public:
+  // `events` outlives the service. Errors name the address that could not be listened on.
+  static absl::StatusOr<std::unique_ptr<SessionService>> Start(SessionServiceOptions options, SessionFacts facts,
+                                                               const Clock& clock, BoundedQueue<SessionEvent>& events);
+  ~SessionService() override;  // ends every stream
+
+  void Send(SessionId session, wire::WorkerMessage message) override;
+  void Close(SessionId session, const absl::Status& status) override;
+
+  int port() const;
+  int num_sessions() const;
+
+ private:
+  class Impl;
+  explicit SessionService(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace baton::worker

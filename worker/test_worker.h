@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/rng.h"
+#include "engine/loop.h"
+#include "engine/planning/mixed_planner.h"
+#include "kvtransfer/digester.h"
+#include "kvtransfer/inproc/network.h"
+#include "kvtransfer/inproc/transport.h"
+#include "kvtransfer/transfer_agent.h"
+#include "worker/worker_core.h"
+
+// A worker in one thread for tests: production core, loop, planners, pool and transfer agent over the in-process transport; the
+// model is a hash of every row a position can see, so that one wrong byte changes the tokens.
+namespace baton::worker {
+
+kernels::PageLayout TestLayout();
+
+class HashRunner final : public engine::StepRunner {
+ public:
+  HashRunner(engine::PagePool& pool, int num_slots) : pool_(pool), slots_(static_cast<size_t>(num_slots)) {}
+  absl::Status LaunchForward(const engine::StepPlan& plan, const engine::SequenceTable& sequences) override;
+  absl::Status LaunchFinish(const engine::StepPlan&, const engine::SequenceTable&) override { return absl::OkStatus(); }
+  std::optional<engine::Harvest> Poll() override { return std::exchange(harvest_, std::nullopt); }
+  void ResetTail(int tail_slot) override { slots_[static_cast<size_t>(tail_slot)] = {}; }
+  absl::Status PackTail(const kernels::TailArgs& args) override;
+  absl::Status UnpackTail(const kernels::TailArgs& args) override;
+  int num_tail_slots() const override { return static_cast<int>(slots_.size()); }
+
+ private:
+  struct Slot {
+    uint64_t hash = 0;
+    uint64_t num_tokens = 0;
+  };
+  void ComputeRow(const engine::Sequence& sequence, int position);
+  int32_t Choose(const engine::Sequence& sequence, int choice, int position) const;
+
+  engine::PagePool& pool_;
+  std::vector<Slot> slots_;
+  std::optional<engine::Harvest> harvest_;
+};
+
+struct TestWorkerOptions {
+  std::string name = "worker";
+  uint64_t incarnation = 1;
+  bool serves_prefill = true;
+  bool serves_decode = true;
+  int num_pages = 64;
+  int num_slots = 8;
+  WorkerLimits limits;
+};
+
+// Collects what a worker says.
+class TestSender final : public SessionSender {
+ public:
+  void Send(SessionId session, wire::WorkerMessage message) override { sent[session].push_back(std::move(message)); }
+  void Close(SessionId session, const absl::Status& status) override { closed[session] = status; }
+  std::map<SessionId, std::vector<wire::WorkerMessage>> sent;
+  std::map<SessionId, absl::Status> closed;
+};
+
+class TestWorker final : private AgentLink {
+ public:
+  TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwork& network, ManualClock& clock);
+
+  // One round of the transfer agent and of the core; CHECKs the pool's sums.
+  void Round();
+  int num_leaked() const;  // pages neither free nor only cached
+
+  std::vector<std::byte> memory, tail_memory;
+  WorkerSetup setup;
+  SeededRng rng;
+  engine::PagePool pool;
+  engine::MixedPlanner planner;
+  HashRunner runner;
+  engine::EngineLoop loop;
+  std::unique_ptr<kvtransfer::InprocTransport> transport;
+  kvtransfer::CpuDigester digester;
+  std::unique_ptr<kvtransfer::TransferAgent> agent;
+  EngineWatch watch;
+  TestSender sender;
+  std::unique_ptr<WorkerCore> core;
+
+ private:
+  absl::Status Execute(kvtransfer::AgentCommand command) override {
+    agent->Execute(std::move(command));
+    return absl::OkStatus();
+  }
+  std::vector<kvtransfer::AgentEvent> TakeEvents() override { return agent->TakeEvents(); }
+};
+
+}  // namespace baton::worker
