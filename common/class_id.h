@@ -9,8 +9,8 @@ namespace baton {
 // Raised by the commit that changes a bit of the token path.
 inline constexpr int kKernelsVersion = 1;
 
-// A numerics class: everything that can change a bit (contracts.md 1.1). The defaults are the CPU's, where prefill and decode
-// give the same bits (L2), hence role "unified".
+// A numerics class: everything that can change a bit (contracts.md 1.1). The defaults are the
+// CPU's, where prefill and decode give the same bits (L2), hence role "unified".
 struct NumericsClass {
   std::string arch = "cpu";
   int kernels = kKernelsVersion;

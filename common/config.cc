@@ -95,6 +95,18 @@ void ConfigReader::Bind(std::string_view key, int64_t* field, int64_t least, int
        .print = [=] { return std::to_string(*field); }});
 }
 
+void ConfigReader::Bind(std::string_view key, uint64_t* field, uint64_t least, uint64_t most, std::string_view help) {
+  Add({.key = std::string(key), .limits = Limits(least, most), .help = std::string(help), .initial = {},
+       .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
+       .print = [=] { return std::to_string(*field); }});
+}
+
+void ConfigReader::Bind(std::string_view key, uint32_t* field, uint32_t least, uint32_t most, std::string_view help) {
+  Add({.key = std::string(key), .limits = Limits(least, most), .help = std::string(help), .initial = {},
+       .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
+       .print = [=] { return std::to_string(*field); }});
+}
+
 void ConfigReader::Bind(std::string_view key, double* field, double least, double most, std::string_view help) {
   Add({.key = std::string(key), .limits = Limits(least, most), .help = std::string(help), .initial = {},
        .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },

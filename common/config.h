@@ -20,6 +20,8 @@ class ConfigReader {
   // Integers and numbers are checked against [least, most].
   void Bind(std::string_view key, int* field, int least, int most, std::string_view help);
   void Bind(std::string_view key, int64_t* field, int64_t least, int64_t most, std::string_view help);
+  void Bind(std::string_view key, uint64_t* field, uint64_t least, uint64_t most, std::string_view help);
+  void Bind(std::string_view key, uint32_t* field, uint32_t least, uint32_t most, std::string_view help);
   void Bind(std::string_view key, double* field, double least, double most, std::string_view help);
   void Bind(std::string_view key, bool* field, std::string_view help);
   void Bind(std::string_view key, std::string* field, std::string_view help);

@@ -39,7 +39,8 @@ __attribute__((target("avx2"))) uint64_t SumOfLanes(__m256i v) {
          static_cast<uint64_t>(_mm_extract_epi64(half, 1));
 }
 
-// Eight words a turn: the even 32-bit words of an addition times the odd ones are four 64-bit products.
+// Eight words a turn: the even 32-bit words of an addition times the odd ones are four 64-bit
+// products.
 __attribute__((target("avx2"))) std::array<uint64_t, 2> ChunkAvx2(const std::byte* chunk,
                                                                   const uint32_t* key) {
   __m256i sum0 = _mm256_setzero_si256();
@@ -62,7 +63,8 @@ __attribute__((target("avx2"))) std::array<uint64_t, 2> ChunkAvx2(const std::byt
 NhDigest::NhDigest(const Secret& secret, Path path) : chunk_function_(&ChunkScalar) {
   std::memcpy(secret_.data(), secret.bytes.data(), sizeof(secret_));
   for (uint32_t i = 0; i < kKeyWords / 4; ++i) {
-    const auto words = Philox4x32({secret_[0], secret_[1]}, {i, kLevel1Tag, secret_[2], secret_[3]});
+    const auto words =
+        Philox4x32({secret_[0], secret_[1]}, {i, kLevel1Tag, secret_[2], secret_[3]});
     std::memcpy(&key_[4 * i], words.data(), sizeof(words));
   }
 #if defined(__x86_64__)
@@ -73,7 +75,8 @@ NhDigest::NhDigest(const Secret& secret, Path path) : chunk_function_(&ChunkScal
 }
 
 void NhDigest::Fold(uint32_t chunk_index, const Lanes& lanes, Lanes& sums) const {
-  const auto a = Philox4x32({secret_[0], secret_[1]}, {chunk_index, kLevel2Tag, secret_[2], secret_[3]});
+  const auto a =
+      Philox4x32({secret_[0], secret_[1]}, {chunk_index, kLevel2Tag, secret_[2], secret_[3]});
   for (size_t lane = 0; lane < 2; ++lane) {
     const uint32_t low = static_cast<uint32_t>(lanes[lane]) + a[2 * lane];
     const uint32_t high = static_cast<uint32_t>(lanes[lane] >> 32) + a[2 * lane + 1];
@@ -89,7 +92,8 @@ Digest128 NhDigest::Of(std::span<const std::byte> header, std::span<const std::b
   Fold(0, chunk_function_(padded.data(), key_.data()), sums);
   const size_t full_chunks = data.size() / kChunkBytes;
   for (size_t j = 0; j < full_chunks; ++j)
-    Fold(static_cast<uint32_t>(j + 1), chunk_function_(data.data() + j * kChunkBytes, key_.data()), sums);
+    Fold(static_cast<uint32_t>(j + 1), chunk_function_(data.data() + j * kChunkBytes, key_.data()),
+         sums);
   const size_t rest = data.size() - full_chunks * kChunkBytes;
   if (rest != 0) {
     padded.fill(std::byte{0});

@@ -1,10 +1,10 @@
 #include "common/digest.h"
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <set>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/rng.h"
 
@@ -31,7 +31,8 @@ uint64_t Word(const Digest128& digest, size_t index) {
 
 TEST(NhDigest, GivesTheVectorOfTheContract) {
   for (const auto path : {NhDigest::Path::kScalar, NhDigest::Path::kBest}) {
-    const Digest128 digest = NhDigest(CountingSecret(), path).Of(Counting(128, 1, 0), Counting(3000, 7, 3));
+    const Digest128 digest =
+        NhDigest(CountingSecret(), path).Of(Counting(128, 1, 0), Counting(3000, 7, 3));
     EXPECT_EQ(Word(digest, 0), 0xa22909dca0e09ffcu);
     EXPECT_EQ(Word(digest, 1), 0x993fc7b95dc203c0u);
   }

@@ -33,6 +33,10 @@ void GaugeMetric::Set(double value) { gauge_->Set(value); }
 
 void HistogramMetric::Observe(double value) { histogram_->Observe(value); }
 
+void HistogramMetric::ObserveMany(const std::vector<double>& increments, double sum) {
+  histogram_->ObserveMultiple(increments, sum);
+}
+
 MetricRegistry::MetricRegistry() : registry_(std::make_unique<prometheus::Registry>()) {}
 MetricRegistry::~MetricRegistry() = default;
 

@@ -42,6 +42,8 @@ class GaugeMetric {
 class HistogramMetric {
  public:
   void Observe(double value);
+  // Observations counted elsewhere: one increment per bound and one for +Inf, not cumulative, and the sum of their values.
+  void ObserveMany(const std::vector<double>& increments, double sum);
 
  private:
   friend class MetricRegistry;

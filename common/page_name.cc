@@ -51,7 +51,8 @@ PageName NextName(const PageName& previous, std::span<const ClassRun> runs,
 void PageNamer::Append(const ClassId& class_id, std::span<const int32_t> tokens) {
   while (!tokens.empty()) {
     const size_t count = std::min(tokens.size(), size_t{kPageTokens} - tokens_.size());
-    tokens_.insert(tokens_.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
+    const std::span<const int32_t> taken = tokens.first(count);
+    tokens_.insert(tokens_.end(), taken.begin(), taken.end());
     if (runs_.empty() || runs_.back().class_id != class_id) runs_.push_back({0, class_id});
     runs_.back().count = static_cast<uint16_t>(runs_.back().count + count);
     tokens = tokens.subspan(count);

@@ -7,7 +7,8 @@
 
 #include "common/ids.h"
 
-// Names of full pages (contracts.md 1.5): a SHA-256 chain over what a page's bits depend on. Router and workers compute them alike.
+// Names of full pages (contracts.md 1.5): a SHA-256 chain over what a page's bits depend on. Router
+// and workers compute them alike.
 namespace baton {
 
 // The start of every chain of one model, layout and cache salt.
@@ -19,7 +20,8 @@ struct ClassRun {
   ClassId class_id;
 };
 
-// The name of the page after `previous`. The runs' counts add up to 256 = tokens.size(); neighbouring runs differ in class.
+// The name of the page after `previous`. The runs' counts add up to 256 = tokens.size();
+// neighbouring runs differ in class.
 PageName NextName(const PageName& previous, std::span<const ClassRun> runs,
                   std::span<const int32_t> tokens);
 

@@ -9,7 +9,8 @@
 #if defined(__CUDACC__)
 #define BATON_EXACT __host__ __device__ __forceinline__
 #else
-// Inlined even in debug builds, so that a caller compiled for FMA hardware gets its instructions here too.
+// Inlined even in debug builds, so that a caller compiled for FMA hardware gets its instructions
+// here too.
 #define BATON_EXACT __attribute__((always_inline)) inline
 #endif
 
@@ -115,7 +116,8 @@ BATON_EXACT float Silu(float x) { return x * Sigmoid(x); }
 
 BATON_EXACT float Softplus(float x) { return (x > 0 ? x : 0.0f) + Log1p(ExpNeg(-Abs(x))); }
 
-// Gumbel noise of a uniform word (contracts.md 2.1): -log(-log((word + 0.5) * 2^-32)), -3.13 .. 22.88.
+// Gumbel noise of a uniform word (contracts.md 2.1): -log(-log((word + 0.5) * 2^-32)), -3.13 ..
+// 22.88.
 BATON_EXACT float Gumbel(uint32_t word) {
   const uint64_t n = 2 * uint64_t{word} + 1;
   const float e = word < 0x80000000u

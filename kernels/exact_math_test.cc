@@ -17,7 +17,8 @@ struct Vector1 {
 };
 
 void ExpectBits(const char* name, float (*function)(float), const std::vector<Vector1>& vectors) {
-  for (const Vector1& v : vectors) EXPECT_EQ(BitsOf(function(v.x)), v.bits) << name << " of " << v.x;
+  for (const Vector1& v : vectors)
+    EXPECT_EQ(BitsOf(function(v.x)), v.bits) << name << " of " << v.x;
 }
 
 TEST(ExactMath, ExpMatchesItsVectors) {

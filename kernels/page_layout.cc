@@ -146,7 +146,7 @@ TailLayout MakeTailLayout(const PageLayout& pages, uint64_t num_tokens, uint32_t
   CHECK(num_tokens >= 1);
   const LayoutShape& shape = pages.shape();
   const uint64_t window = static_cast<uint64_t>(shape.window);
-  const uint64_t row_bytes = static_cast<uint64_t>(pages.row_data_bytes() + pages.row_scale_bytes());
+  const auto row_bytes = static_cast<uint64_t>(pages.row_data_bytes() + pages.row_scale_bytes());
   const uint64_t d = static_cast<uint64_t>(shape.head_dim);
   const uint64_t i = static_cast<uint64_t>(shape.index_head_dim);
   const size_t num_csa = shape.csa_layers.size();
@@ -175,8 +175,8 @@ TailLayout MakeTailLayout(const PageLayout& pages, uint64_t num_tokens, uint32_t
 }
 
 uint64_t MaxTailBytes(const PageLayout& pages, uint32_t max_sequences) {
-  // Every section is largest where the window is full, three CSA rows are open and an HCA window is: one token before a
-  // multiple of 128, from the second window on.
+  // Every section is largest where the window is full, three CSA rows are open and an HCA window
+  // is: one token before a multiple of 128, from the second window on.
   const uint64_t largest = RoundUp(static_cast<uint64_t>(pages.shape().window), kHcaRatio) +
                            kHcaRatio - 1;
   return MakeTailLayout(pages, largest, max_sequences).total_bytes;

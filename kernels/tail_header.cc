@@ -58,7 +58,8 @@ absl::Status WrongField(const char* field, uint64_t value, uint64_t limit) {
 absl::Status CheckFields(const TailHeader& header, uint16_t flags, size_t wire_bytes) {
   if ((flags & ~(kBoundaryFlag | kNoDrafterStateFlag)) != 0)
     return WrongField("flags", flags, flags & (kBoundaryFlag | kNoDrafterStateFlag));
-  if (header.num_tokens == 0) return absl::DataLossError("tail header: num_tokens is 0, at least 1");
+  if (header.num_tokens == 0)
+    return absl::DataLossError("tail header: num_tokens is 0, at least 1");
   if (header.is_boundary && header.num_sequences != 0)
     return WrongField("num_sequences of a boundary tail", header.num_sequences, 0);
   if (header.total_bytes != wire_bytes)
@@ -152,8 +153,10 @@ absl::StatusOr<TokenRecord> DecodeFirstToken(std::span<const std::byte> entry) {
   const auto token = in.Get<uint32_t>();
   TokenRecord record{.token = static_cast<int32_t>(token), .logprob = in.Get<float>(), .top = {}};
   const auto count = in.Get<uint32_t>();
-  if (token > kMaxToken)
-    return absl::DataLossError(absl::StrFormat("first token: token is %d, limit %d", token, kMaxToken));
+  if (token > kMaxToken) {
+    return absl::DataLossError(
+        absl::StrFormat("first token: token is %d, limit %d", token, kMaxToken));
+  }
   if (count > static_cast<uint32_t>(kMaxTopLogprobs)) {
     return absl::DataLossError(
         absl::StrFormat("first token: count is %d, limit %d", count, kMaxTopLogprobs));
@@ -181,8 +184,8 @@ absl::StatusOr<std::vector<TokenRecord>> DecodeFirstTokens(const TailHeader& hea
   std::vector<TokenRecord> records;
   records.reserve(header.num_sequences);
   for (uint32_t choice = 0; choice < header.num_sequences; ++choice) {
-    ASSIGN_OR_RETURN(TokenRecord record,
-                     DecodeFirstToken(section.subspan(choice * kFirstTokenBytes, kFirstTokenBytes)));
+    const auto entry = section.subspan(choice * kFirstTokenBytes, kFirstTokenBytes);
+    ASSIGN_OR_RETURN(TokenRecord record, DecodeFirstToken(entry));
     records.push_back(std::move(record));
   }
   return records;

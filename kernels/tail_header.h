@@ -17,12 +17,12 @@ namespace baton::kernels {
 // Writes the 128 bytes of a header to the start of `wire` (at least 128 bytes).
 void EncodeTailHeader(const TailHeader& header, std::span<std::byte> wire);
 
-// Reads a header. kDataLoss names the field that no version-1 sender writes: magic, version, flags, num_tokens, num_sequences,
-// total_bytes (must equal the size of `wire`) or padding.
+// Reads a header. kDataLoss names the field that no version-1 sender writes: magic, version, flags,
+// num_tokens, num_sequences, total_bytes (must equal the size of `wire`) or padding.
 absl::StatusOr<TailHeader> DecodeTailHeader(std::span<const std::byte> wire);
 
-// Whether a tail fits this worker: kFailedPrecondition for another layout or other weights, kDataLoss if total_bytes is not
-// what the layout says for that position and number of sequences.
+// Whether a tail fits this worker: kFailedPrecondition for another layout or other weights,
+// kDataLoss if total_bytes is not what the layout says for that position and number of sequences.
 absl::Status CheckTailHeader(const TailHeader& header, const PageLayout& pages,
                              const WeightsId& weights);
 

@@ -9,16 +9,19 @@
 #include "common/ids.h"
 #include "kvtransfer/transport.h"
 
-// What the engine thread and the transfer thread say to each other, one queue each way. Plain values; the order within
-// a transfer is kept. The agent (transfer thread, or the simulator's one thread) owns the Transport, every TransferSender
-// and every TransferReceiver, and executes their actions.
+// What the engine thread and the transfer thread say to each other, one queue each way. Plain
+// values; the order within a transfer is kept. The agent (transfer thread, or the simulator's one
+// thread) owns the Transport, every TransferSender and every TransferReceiver, and executes their
+// actions.
 namespace baton::kvtransfer {
 
-// Memory the agent may land into or send from: a page of the pool, or a tail buffer, by index of its owner.
+// Memory the agent may land into or send from: a page of the pool, or a tail buffer, by index of
+// its owner.
 struct BlockMemory {
   uint32_t block = 0;  // page index within the sequence, or kTailBlock
-  int32_t memory = 0;  // PageId, or tail buffer id for kTailBlock; the agent hands it back unchanged
-  Place place;         // bytes = what is sent, or the room there is
+  int32_t memory =
+      0;        // PageId, or tail buffer id for kTailBlock; the agent hands it back unchanged
+  Place place;  // bytes = what is sent, or the room there is
 };
 
 // --- engine -> agent: receiving side (D)
@@ -32,7 +35,8 @@ struct OpenLanding {
   LayoutId layout;
   uint16_t window = 64;
 };
-// Zeroed pages (and one tail buffer, with block == kTailBlock) the landing may bind. A page's `block` is ignored.
+// Zeroed pages (and one tail buffer, with block == kTailBlock) the landing may bind. A page's
+// `block` is ignored.
 struct AddCredit {
   TransferId transfer;
   std::vector<BlockMemory> memory;
@@ -41,7 +45,8 @@ struct RetargetLanding {  // answered by LandingRetargeted
   TransferId transfer;
   Attempt attempt = 0;
 };
-struct CloseLanding {  // forget; answered by MemoryReturned for each piece of memory, then LandingClosed
+struct CloseLanding {  // forget; answered by MemoryReturned for each piece of memory, then
+                       // LandingClosed
   TransferId transfer;
 };
 
@@ -61,12 +66,13 @@ struct OfferBlock {
   BlockMemory memory;
   PageName name{};  // zero: unnamed
 };
-struct CloseSend {  // cancel, or all acked: answered by SendReleased once the transport reads nothing any more
+struct CloseSend {  // cancel, or all acked: answered by SendReleased once the transport reads
+                    // nothing any more
   TransferId transfer;
 };
 
-using AgentCommand =
-    std::variant<OpenLanding, AddCredit, RetargetLanding, CloseLanding, OpenSend, OfferBlock, CloseSend>;
+using AgentCommand = std::variant<OpenLanding, AddCredit, RetargetLanding, CloseLanding, OpenSend,
+                                  OfferBlock, CloseSend>;
 
 // --- agent -> engine
 struct BlockLanded {  // digest held on the device that will read it; Ack sent
@@ -79,12 +85,14 @@ struct LandingRetargeted {
   Attempt attempt = 0;
   std::vector<bool> verified{};  // per page
 };
-struct LandingFailed {  // data_loss twice, or a sender's Abort; the landing stays open for Retarget or Close
+struct LandingFailed {  // data_loss twice, or a sender's Abort; the landing stays open for Retarget
+                        // or Close
   TransferId transfer;
   Attempt attempt = 0;
   absl::Status status;
 };
-// Unbound, quarantined or failed memory comes back: nothing can land in it any more. Verified pages of a closed landing come too.
+// Unbound, quarantined or failed memory comes back: nothing can land in it any more. Verified pages
+// of a closed landing come too.
 struct MemoryReturned {
   TransferId transfer;
   BlockMemory memory;
@@ -97,7 +105,8 @@ struct BlockAcked {
   uint32_t block = 0;
   Attempt attempt = 0;
 };
-struct SendFailed {  // refused for good, aborted, or the peer is down; CloseSend follows from the engine
+struct SendFailed {  // refused for good, aborted, or the peer is down; CloseSend follows from the
+                     // engine
   TransferId transfer;
   Attempt attempt = 0;
   absl::Status status;
@@ -107,7 +116,7 @@ struct SendReleased {
   Attempt attempt = 0;
 };
 
-using AgentEvent = std::variant<BlockLanded, LandingRetargeted, LandingFailed, MemoryReturned, LandingClosed,
-                                BlockAcked, SendFailed, SendReleased>;
+using AgentEvent = std::variant<BlockLanded, LandingRetargeted, LandingFailed, MemoryReturned,
+                                LandingClosed, BlockAcked, SendFailed, SendReleased>;
 
 }  // namespace baton::kvtransfer

@@ -17,7 +17,8 @@ namespace {
 
 constexpr size_t kCommandsPerRound = 256;
 constexpr absl::Duration kMaxSleep = absl::Milliseconds(100);
-constexpr absl::Duration kPollSleep = absl::Milliseconds(1);  // without a descriptor, or with events waiting
+constexpr absl::Duration kPollSleep =
+    absl::Milliseconds(1);  // without a descriptor, or with events waiting
 
 absl::Status AddToEpoll(int epoll_fd, int fd) {
   epoll_event event{};
@@ -29,8 +30,8 @@ absl::Status AddToEpoll(int epoll_fd, int fd) {
 
 }  // namespace
 
-AgentThread::AgentThread(const AgentThreadConfig& config, TransferAgent& agent, Transport& transport,
-                         const Clock& clock)
+AgentThread::AgentThread(const AgentThreadConfig& config, TransferAgent& agent,
+                         Transport& transport, const Clock& clock)
     : config_(config),
       agent_(agent),
       transport_(transport),
@@ -39,7 +40,8 @@ AgentThread::AgentThread(const AgentThreadConfig& config, TransferAgent& agent, 
       events_(config.max_events) {}
 
 absl::StatusOr<std::unique_ptr<AgentThread>> AgentThread::Create(const AgentThreadConfig& config,
-                                                                 TransferAgent& agent, Transport& transport,
+                                                                 TransferAgent& agent,
+                                                                 Transport& transport,
                                                                  const Clock& clock,
                                                                  std::function<void()> on_events) {
   std::unique_ptr<AgentThread> self(new AgentThread(config, agent, transport, clock));
@@ -53,7 +55,8 @@ absl::Status AgentThread::OpenDescriptors() {
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   if (wake_fd_ < 0 || epoll_fd_ < 0)
-    return absl::InternalError(absl::StrFormat("no descriptor for the transfer thread: errno %d", errno));
+    return absl::InternalError(
+        absl::StrFormat("no descriptor for the transfer thread: errno %d", errno));
   absl::Status status = AddToEpoll(epoll_fd_, wake_fd_);
   if (status.ok() && transport_.WakeFd() >= 0) status = AddToEpoll(epoll_fd_, transport_.WakeFd());
   return status;

@@ -24,16 +24,18 @@ struct AgentThreadConfig {
   size_t max_events = 65536;
   absl::Duration spin = absl::Microseconds(50);  // before it sleeps
   bool is_polling_always = false;                // a core for latency
-  bool is_polling_pulls = false;                 // device pulls: sleeping while one is open costs bandwidth (4.6)
+  bool is_polling_pulls = false;  // device pulls: sleeping while one is open costs bandwidth (4.6)
 };
 
-// The transfer thread: a queue of commands in, a queue of events out, and one TransferAgent in between. Agent and
-// transport belong to this thread from Create to destruction.
+// The transfer thread: a queue of commands in, a queue of events out, and one TransferAgent in
+// between. Agent and transport belong to this thread from Create to destruction.
 class AgentThread {
  public:
-  // Starts the thread. `on_events` (may be empty) runs on it after events were queued. kInternal: no file descriptor.
+  // Starts the thread. `on_events` (may be empty) runs on it after events were queued. kInternal:
+  // no file descriptor.
   static absl::StatusOr<std::unique_ptr<AgentThread>> Create(const AgentThreadConfig& config,
-                                                             TransferAgent& agent, Transport& transport,
+                                                             TransferAgent& agent,
+                                                             Transport& transport,
                                                              const Clock& clock,
                                                              std::function<void()> on_events);
   // Stops and joins; commands not yet executed are dropped.
@@ -46,7 +48,8 @@ class AgentThread {
   size_t NumQueuedCommands() const { return commands_.Size(); }
 
  private:
-  AgentThread(const AgentThreadConfig& config, TransferAgent& agent, Transport& transport, const Clock& clock);
+  AgentThread(const AgentThreadConfig& config, TransferAgent& agent, Transport& transport,
+              const Clock& clock);
 
   absl::Status OpenDescriptors();
   void Loop();
@@ -68,7 +71,8 @@ class AgentThread {
   int wake_fd_ = -1;   // eventfd: commands
   int epoll_fd_ = -1;  // wake_fd_ and the transport's
   std::vector<AgentCommand> batch_;
-  std::deque<AgentEvent> backlog_;  // events the queue had no room for; while any waits, no command is taken
+  std::deque<AgentEvent>
+      backlog_;  // events the queue had no room for; while any waits, no command is taken
   std::thread thread_;
 };
 

@@ -18,11 +18,13 @@ struct DigestDone {
   absl::StatusOr<Digest128> digest;
 };
 
-// Takes digests (contracts.md 3.5) of registered memory on the device where it lies. Transfer thread only.
+// Takes digests (contracts.md 3.5) of registered memory on the device where it lies. Transfer
+// thread only.
 class Digester {
  public:
   virtual ~Digester() = default;
-  // `header` (at most 1,024 bytes) is copied; `place` must not change until the job is done. Never blocks.
+  // `header` (at most 1,024 bytes) is copied; `place` must not change until the job is done. Never
+  // blocks.
   virtual void Begin(DigestJob job, const Place& place, const Secret& secret,
                      std::span<const std::byte> header) = 0;
   // Appends what has finished since the last call, each job exactly once.

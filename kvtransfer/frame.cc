@@ -192,8 +192,8 @@ std::variant<Frame, FrameError> DecodeFrame(std::span<const std::byte> bytes) {
 }
 
 std::string_view FrameErrorName(FrameError error) {
-  static constexpr std::string_view kNames[kNumFrameErrors] = {"short",  "magic",    "version", "type",
-                                                               "length", "reserved", "field"};
+  static constexpr std::string_view kNames[kNumFrameErrors] = {
+      "short", "magic", "version", "type", "length", "reserved", "field"};
   return kNames[static_cast<size_t>(error)];
 }
 

@@ -10,10 +10,18 @@
 #include "common/ids.h"
 #include "kvtransfer/transport.h"
 
-// The frames of the KV plane (contracts.md 4.1): a 64-byte prefix and a body by type, little-endian, no padding.
+// The frames of the KV plane (contracts.md 4.1): a 64-byte prefix and a body by type,
+// little-endian, no padding.
 namespace baton::kvtransfer {
 
-enum class FrameType : uint8_t { kAnnounce = 1, kAck = 2, kRefuse = 3, kAbort = 4, kPing = 5, kPong = 6 };
+enum class FrameType : uint8_t {
+  kAnnounce = 1,
+  kAck = 2,
+  kRefuse = 3,
+  kAbort = 4,
+  kPing = 5,
+  kPong = 6
+};
 
 // Values of an Abort frame. A receiver treats unknown ones like kFailed.
 enum class AbortReason : uint32_t { kCancelled = 1, kFailed = 2, kShutdown = 3 };
@@ -22,7 +30,7 @@ enum class AbortReason : uint32_t { kCancelled = 1, kFailed = 2, kShutdown = 3 }
 struct FrameHead {
   TransferId transfer{};
   Attempt attempt = 0;
-  Incarnation sender{};    // of the frame, not of the pages
+  Incarnation sender{};  // of the frame, not of the pages
   Incarnation receiver{};
   Secret secret{};
   bool operator==(const FrameHead&) const = default;
@@ -86,7 +94,7 @@ FrameBytes EncodeFrame(const Frame& frame);
 
 // Why bytes are no frame; each is a label of the metric of dropped frames.
 enum class FrameError : uint8_t {
-  kShort,     // less than the prefix
+  kShort,  // less than the prefix
   kMagic,
   kVersion,
   kType,
@@ -97,7 +105,8 @@ enum class FrameError : uint8_t {
 inline constexpr size_t kNumFrameErrors = 7;
 std::string_view FrameErrorName(FrameError error);
 
-// Accepts exactly what EncodeFrame can produce, so a decoded frame is valid by type. Any input, any thread.
+// Accepts exactly what EncodeFrame can produce, so a decoded frame is valid by type. Any input, any
+// thread.
 std::variant<Frame, FrameError> DecodeFrame(std::span<const std::byte> bytes);
 
 std::string_view RefuseReasonName(RefuseReason reason);

@@ -1,13 +1,14 @@
 #include "kvtransfer/frame.h"
 
+#include <gtest/gtest.h>
+
 #include <string>
 #include <vector>
 
-#include <gtest/gtest.h>
-
 #include "common/rng.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);  // tests/fuzz/kv_frame_fuzz.cc
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data,
+                                      size_t size);  // tests/fuzz/kv_frame_fuzz.cc
 
 namespace baton::kvtransfer {
 namespace {
@@ -20,8 +21,11 @@ Id Filled(uint8_t start) {
 }
 
 FrameHead Head() {
-  return {.transfer = Filled<TransferId>(0x10), .attempt = 3, .sender = Incarnation{0x1122334455667788u},
-          .receiver = Incarnation{0x99aabbccddeeff00u}, .secret = Filled<Secret>(0x40)};
+  return {.transfer = Filled<TransferId>(0x10),
+          .attempt = 3,
+          .sender = Incarnation{0x1122334455667788u},
+          .receiver = Incarnation{0x99aabbccddeeff00u},
+          .secret = Filled<Secret>(0x40)};
 }
 
 FrameHead BeatHead() {
@@ -29,8 +33,12 @@ FrameHead BeatHead() {
 }
 
 std::vector<Frame> OneOfEach() {
-  return {{Head(), AnnounceBody{.block = 7, .shard = 1, .num_shards = 2, .bytes = 995328,
-                                .layout = Filled<LayoutId>(0x80), .name = Filled<PageName>(0x90),
+  return {{Head(), AnnounceBody{.block = 7,
+                                .shard = 1,
+                                .num_shards = 2,
+                                .bytes = 995328,
+                                .layout = Filled<LayoutId>(0x80),
+                                .name = Filled<PageName>(0x90),
                                 .digest = Filled<Digest128>(0xa0)}},
           {Head(), AckBody{.block = kTailBlock, .shard = 1}},
           {Head(), RefuseBody{.block = 5, .shard = 0, .reason = RefuseReason::kDataLoss}},
@@ -46,7 +54,8 @@ std::string Hex(const FrameBytes& bytes) {
 FrameError ErrorOf(const FrameBytes& bytes) {
   const auto decoded = DecodeFrame(bytes.view());
   EXPECT_TRUE(std::holds_alternative<FrameError>(decoded));
-  return std::holds_alternative<FrameError>(decoded) ? std::get<FrameError>(decoded) : FrameError{99};
+  return std::holds_alternative<FrameError>(decoded) ? std::get<FrameError>(decoded)
+                                                     : FrameError{99};
 }
 
 FrameBytes With(FrameBytes bytes, size_t at, uint8_t value) {
@@ -56,22 +65,49 @@ FrameBytes With(FrameBytes bytes, size_t at, uint8_t value) {
 
 TEST(Frame, EncodesToTheBytesOfTheContract) {
   const std::string head =
-      "010000" "101112131415161718191a1b1c1d1e1f" "03000000" "00000000"
-      "8877665544332211" "00ffeeddccbbaa99" "404142434445464748494a4b4c4d4e4f";
+      "010000"
+      "101112131415161718191a1b1c1d1e1f"
+      "03000000"
+      "00000000"
+      "8877665544332211"
+      "00ffeeddccbbaa99"
+      "404142434445464748494a4b4c4d4e4f";
   const std::string beat_head =
-      "010000" "00000000000000000000000000000000" "00000000" "00000000"
-      "8877665544332211" "00ffeeddccbbaa99" "00000000000000000000000000000000";
+      "010000"
+      "00000000000000000000000000000000"
+      "00000000"
+      "00000000"
+      "8877665544332211"
+      "00ffeeddccbbaa99"
+      "00000000000000000000000000000000";
   auto prefix = [](const std::string& type, const std::string& rest) {
     return "42544e31" + type + rest;
   };
-  const std::vector<std::string> expected = {
-      prefix("01", head) + "07000000" "0100" "0200" "00300f0000000000" "8081828384858687"
-          "909192939495969798999a9b9c9d9e9f" "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
-      prefix("02", head) + "ffffffff" "0100" "0000",
-      prefix("03", head) + "05000000" "0000" "0600",
-      prefix("04", head) + "02000000" "00000000",
-      prefix("05", beat_head) + "0807060504030201" "0900000000000000",
-      prefix("06", beat_head) + "0807060504030201" "0900000000000000"};
+  const std::vector<std::string> expected = {prefix("01", head) +
+                                                 "07000000"
+                                                 "0100"
+                                                 "0200"
+                                                 "00300f0000000000"
+                                                 "8081828384858687"
+                                                 "909192939495969798999a9b9c9d9e9f"
+                                                 "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
+                                             prefix("02", head) +
+                                                 "ffffffff"
+                                                 "0100"
+                                                 "0000",
+                                             prefix("03", head) +
+                                                 "05000000"
+                                                 "0000"
+                                                 "0600",
+                                             prefix("04", head) +
+                                                 "02000000"
+                                                 "00000000",
+                                             prefix("05", beat_head) +
+                                                 "0807060504030201"
+                                                 "0900000000000000",
+                                             prefix("06", beat_head) +
+                                                 "0807060504030201"
+                                                 "0900000000000000"};
   const std::vector<Frame> frames = OneOfEach();
   for (size_t i = 0; i < frames.size(); ++i) EXPECT_EQ(Hex(EncodeFrame(frames[i])), expected[i]);
 }
@@ -106,13 +142,13 @@ TEST(Frame, NamesTheReasonForEveryKindOfDamage) {
       {With(announce, 4, 2), FrameError::kLength},
       {With(announce, 6, 1), FrameError::kReserved},
       {With(announce, 28, 1), FrameError::kReserved},
-      {With(announce, 24, 0), FrameError::kField},      // attempt 0
-      {With(announce, 70, 1), FrameError::kField},      // shard 1 of 1
+      {With(announce, 24, 0), FrameError::kField},  // attempt 0
+      {With(announce, 70, 1), FrameError::kField},  // shard 1 of 1
       {With(ack, 70, 1), FrameError::kReserved},
       {With(refuse, 70, 7), FrameError::kField},
       {With(refuse, 70, 0), FrameError::kField},
       {With(abort, 68, 1), FrameError::kReserved},
-      {With(ping, 24, 1), FrameError::kReserved},       // a beat names no attempt
+      {With(ping, 24, 1), FrameError::kReserved},  // a beat names no attempt
       {With(ping, 8, 1), FrameError::kReserved},
       {With(ping, 48, 1), FrameError::kReserved}};
   for (size_t i = 0; i < cases.size(); ++i)
@@ -128,7 +164,8 @@ TEST(Frame, SurvivesSeededMutations) {
   for (int i = 0; i < 8000; ++i) {
     const FrameBytes bytes = EncodeFrame(frames[rng.Below(frames.size())]);
     std::vector<uint8_t> input(rng.Below(8) == 0 ? rng.Below(130) : bytes.size);
-    for (size_t j = 0; j < input.size() && j < bytes.size; ++j) input[j] = std::to_integer<uint8_t>(bytes.data[j]);
+    for (size_t j = 0; j < input.size() && j < bytes.size; ++j)
+      input[j] = std::to_integer<uint8_t>(bytes.data[j]);
     for (uint64_t flips = rng.Below(4); flips > 0 && !input.empty(); --flips)
       input[rng.Below(input.size())] = static_cast<uint8_t>(rng.Next());
     EXPECT_EQ(LLVMFuzzerTestOneInput(input.data(), input.size()), 0);

@@ -11,8 +11,8 @@
 #include "kvtransfer/metrics.h"
 #include "kvtransfer/transport.h"
 
-// Events and actions that TransferReceiver and TransferSender share. The machines know no I/O and no clock: the agent
-// turns transport events into these events and executes the actions in order.
+// Events and actions that TransferReceiver and TransferSender share. The machines know no I/O and
+// no clock: the agent turns transport events into these events and executes the actions in order.
 namespace baton::kvtransfer {
 
 // One piece of memory in use by one block; never used twice by a machine.
@@ -23,7 +23,8 @@ struct BlockDigested {
   Ticket ticket;
   absl::StatusOr<Digest128> digest;
 };
-struct PeerLost {  // down or silent: nothing more is sent to it; its open pulls and sends still complete
+struct PeerLost {  // down or silent: nothing more is sent to it; its open pulls and sends still
+                   // complete
   PeerId peer;
 };
 struct PeerAborted {
@@ -77,8 +78,8 @@ struct CountLanded {
   absl::Duration took;
 };
 
-using TransferAction = std::variant<PullBlock, DropOffer, OfferToPeer, DigestBlock, SendToPeer, ForceClose,
-                                    Notify, CountStale, CountRetry, CountDigestFailure,
-                                    CountPullFailure, CountLanded>;
+using TransferAction =
+    std::variant<PullBlock, DropOffer, OfferToPeer, DigestBlock, SendToPeer, ForceClose, Notify,
+                 CountStale, CountRetry, CountDigestFailure, CountPullFailure, CountLanded>;
 
 }  // namespace baton::kvtransfer

@@ -17,11 +17,13 @@
 
 namespace baton::kvtransfer {
 
-// The agent's connections: one outgoing per address and incarnation, and whoever connected to us. Keeps the beats
-// (contracts.md 4.5), what could not be sent yet, and closes what is lost or unused. Transfer thread.
+// The agent's connections: one outgoing per address and incarnation, and whoever connected to us.
+// Keeps the beats (contracts.md 4.5), what could not be sent yet, and closes what is lost or
+// unused. Transfer thread.
 class PeerTable {
  public:
-  PeerTable(Incarnation own, const TransferLimits& limits, Transport& transport, TransferMetrics& metrics)
+  PeerTable(Incarnation own, const TransferLimits& limits, Transport& transport,
+            TransferMetrics& metrics)
       : own_(own), limits_(limits), transport_(transport), metrics_(metrics) {}
 
   // The connection to that process, new or in use.
@@ -38,7 +40,8 @@ class PeerTable {
   void Answer(PeerId peer, const PingBody& ping);
   void Flush();
 
-  // Pings the active peers and returns those that are silent too long; closes unused outgoing connections.
+  // Pings the active peers and returns those that are silent too long; closes unused outgoing
+  // connections.
   std::vector<PeerId> Tick(const std::set<PeerId>& active, absl::Time now);
   // Forgets the peer; the transport is told in RunDisconnects, outside its callbacks.
   void Drop(PeerId peer);

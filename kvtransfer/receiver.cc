@@ -30,7 +30,8 @@ TransferReceiver::TransferReceiver(const OpenLanding& open, const TransferLimits
       blocks_(open.num_pages + size_t{1}),
       num_expected_(open.num_pages + (open.tail_bytes > 0 ? size_t{1} : size_t{0})) {}
 
-void TransferReceiver::On(const ReceiverEvent& event, absl::Time now, std::vector<TransferAction>& out) {
+void TransferReceiver::On(const ReceiverEvent& event, absl::Time now,
+                          std::vector<TransferAction>& out) {
   now_ = now;
   out_ = &out;
   std::visit([this](const auto& e) { Handle(e); }, event);
@@ -50,11 +51,13 @@ TransferReceiver::Block& TransferReceiver::BlockOf(uint32_t block) {
 
 void TransferReceiver::SendRefuse(const FrameHead& head, const AnnounceBody& announce, PeerId peer,
                                   RefuseReason reason) {
-  Do(SendToPeer{peer, {ReplyTo(head),
-                       RefuseBody{.block = announce.block, .shard = announce.shard, .reason = reason}}});
+  Do(SendToPeer{peer,
+                {ReplyTo(head),
+                 RefuseBody{.block = announce.block, .shard = announce.shard, .reason = reason}}});
 }
 
-void TransferReceiver::RefuseOffer(const BlockOffered& event, RefuseReason wire, StaleReason counted) {
+void TransferReceiver::RefuseOffer(const BlockOffered& event, RefuseReason wire,
+                                   StaleReason counted) {
   Do(CountStale{counted});
   Do(DropOffer{event.offer, wire});
   SendRefuse(event.head, event.announce, event.peer, wire);
@@ -66,17 +69,20 @@ bool TransferReceiver::Admit(const BlockOffered& event) {
     RefuseOffer(event, wire, counted);
     return false;
   };
-  if (event.head.secret != open_.secret) return refuse(RefuseReason::kUnknown, StaleReason::kSecret);
+  if (event.head.secret != open_.secret)
+    return refuse(RefuseReason::kUnknown, StaleReason::kSecret);
   if (state_ != State::kOpen) return refuse(RefuseReason::kStale, StaleReason::kTransfer);
   if (event.head.attempt != attempt_) return refuse(RefuseReason::kStale, StaleReason::kAttempt);
   if (SlotOf(announce.block) < 0) return refuse(RefuseReason::kUnknown, StaleReason::kBlock);
   const uint64_t expected = announce.block == kTailBlock ? open_.tail_bytes : open_.page_bytes;
-  const bool fits = announce.layout == open_.layout && announce.shard == 0 && announce.num_shards == 1 &&
-                    announce.bytes == expected && event.bytes == expected;
+  const bool fits = announce.layout == open_.layout && announce.shard == 0 &&
+                    announce.num_shards == 1 && announce.bytes == expected &&
+                    event.bytes == expected;
   if (!fits) return refuse(RefuseReason::kLayout, StaleReason::kLayout);
   const BlockState state = BlockOf(announce.block).state;
   if (state == BlockState::kMissing) {
-    const size_t unacked = pending_.size() + bindings_.size() - static_cast<size_t>(num_quarantined_);
+    const size_t unacked =
+        pending_.size() + bindings_.size() - static_cast<size_t>(num_quarantined_);
     if (unacked < open_.window) return true;
     Do(DropOffer{event.offer, RefuseReason::kFull});
     SendRefuse(event.head, announce, event.peer, RefuseReason::kFull);
@@ -86,8 +92,9 @@ bool TransferReceiver::Admit(const BlockOffered& event) {
   Do(CountStale{StaleReason::kDuplicate});
   Do(DropOffer{event.offer, RefuseReason::kStale});
   if (state == BlockState::kVerified) {
-    Do(SendToPeer{event.peer, {ReplyTo(event.head),
-                               AckBody{.block = announce.block, .shard = announce.shard}}});
+    Do(SendToPeer{
+        event.peer,
+        {ReplyTo(event.head), AckBody{.block = announce.block, .shard = announce.shard}}});
   }
   return false;
 }
@@ -172,10 +179,12 @@ void TransferReceiver::Land(const Offer& offer, const BlockMemory& memory) {
   block.state = BlockState::kVerified;
   block.memory = memory;
   ++num_verified_;
-  Do(SendToPeer{offer.peer, {ReplyTo(offer.head),
-                             AckBody{.block = offer.announce.block, .shard = offer.announce.shard}}});
+  Do(SendToPeer{offer.peer,
+                {ReplyTo(offer.head),
+                 AckBody{.block = offer.announce.block, .shard = offer.announce.shard}}});
   Do(CountLanded{now_ - offer.since});
-  Do(Notify{BlockLanded{.transfer = open_.transfer, .memory = memory, .name = offer.announce.name}});
+  Do(Notify{
+      BlockLanded{.transfer = open_.transfer, .memory = memory, .name = offer.announce.name}});
 }
 
 void TransferReceiver::Retry(const Offer& offer, const char* what) {
@@ -187,13 +196,15 @@ void TransferReceiver::Retry(const Offer& offer, const char* what) {
   if (block.failures < kMaxFailures) return;
   Fail(absl::DataLossError(absl::StrFormat("block %d of transfer %s: %s failed %d times of %d",
                                            static_cast<int32_t>(offer.announce.block),
-                                           open_.transfer.Hex(), what, block.failures, kMaxFailures)));
+                                           open_.transfer.Hex(), what, block.failures,
+                                           kMaxFailures)));
 }
 
 void TransferReceiver::Fail(absl::Status status) {
   if (has_failed_ || state_ != State::kOpen) return;
   has_failed_ = true;
-  Do(Notify{LandingFailed{.transfer = open_.transfer, .attempt = attempt_, .status = std::move(status)}});
+  Do(Notify{
+      LandingFailed{.transfer = open_.transfer, .attempt = attempt_, .status = std::move(status)}});
 }
 
 void TransferReceiver::Handle(const CreditAdded& event) {
@@ -250,8 +261,8 @@ void TransferReceiver::Handle(const PeerLost& event) {
     it = pending_.erase(it);
   }
   if (peers_.erase(event.peer) == 0 || IsComplete()) return;
-  Fail(absl::UnavailableError(absl::StrFormat("sender of transfer %s attempt %d is down",
-                                              open_.transfer.Hex(), attempt_)));
+  Fail(absl::UnavailableError(
+      absl::StrFormat("sender of transfer %s attempt %d is down", open_.transfer.Hex(), attempt_)));
 }
 
 void TransferReceiver::Handle(const Cancelled&) {
@@ -307,7 +318,8 @@ void TransferReceiver::CloseIfQuiet() {
 }
 
 bool TransferReceiver::IsWedged(absl::Time now) const {
-  return state_ == State::kClosing && NumOpenPulls() > 0 && now - closing_since_ >= limits_.wedged_after;
+  return state_ == State::kClosing && NumOpenPulls() > 0 &&
+         now - closing_since_ >= limits_.wedged_after;
 }
 
 void TransferReceiver::AddActivePeers(std::set<PeerId>& peers) const {

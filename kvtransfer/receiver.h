@@ -34,11 +34,12 @@ struct AttemptChanged {
   Attempt attempt = 0;
 };
 
-using ReceiverEvent = std::variant<BlockOffered, BlockPulled, BlockDigested, CreditAdded, AttemptChanged,
-                                   PeerAborted, PeerLost, Cancelled, TimePassed>;
+using ReceiverEvent = std::variant<BlockOffered, BlockPulled, BlockDigested, CreditAdded,
+                                   AttemptChanged, PeerAborted, PeerLost, Cancelled, TimePassed>;
 
-// One landing (contracts.md 4.3) as a state machine: open (Reserved, Filling, Ready), closing, closed. Memory under a
-// posted pull or a running digest goes back to the engine only when that has completed. One thread.
+// One landing (contracts.md 4.3) as a state machine: open (Reserved, Filling, Ready), closing,
+// closed. Memory under a posted pull or a running digest goes back to the engine only when that has
+// completed. One thread.
 class TransferReceiver {
  public:
   TransferReceiver(const OpenLanding& open, const TransferLimits& limits);
@@ -64,7 +65,7 @@ class TransferReceiver {
 
   struct Block {
     BlockState state = BlockState::kMissing;
-    int failures = 0;    // of this attempt
+    int failures = 0;      // of this attempt
     BlockMemory memory{};  // kVerified only
   };
   struct Offer {
@@ -94,7 +95,8 @@ class TransferReceiver {
   // Checks everything an announce names before anything is bound; false: refused, and said so.
   bool Admit(const BlockOffered& event);
   void RefuseOffer(const BlockOffered& event, RefuseReason wire, StaleReason counted);
-  void SendRefuse(const FrameHead& head, const AnnounceBody& announce, PeerId peer, RefuseReason reason);
+  void SendRefuse(const FrameHead& head, const AnnounceBody& announce, PeerId peer,
+                  RefuseReason reason);
   void BindPending();
   void Land(const Offer& offer, const BlockMemory& memory);
   void Retry(const Offer& offer, const char* what);
@@ -117,13 +119,14 @@ class TransferReceiver {
   std::vector<Block> blocks_;  // the pages, then the tail
   size_t num_verified_ = 0;
   const size_t num_expected_;
-  bool has_failed_ = false;    // this attempt
-  std::map<PeerId, FrameHead> peers_;  // that offered in this attempt, with the head of their last announce
+  bool has_failed_ = false;  // this attempt
+  std::map<PeerId, FrameHead>
+      peers_;  // that offered in this attempt, with the head of their last announce
   std::deque<BlockMemory> free_pages_, free_tails_;
   std::deque<Offer> pending_;  // admitted, without memory yet; at most the window
   std::map<Ticket, Binding> bindings_;
-  int num_pulling_ = 0;        // of bindings_
-  int num_quarantined_ = 0;    // of bindings_
+  int num_pulling_ = 0;      // of bindings_
+  int num_quarantined_ = 0;  // of bindings_
   Ticket next_ticket_{1};
   absl::Time closing_since_ = absl::InfiniteFuture();
   bool was_force_closed_ = false;

@@ -13,9 +13,9 @@ constexpr int kMaxOffers = 2;  // of one block in one attempt
 
 // A refusal that ends the attempt, as the status of its failure.
 absl::Status StatusOfRefusal(RefuseReason reason, uint32_t block, const OpenSend& open) {
-  const std::string text =
-      absl::StrFormat("block %d of transfer %s attempt %d refused: reason %d", static_cast<int32_t>(block),
-                      open.transfer.Hex(), open.attempt, static_cast<uint16_t>(reason));
+  const std::string text = absl::StrFormat("block %d of transfer %s attempt %d refused: reason %d",
+                                           static_cast<int32_t>(block), open.transfer.Hex(),
+                                           open.attempt, static_cast<uint16_t>(reason));
   switch (reason) {
     case RefuseReason::kFull:
       return absl::ResourceExhaustedError(text);
@@ -37,7 +37,8 @@ absl::Status StatusOfRefusal(RefuseReason reason, uint32_t block, const OpenSend
 TransferSender::TransferSender(const OpenSend& open, const Link& link, const TransferLimits& limits)
     : open_(open), link_(link), limits_(limits) {}
 
-void TransferSender::On(const SenderEvent& event, absl::Time now, std::vector<TransferAction>& out) {
+void TransferSender::On(const SenderEvent& event, absl::Time now,
+                        std::vector<TransferAction>& out) {
   now_ = now;
   out_ = &out;
   std::visit([this](const auto& e) { Handle(e); }, event);
@@ -45,14 +46,21 @@ void TransferSender::On(const SenderEvent& event, absl::Time now, std::vector<Tr
 }
 
 FrameHead TransferSender::Head() const {
-  return {.transfer = open_.transfer, .attempt = open_.attempt, .sender = link_.own,
-          .receiver = open_.incarnation, .secret = open_.secret};
+  return {.transfer = open_.transfer,
+          .attempt = open_.attempt,
+          .sender = link_.own,
+          .receiver = open_.incarnation,
+          .secret = open_.secret};
 }
 
 Frame TransferSender::Announce(uint32_t number, const Block& block) const {
-  return {Head(), AnnounceBody{.block = number, .shard = 0, .num_shards = 1,
-                               .bytes = block.memory.place.bytes, .layout = open_.layout,
-                               .name = block.name, .digest = block.digest.value_or(Digest128{})}};
+  return {Head(), AnnounceBody{.block = number,
+                               .shard = 0,
+                               .num_shards = 1,
+                               .bytes = block.memory.place.bytes,
+                               .layout = open_.layout,
+                               .name = block.name,
+                               .digest = block.digest.value_or(Digest128{})}};
 }
 
 bool TransferSender::IsComplete() const {
@@ -66,7 +74,8 @@ void TransferSender::Handle(const BlockSealed& event) {
   if (!is_known || event.memory.place.bytes == 0 || blocks_.contains(number)) {
     Fail(absl::InternalError(absl::StrFormat(
         "transfer %s: block %d of %d pages, %d bytes: not offerable, or offered before",
-        open_.transfer.Hex(), static_cast<int32_t>(number), open_.num_pages, event.memory.place.bytes)));
+        open_.transfer.Hex(), static_cast<int32_t>(number), open_.num_pages,
+        event.memory.place.bytes)));
     return;
   }
   blocks_.emplace(number, Block{.memory = event.memory, .name = event.name});
@@ -140,7 +149,8 @@ void TransferSender::Handle(const BlockDigested& event) {
 }
 
 void TransferSender::Handle(const BlockSent& event) {
-  // The status says nothing about arrival: a lost peer is told by PeerLost, everything else by Ack or Refuse.
+  // The status says nothing about arrival: a lost peer is told by PeerLost, everything else by Ack
+  // or Refuse.
   CHECK(open_sends_.erase(event.ticket) == 1);
   ReleaseIfQuiet();
 }
@@ -168,7 +178,8 @@ void TransferSender::Handle(const AckReceived& event) {
   block.state = BlockState::kAcked;
   ++num_acked_;
   if (state_ == State::kSending || state_ == State::kFailed)
-    Do(Notify{BlockAcked{.transfer = open_.transfer, .block = event.block, .attempt = open_.attempt}});
+    Do(Notify{
+        BlockAcked{.transfer = open_.transfer, .block = event.block, .attempt = open_.attempt}});
   FillWindow();
 }
 
@@ -220,13 +231,15 @@ void TransferSender::Fail(absl::Status status) {
   state_ = State::kFailed;
   queue_.clear();
   queued_tail_ = false;
-  Do(Notify{SendFailed{.transfer = open_.transfer, .attempt = open_.attempt, .status = std::move(status)}});
+  Do(Notify{SendFailed{
+      .transfer = open_.transfer, .attempt = open_.attempt, .status = std::move(status)}});
 }
 
 void TransferSender::Handle(const Cancelled&) {
   if (state_ == State::kDraining || state_ == State::kReleased) return;
   if (!IsComplete() && !is_peer_gone_) {
-    const AbortReason reason = state_ == State::kFailed ? AbortReason::kFailed : AbortReason::kCancelled;
+    const AbortReason reason =
+        state_ == State::kFailed ? AbortReason::kFailed : AbortReason::kCancelled;
     Do(SendToPeer{link_.peer, {Head(), AbortBody{reason}}});
   }
   state_ = State::kDraining;

@@ -36,9 +36,10 @@ struct RefuseReceived {
 using SenderEvent = std::variant<BlockSealed, BlockDigested, BlockSent, AckReceived, RefuseReceived,
                                  PeerAborted, PeerLost, Cancelled, TimePassed>;
 
-// One attempt of one transfer at the source (contracts.md 4.4, Sending and Draining) as a state machine. Never more than
-// `window` un-acked blocks are announced; the tail is announced after all pages known by then. Send memory is the
-// transport's until BlockSent, and the digest's until BlockDigested. One thread.
+// One attempt of one transfer at the source (contracts.md 4.4, Sending and Draining) as a state
+// machine. Never more than `window` un-acked blocks are announced; the tail is announced after all
+// pages known by then. Send memory is the transport's until BlockSent, and the digest's until
+// BlockDigested. One thread.
 class TransferSender {
  public:
   struct Link {
@@ -67,7 +68,8 @@ class TransferSender {
     BlockMemory memory;
     PageName name;
     BlockState state = BlockState::kQueued;
-    std::optional<Digest128> digest{};  // of the first offer: a later one would bless changed memory
+    std::optional<Digest128>
+        digest{};  // of the first offer: a later one would bless changed memory
     int num_offers = 0;
   };
 
@@ -104,7 +106,7 @@ class TransferSender {
   int num_unacked_ = 0;
   int num_digesting_ = 0;
   size_t num_acked_ = 0;
-  bool is_peer_gone_ = false;                // nothing is sent to it any more
+  bool is_peer_gone_ = false;  // nothing is sent to it any more
   std::map<Ticket, uint32_t> open_sends_, open_digests_;
   uint64_t next_ticket_ = 1;
   absl::Time draining_since_ = absl::InfiniteFuture();

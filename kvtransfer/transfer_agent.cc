@@ -172,9 +172,11 @@ void TransferAgent::UpdateGauges() {
 
 void TransferAgent::Run(const OpenLanding& command) {
   if (landings_.contains(command.transfer)) {
-    events_.push_back(LandingFailed{.transfer = command.transfer, .attempt = command.attempt,
-                                    .status = absl::InternalError(absl::StrFormat(
-                                        "transfer %s has a landing already", command.transfer.Hex()))});
+    events_.push_back(
+        LandingFailed{.transfer = command.transfer,
+                      .attempt = command.attempt,
+                      .status = absl::InternalError(absl::StrFormat(
+                          "transfer %s has a landing already", command.transfer.Hex()))});
     return;
   }
   landings_[command.transfer] = std::make_unique<TransferReceiver>(command, config_.limits);
@@ -194,7 +196,8 @@ void TransferAgent::Run(const RetargetLanding& command) {
     Tell(command.transfer, AttemptChanged{command.attempt});
     return;
   }
-  events_.push_back(LandingFailed{.transfer = command.transfer, .attempt = command.attempt,
+  events_.push_back(LandingFailed{.transfer = command.transfer,
+                                  .attempt = command.attempt,
                                   .status = absl::InternalError(absl::StrFormat(
                                       "transfer %s has no landing", command.transfer.Hex()))});
 }
@@ -215,10 +218,11 @@ TransferAgent::Senders::iterator TransferAgent::NewestSend(TransferId transfer) 
 
 void TransferAgent::Run(const OpenSend& command) {
   const auto newest = NewestSend(command.transfer);
-  const bool is_taken = newest != sends_.end() && (newest->first.attempt >= command.attempt ||
-                                                   !newest->second->IsDraining());
+  const bool is_taken = newest != sends_.end() &&
+                        (newest->first.attempt >= command.attempt || !newest->second->IsDraining());
   if (is_taken) {
-    events_.push_back(SendFailed{.transfer = command.transfer, .attempt = command.attempt,
+    events_.push_back(SendFailed{.transfer = command.transfer,
+                                 .attempt = command.attempt,
                                  .status = absl::InternalError(absl::StrFormat(
                                      "transfer %s is still being sent, attempt %d",
                                      command.transfer.Hex(), newest->first.attempt))});
@@ -276,7 +280,8 @@ void TransferAgent::OnFrame(PeerId from, std::span<const std::byte> bytes) {
 TransferSender* TransferAgent::MatchSend(PeerId from, const FrameHead& head) {
   const auto it = sends_.find({head.transfer, head.attempt});
   if (it == sends_.end()) {
-    Count(NewestSend(head.transfer) == sends_.end() ? StaleReason::kTransfer : StaleReason::kAttempt);
+    Count(NewestSend(head.transfer) == sends_.end() ? StaleReason::kTransfer
+                                                    : StaleReason::kAttempt);
     return nullptr;
   }
   const OpenSend& open = it->second->open();
@@ -292,7 +297,8 @@ TransferSender* TransferAgent::MatchSend(PeerId from, const FrameHead& head) {
 }
 
 void TransferAgent::OnBlockAnswer(PeerId from, const Frame& frame, const SenderEvent& event) {
-  if (MatchSend(from, frame.head) != nullptr) Tell(SendKey{frame.head.transfer, frame.head.attempt}, event);
+  if (MatchSend(from, frame.head) != nullptr)
+    Tell(SendKey{frame.head.transfer, frame.head.attempt}, event);
 }
 
 void TransferAgent::OnAbort(PeerId from, const FrameHead& head, AbortReason reason) {
@@ -309,7 +315,8 @@ void TransferAgent::OnAbort(PeerId from, const FrameHead& head, AbortReason reas
   }
 }
 
-void TransferAgent::OnOffer(PeerId from, OfferId offer, std::span<const std::byte> bytes, uint64_t size) {
+void TransferAgent::OnOffer(PeerId from, OfferId offer, std::span<const std::byte> bytes,
+                            uint64_t size) {
   const auto decoded = DecodeFrame(bytes);
   const auto* frame = std::get_if<Frame>(&decoded);
   const auto* announce = frame != nullptr ? std::get_if<AnnounceBody>(&frame->body) : nullptr;
@@ -335,7 +342,9 @@ void TransferAgent::OnOffer(PeerId from, OfferId offer, std::span<const std::byt
   transport_.Refuse(offer, RefuseReason::kUnknown);
   FrameHead reply = head;
   std::swap(reply.sender, reply.receiver);
-  peers_.Send(from, EncodeFrame({reply, RefuseBody{announce->block, announce->shard, RefuseReason::kUnknown}}));
+  peers_.Send(
+      from,
+      EncodeFrame({reply, RefuseBody{announce->block, announce->shard, RefuseReason::kUnknown}}));
 }
 
 void TransferAgent::OnPulled(ReceiveId receive, const absl::Status& status) {

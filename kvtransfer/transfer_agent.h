@@ -27,16 +27,18 @@ struct AgentConfig {
   TransferLimits limits;
 };
 
-// Everything between the engine and a Transport: routes frames to the machines of their transfers, executes the machines'
-// actions, beats, and gives up on silent peers. Lives on the transfer thread (AgentThread), or on the one thread of a
-// simulation; only metrics() may be read elsewhere.
+// Everything between the engine and a Transport: routes frames to the machines of their transfers,
+// executes the machines' actions, beats, and gives up on silent peers. Lives on the transfer thread
+// (AgentThread), or on the one thread of a simulation; only metrics() may be read elsewhere.
 class TransferAgent final : private TransportEvents {
  public:
-  TransferAgent(const AgentConfig& config, Transport& transport, Digester& digester, const Clock& clock);
+  TransferAgent(const AgentConfig& config, Transport& transport, Digester& digester,
+                const Clock& clock);
   ~TransferAgent() override = default;
 
   void Execute(AgentCommand command);
-  // Progress, digests, timers. Never waits; returns how much happened (0: nothing to do before NextTimer or a wake-up).
+  // Progress, digests, timers. Never waits; returns how much happened (0: nothing to do before
+  // NextTimer or a wake-up).
   int RunOnce();
   // Events for the engine, oldest first.
   std::vector<AgentEvent> TakeEvents() { return std::exchange(events_, {}); }
@@ -72,7 +74,8 @@ class TransferAgent final : private TransportEvents {
 
   // TransportEvents
   void OnFrame(PeerId from, std::span<const std::byte> frame) override;
-  void OnOffer(PeerId from, OfferId offer, std::span<const std::byte> announce, uint64_t bytes) override;
+  void OnOffer(PeerId from, OfferId offer, std::span<const std::byte> announce,
+               uint64_t bytes) override;
   void OnPulled(ReceiveId receive, const absl::Status& status) override;
   void OnSent(SendId send, const absl::Status& status) override;
   void OnPeer(PeerId peer, PeerState state, const absl::Status& status) override;

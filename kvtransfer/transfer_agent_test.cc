@@ -1,13 +1,13 @@
 #include "kvtransfer/transfer_agent.h"
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "common/digest.h"
 #include "kvtransfer/inproc/network.h"
@@ -23,21 +23,25 @@ constexpr int kPoolPages = 96;
 // One simulated process: memory for kPoolPages pages and one tail, and an agent over it.
 class Process {
  public:
-  Process(InprocNetwork& network, const std::string& address, uint64_t incarnation, const Clock& clock)
+  Process(InprocNetwork& network, const std::string& address, uint64_t incarnation,
+          const Clock& clock)
       : memory_(kPoolPages * kPageBytes + kTailBytes),
         incarnation_{incarnation},
         transport_(network.Create(address, incarnation_)),
-        region_(*transport_->Register(std::as_writable_bytes(std::span(memory_)), MemoryKind::kHost)),
+        region_(
+            *transport_->Register(std::as_writable_bytes(std::span(memory_)), MemoryKind::kHost)),
         agent_({.incarnation = incarnation_, .limits = {}}, *transport_, digester_, clock) {
     digester_.AddRegion(region_, std::as_bytes(std::span(memory_)));
   }
 
   BlockMemory Page(int page, uint32_t block = 0) const {
-    return {.block = block, .memory = page,
+    return {.block = block,
+            .memory = page,
             .place = {region_, static_cast<uint64_t>(page) * kPageBytes, kPageBytes}};
   }
   BlockMemory Tail() const {
-    return {.block = kTailBlock, .memory = 0, .place = {region_, kPoolPages * kPageBytes, kTailBytes}};
+    return {
+        .block = kTailBlock, .memory = 0, .place = {region_, kPoolPages * kPageBytes, kTailBytes}};
   }
   std::span<uint8_t> Bytes(const Place& place) {
     return std::span(memory_).subspan(place.offset, place.bytes);
@@ -99,9 +103,13 @@ class TransferAgentTest : public ::testing::Test {
   }
 
   void OpenLandingOf(uint32_t num_pages, Attempt attempt = 1) {
-    sink_->agent_.Execute(OpenLanding{.transfer = transfer_, .attempt = attempt, .secret = secret_,
-                                      .num_pages = num_pages, .page_bytes = kPageBytes,
-                                      .tail_bytes = kTailBytes, .layout = layout_});
+    sink_->agent_.Execute(OpenLanding{.transfer = transfer_,
+                                      .attempt = attempt,
+                                      .secret = secret_,
+                                      .num_pages = num_pages,
+                                      .page_bytes = kPageBytes,
+                                      .tail_bytes = kTailBytes,
+                                      .layout = layout_});
   }
   void Credit(int first, int count, bool with_tail = true) {
     AddCredit credit{.transfer = transfer_, .memory = {}};
@@ -110,9 +118,13 @@ class TransferAgentTest : public ::testing::Test {
     sink_->agent_.Execute(std::move(credit));
   }
   void OpenSendOf(uint32_t num_pages, Attempt attempt = 1) {
-    source_->agent_.Execute(OpenSend{.transfer = transfer_, .attempt = attempt, .secret = secret_,
-                                     .address = "d:1", .incarnation = Incarnation{22},
-                                     .num_pages = num_pages, .layout = layout_});
+    source_->agent_.Execute(OpenSend{.transfer = transfer_,
+                                     .attempt = attempt,
+                                     .secret = secret_,
+                                     .address = "d:1",
+                                     .incarnation = Incarnation{22},
+                                     .num_pages = num_pages,
+                                     .layout = layout_});
   }
   void OfferAll(uint32_t num_pages, const std::vector<bool>& verified = {}) {
     for (uint32_t i = 0; i < num_pages; ++i) {
@@ -128,7 +140,8 @@ class TransferAgentTest : public ::testing::Test {
   void ExpectLandedBytes() {
     for (const BlockLanded& landed : sink_->Got<BlockLanded>()) {
       SeededRng rng(landed.memory.block == kTailBlock ? 77 : 1000 + landed.memory.block);
-      for (const uint8_t b : sink_->Bytes(landed.memory.place)) ASSERT_EQ(b, static_cast<uint8_t>(rng.Next()));
+      for (const uint8_t b : sink_->Bytes(landed.memory.place))
+        ASSERT_EQ(b, static_cast<uint8_t>(rng.Next()));
     }
   }
   size_t NumLanded() { return sink_->Got<BlockLanded>().size(); }
@@ -154,7 +167,9 @@ TEST_F(TransferAgentTest, MovesAllPagesAndTheTailAndAcksEach) {
   ExpectLandedBytes();
   source_->agent_.Execute(CloseSend{transfer_});
   sink_->agent_.Execute(CloseLanding{transfer_});
-  ASSERT_TRUE(RunUntil([&] { return !source_->Got<SendReleased>().empty() && !sink_->Got<LandingClosed>().empty(); }));
+  ASSERT_TRUE(RunUntil([&] {
+    return !source_->Got<SendReleased>().empty() && !sink_->Got<LandingClosed>().empty();
+  }));
   EXPECT_EQ(sink_->Got<MemoryReturned>().size(), 81u);
   EXPECT_EQ(source_->agent_.metrics().blocks_acked, 81u);
   EXPECT_EQ(sink_->agent_.metrics().bytes_pulled, 80 * kPageBytes + kTailBytes);
@@ -225,7 +240,8 @@ TEST_F(TransferAgentTest, KeepsVerifiedPagesAcrossAttemptsAndRefusesTheOldOne) {
   ASSERT_TRUE(RunUntil([&] { return NumLanded() == 21; }));
   ExpectLandedBytes();
   std::set<uint32_t> blocks;
-  for (const BlockLanded& landed : sink_->Got<BlockLanded>()) EXPECT_TRUE(blocks.insert(landed.memory.block).second);
+  for (const BlockLanded& landed : sink_->Got<BlockLanded>())
+    EXPECT_TRUE(blocks.insert(landed.memory.block).second);
 }
 
 TEST_F(TransferAgentTest, RefusesUnknownTransfersAndWrongSecrets) {
@@ -237,8 +253,13 @@ TEST_F(TransferAgentTest, RefusesUnknownTransfersAndWrongSecrets) {
   source_->agent_.Execute(CloseSend{transfer_});
   OpenLandingOf(2, 2);
   Credit(0, 2);
-  source_->agent_.Execute(OpenSend{.transfer = transfer_, .attempt = 2, .secret = Secret{}, .address = "d:1",
-                                   .incarnation = Incarnation{22}, .num_pages = 2, .layout = layout_});
+  source_->agent_.Execute(OpenSend{.transfer = transfer_,
+                                   .attempt = 2,
+                                   .secret = Secret{},
+                                   .address = "d:1",
+                                   .incarnation = Incarnation{22},
+                                   .num_pages = 2,
+                                   .layout = layout_});
   OfferAll(2);
   ASSERT_TRUE(RunUntil([&] { return source_->Got<SendFailed>().size() == 2; }));
   EXPECT_GT(sink_->agent_.metrics().stale_frames[static_cast<size_t>(StaleReason::kSecret)], 0u);
@@ -246,8 +267,13 @@ TEST_F(TransferAgentTest, RefusesUnknownTransfersAndWrongSecrets) {
 }
 
 TEST_F(TransferAgentTest, ReportsAWrongIncarnationAsPeerDown) {
-  source_->agent_.Execute(OpenSend{.transfer = transfer_, .attempt = 1, .secret = secret_, .address = "d:1",
-                                   .incarnation = Incarnation{99}, .num_pages = 1, .layout = layout_});
+  source_->agent_.Execute(OpenSend{.transfer = transfer_,
+                                   .attempt = 1,
+                                   .secret = secret_,
+                                   .address = "d:1",
+                                   .incarnation = Incarnation{99},
+                                   .num_pages = 1,
+                                   .layout = layout_});
   ASSERT_TRUE(RunUntil([&] { return !source_->Got<SendFailed>().empty(); }));
   EXPECT_EQ(source_->Got<SendFailed>()[0].status.code(), absl::StatusCode::kUnavailable);
 }
@@ -273,7 +299,8 @@ TEST_F(TransferAgentTest, NoticesAStoppedSenderByItsSilence) {
   OpenSendOf(40);
   ASSERT_TRUE(RunUntil([&] { return network_.NextEventTime() == absl::InfiniteFuture(); }));
   for (uint32_t i = 0; i < 3; ++i)
-    source_->agent_.Execute(OfferBlock{.transfer = transfer_, .memory = source_->Page(static_cast<int>(i), i)});
+    source_->agent_.Execute(
+        OfferBlock{.transfer = transfer_, .memory = source_->Page(static_cast<int>(i), i)});
   ASSERT_TRUE(RunUntil([&] { return NumLanded() == 3; }));
   RunFor(absl::Seconds(20));  // idle but alive: the beats go on
   EXPECT_TRUE(sink_->Got<LandingFailed>().empty());
@@ -332,7 +359,60 @@ TEST_F(TransferAgentTest, NothingLandsInReturnedMemory) {
   EXPECT_EQ(reused, 91u);
   for (const MemoryReturned& returned : sink_->Got<MemoryReturned>()) {
     SeededRng rng(5000 + returned.memory.place.offset);
-    for (const uint8_t b : sink_->Bytes(returned.memory.place)) ASSERT_EQ(b, static_cast<uint8_t>(rng.Next()));
+    for (const uint8_t b : sink_->Bytes(returned.memory.place))
+      ASSERT_EQ(b, static_cast<uint8_t>(rng.Next()));
+  }
+}
+
+// Whatever the links do, and wherever the landing is closed or its sender killed: landed bytes are
+// the sender's, each piece of memory comes back exactly once, and nothing is written into it
+// afterwards.
+TEST_F(TransferAgentTest, KeepsItsPromisesOnHostileLinks) {
+  for (int round = 0; round < 60; ++round) {
+    source_.reset();
+    sink_.reset();
+    Start();
+    LinkSettings link;
+    link.drop = 0.02 * rng_.Uniform();
+    link.duplicate = 0.2 * rng_.Uniform();
+    link.reorder = 0.3 * rng_.Uniform();
+    link.corrupt_block = 0.1 * rng_.Uniform();
+    link.corrupt_announce = 0.05 * rng_.Uniform();
+    link.late_pull = 0.2 * rng_.Uniform();
+    link.stuck_pull = 0.1 * rng_.Uniform();
+    link.is_close_told = rng_.Below(2) == 0;
+    network_.SetDefaultLink(link);
+    OpenLandingOf(40);
+    Credit(0, 60);
+    OpenSendOf(40);
+    OfferAll(40);
+    const size_t enough = rng_.Below(42);
+    RunUntil([&] { return NumLanded() >= enough; }, absl::Seconds(4));
+    ExpectLandedBytes();
+    if (rng_.Below(2) == 0) {
+      network_.Kill("p:1");
+      source_.reset();
+    }
+    sink_->agent_.Execute(CloseLanding{transfer_});
+    std::map<uint64_t, Place> returned;
+    size_t num_seen = 0;
+    RunUntil(
+        [&] {
+          const auto all = sink_->Got<MemoryReturned>();
+          for (; num_seen < all.size(); ++num_seen) {
+            const Place place = all[num_seen].memory.place;
+            EXPECT_TRUE(returned.emplace(place.offset, place).second) << "round " << round;
+            sink_->Fill(place, 9000 + place.offset);
+          }
+          return false;
+        },
+        absl::Seconds(15));
+    EXPECT_EQ(sink_->Got<LandingClosed>().size(), 1u) << "round " << round;
+    EXPECT_EQ(returned.size(), 61u) << "round " << round;
+    for (const auto& [offset, place] : returned) {
+      SeededRng rng(9000 + offset);
+      for (const uint8_t b : sink_->Bytes(place)) ASSERT_EQ(b, static_cast<uint8_t>(rng.Next()));
+    }
   }
 }
 

@@ -73,7 +73,9 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
   Stream(Impl& service, grpc::CallbackServerContext* context, SessionId session)
       : service_(service), context_(context), session_(session), outbox_(service.options_.max_outbox_messages),
         last_heard_us_(absl::ToUnixMicros(service.clock_.Now())) {
-    outbox_.Push(Outbox::Lane::kControl, {.hello = service.facts_.hello});
+    wire::WorkerMessage first;
+    first.hello = service.facts_.hello;
+    outbox_.Push(Outbox::Lane::kControl, std::move(first));
   }
 
   void Begin() {
@@ -103,7 +105,9 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
     wire::Beat beat = service_.facts_.engine_beat();
     beat.number = number;
     beat.echo = last_beat_.load();
-    Push({.beat = beat}, Outbox::Lane::kBeat);
+    wire::WorkerMessage message;
+    message.beat = beat;
+    Push(std::move(message), Outbox::Lane::kBeat);
   }
 
   absl::Duration Silence() const {
@@ -206,8 +210,8 @@ SessionService::Impl::~Impl() {
   }
   stopping_.NotifyAll();
   if (beat_thread_.joinable()) beat_thread_.join();
-  // Ends every stream: their OnCancel and OnDone run before Shutdown returns.
-  if (server_) server_->Shutdown(std::chrono::system_clock::time_point::min());
+  // Ends every stream: their OnCancel and OnDone run before Shutdown returns. The epoch: gRPC takes a time before it for "never".
+  if (server_) server_->Shutdown(std::chrono::system_clock::time_point());
 }
 
 absl::Status SessionService::Impl::Listen() {
@@ -263,7 +267,7 @@ void SessionService::Impl::Forget(SessionId session, const absl::Status& status)
   if (!was_open) return;
   // The end of a session frees what it booked: it must not be lost for lack of room, so the engine thread gets time to drain.
   SessionEvent event = SessionClosed{session, status};
-  while (!events_.TryPush(std::move(event)) && !events_.IsClosed()) SleepFor(absl::Milliseconds(1));
+  while (!events_.TryPush(std::move(event)) && !events_.IsClosed()) baton::SleepFor(absl::Milliseconds(1));
 }
 
 void SessionService::Impl::BeatLoop() {

@@ -53,7 +53,7 @@ struct TestWorkerOptions {
   bool serves_decode = true;
   int num_pages = 64;
   int num_slots = 8;
-  WorkerLimits limits;
+  WorkerLimits limits = {};
 };
 
 // Collects what a worker says.

@@ -41,8 +41,9 @@ class SafetensorsFile {
   std::unique_ptr<Impl> impl_;
 };
 
-// A checkpoint folder in the official layout, checked as a whole: config field by field, then every tensor's name, dtype
-// and shape (missing, extra and misshaped ones are reported together). Immutable, any thread.
+// A checkpoint folder in the official layout, checked as a whole: config field by field, then every
+// tensor's name, dtype and shape (missing, extra and misshaped ones are reported together).
+// Immutable, any thread.
 class Checkpoint {
  public:
   static absl::StatusOr<Checkpoint> Open(const std::string& folder);
@@ -57,8 +58,8 @@ class Checkpoint {
   bool Has(std::string_view name) const;  // optional ones only: wo_a.scale in the FP8 rerelease
   const std::vector<const HostTensor*>& tensors() const;  // ascending by name
   uint64_t total_bytes() const;
-  // contracts.md 1.1. Reads every byte the first time, then keeps `<cache_folder>/<key>.weights_id` keyed by path, sizes and mtimes;
-  // an empty cache_folder always computes.
+  // contracts.md 1.1. Reads every byte the first time, then keeps `<cache_folder>/<key>.weights_id`
+  // keyed by path, sizes and mtimes; an empty cache_folder always computes.
   absl::StatusOr<WeightsId> ComputeWeightsId(const std::string& cache_folder) const;
 
  private:

@@ -49,7 +49,8 @@ std::string ConfigText(const ModelConfig& c) {
   return text;
 }
 
-// Names of the dtypes of wo_a and of the scales, the two things the variants of model.md 9.5 differ in.
+// Names of the dtypes of wo_a and of the scales, the two things the variants of model.md 9.5 differ
+// in.
 std::string VariantText(const Checkpoint& checkpoint) {
   std::set<std::string_view> out_projection;
   std::set<std::string_view> scales;
@@ -77,7 +78,8 @@ std::string IdsText(const Checkpoint& checkpoint, const std::string& cache_folde
   const std::string weights_text = weights.ok() ? weights->Hex() : weights.status().ToString();
   text += absl::StrFormat("  %-18s %s\n", "weights", weights_text);
   for (const bool is_float32 : {false, true}) {
-    const auto mode = is_float32 ? kernels::NumericsMode::kFloat32 : kernels::NumericsMode::kOfficial;
+    const auto mode =
+        is_float32 ? kernels::NumericsMode::kFloat32 : kernels::NumericsMode::kOfficial;
     const kernels::PageLayout layout(LayoutShapeOf(checkpoint.config(), mode));
     const NumericsClass numerics = CpuNumericsClass(is_float32);
     text += absl::StrFormat("  layout, %-10s %s  %s\n", numerics.mode, layout.Id().Hex(),

@@ -83,7 +83,8 @@ class HeaderReader {
     return FileError(path_, absl::StrFormat("tensor %s: %s", Shown(name), problem));
   }
 
-  // The parsed header; nlohmann keeps the last of two equal keys, so duplicates are caught while parsing.
+  // The parsed header; nlohmann keeps the last of two equal keys, so duplicates are caught while
+  // parsing.
   absl::StatusOr<json> ParseHeader(std::string_view header) const {
     std::set<std::string> names;
     std::string duplicate;
@@ -174,7 +175,8 @@ class HeaderReader {
     return tensor;
   }
 
-  // The tensors follow one another without gap or overlap up to the end, each aligned to its element.
+  // The tensors follow one another without gap or overlap up to the end, each aligned to its
+  // element.
   absl::Status CheckTiling(std::vector<HostTensor>& tensors) const {
     std::sort(tensors.begin(), tensors.end(), [](const HostTensor& a, const HostTensor& b) {
       return std::pair(a.bytes.data(), a.bytes.size()) < std::pair(b.bytes.data(), b.bytes.size());

@@ -18,8 +18,9 @@ size_t ElementBytes(DType dtype);
 // As a safetensors header spells it.
 const char* DTypeName(DType dtype);
 
-// The tensors of a whole file, ascending by name, as views into `file`. Every error names `path` and the tensor: header length,
-// JSON, names (no spaces, control characters, duplicates), dtypes, shapes, ranges; the tensors tile the data exactly.
+// The tensors of a whole file, ascending by name, as views into `file`. Every error names `path`
+// and the tensor: header length, JSON, names (no spaces, control characters, duplicates), dtypes,
+// shapes, ranges; the tensors tile the data exactly.
 absl::StatusOr<std::vector<HostTensor>> ParseSafetensors(std::span<const std::byte> file,
                                                          const std::string& path);
 

@@ -6,7 +6,8 @@
 
 #include "engine/load/checkpoint.h"
 
-// Which tensors a checkpoint of a model has: names, shapes and dtypes of model.md 9.2, with the variants of 9.5. Pure.
+// Which tensors a checkpoint of a model has: names, shapes and dtypes of model.md 9.2, with the
+// variants of 9.5. Pure.
 namespace baton::engine {
 
 enum class TensorKind {

@@ -40,8 +40,9 @@ float Signed(Rng& rng) { return static_cast<float>(2.0 * rng.Uniform() - 1.0); }
 float E4M3Value(uint8_t code) {
   const int exponent = (code >> 3) & 15;
   const int mantissa = code & 7;
-  const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                        : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  const int significand = exponent == 0 ? mantissa : 8 + mantissa;
+  const float magnitude =
+      std::ldexp(static_cast<float>(significand), exponent == 0 ? -9 : exponent - 10);
   return (code & 0x80) != 0 ? -magnitude : magnitude;
 }
 
@@ -143,7 +144,9 @@ class TensorMaker {
   explicit TensorMaker(const TestCheckpointOptions& options) : options_(options) {}
 
   OwnedTensor Make(const ExpectedTensor& expected) {
-    OwnedTensor tensor{.name = expected.name, .dtype = DType::kF32, .shape = expected.shape, .bytes = {}};
+    OwnedTensor tensor;
+    tensor.name = expected.name;
+    tensor.shape = expected.shape;
     SeededRng rng(SeedOf(options_.seed, expected.name));
     switch (expected.kind) {
       case TensorKind::kBf16: SetBf16(tensor, Values(expected, rng)); break;
@@ -165,14 +168,13 @@ class TensorMaker {
     return name.find(".experts.") != std::string::npos;
   }
   static std::string BaseName(const std::string& name) { return name.substr(0, name.rfind('.')); }
-  static bool EndsWith(const std::string& name, std::string_view end) { return name.ends_with(end); }
 
   // Floats of a size that keeps activations near one.
   std::vector<float> Values(const ExpectedTensor& expected, Rng& rng) const {
     const std::string& name = expected.name;
-    const bool is_norm = EndsWith(name, "norm.weight");
-    const bool is_mix_scale = EndsWith(name, "_scale");
-    const bool is_matrix = expected.shape.size() == 2 && !EndsWith(name, ".ape");
+    const bool is_norm = name.ends_with("norm.weight");
+    const bool is_mix_scale = name.ends_with("_scale");
+    const bool is_matrix = expected.shape.size() == 2 && !name.ends_with(".ape");
     const float width = is_matrix ? std::sqrt(3.0f / static_cast<float>(expected.shape[1])) : 0.25f;
     std::vector<float> values(static_cast<size_t>(Count(expected.shape)));
     for (float& value : values) {

@@ -9,7 +9,8 @@
 #include "engine/load/checkpoint.h"
 #include "engine/model/config.h"
 
-// Checkpoints with random weights, written for tests: any configuration of the family, in each layout that Checkpoint reads.
+// Checkpoints with random weights, written for tests: any configuration of the family, in each
+// layout that Checkpoint reads.
 namespace baton::engine {
 
 // A tensor to be written.
@@ -32,13 +33,15 @@ struct TestCheckpointOptions {
   int num_shards = 1;            // 0: model.safetensors without an index
 };
 
-// The numbers depend on seed, names and fp4_scale_spread only: all layouts of one seed hold equal values (model.md 9.5).
+// The numbers depend on seed, names and fp4_scale_spread only: all layouts of one seed hold equal
+// values (model.md 9.5).
 std::vector<OwnedTensor> MakeTestTensors(const TestCheckpointOptions& options);
 
 // Writes config.json, shards and index into an existing folder.
 absl::Status WriteTestCheckpoint(const TestCheckpointOptions& options, const std::string& folder);
 
-// The smallest interesting model: hidden 128, 2 heads, 8 experts, layers sliding (hashed), CSA, HCA, CSA, one MTP block.
+// The smallest interesting model: hidden 128, 2 heads, 8 experts, layers sliding (hashed), CSA,
+// HCA, CSA, one MTP block.
 ModelConfig TestModelConfig();
 
 // config.json of a configuration.

@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxVocabulary = 1 << 17;  // ids fill 17 bits of the sampler's rank key (contracts.md 2.3)
+constexpr int kMaxVocabulary = 1 << 17;  // ids fill 17 bits of a rank key (contracts.md 2.3)
 constexpr int kMaxPositions = 1 << 20;   // rope tables are exact up to here (contracts.md 2.6)
 constexpr size_t kMaxJsonBytes = 1 << 20;
 constexpr int kMaxJsonDepth = 16;
@@ -28,7 +28,8 @@ struct IntField {
   int multiple;
 };
 
-// model.md 1.1; the multiples are contracts.md 3.1's. The 128 of head_dim: its fp8 weights have whole 128 x 128 blocks.
+// model.md 1.1; the multiples are contracts.md 3.1's. The 128 of head_dim: its fp8 weights have
+// whole 128 x 128 blocks.
 constexpr IntField kIntFields[] = {
     {"vocab_size", &ModelConfig::vocab_size, 2, kMaxVocabulary, 1},
     {"hidden_size", &ModelConfig::hidden_size, 128, 16'384, 128},
@@ -77,7 +78,8 @@ constexpr NumberField kYarnFields[] = {
     {"beta_slow", &ModelConfig::yarn_beta_slow, 1e-3, 1e4},
 };
 
-// Reads fields of one JSON object and collects what is wrong with them, so that one message tells everything.
+// Reads fields of one JSON object and collects what is wrong with them, so that one message tells
+// everything.
 class FieldReader {
  public:
   FieldReader(const json& object, std::string prefix, std::vector<std::string>& problems)
@@ -99,11 +101,10 @@ class FieldReader {
     if (value == nullptr) return field.low;
     const bool fits = value->is_number_integer() && *value >= field.low && *value <= field.high;
     if (fits && value->get<int>() % field.multiple == 0) return value->get<int>();
+    const std::string unit =
+        field.multiple == 1 ? "" : absl::StrFormat(", a multiple of %d", field.multiple);
     Report(field.name, absl::StrFormat("is %s, must be an integer of %d..%d%s", Shown(*value),
-                                       field.low, field.high,
-                                       field.multiple == 1
-                                           ? ""
-                                           : absl::StrFormat(", a multiple of %d", field.multiple)));
+                                       field.low, field.high, unit));
     return field.low;
   }
 
@@ -114,8 +115,8 @@ class FieldReader {
       const double number = value->get<double>();
       if (number >= field.low && number <= field.high) return number;
     }
-    Report(field.name, absl::StrFormat("is %s, must be a number of %g..%g", Shown(*value), field.low,
-                                       field.high));
+    Report(field.name, absl::StrFormat("is %s, must be a number of %g..%g", Shown(*value),
+                                       field.low, field.high));
     return field.low;
   }
 
@@ -151,7 +152,8 @@ class FieldReader {
   std::vector<std::string>& problems_;
 };
 
-// Models that look like ours and are not (model.md Appendix B): the one reason says more than a list of fields.
+// Models that look like ours and are not (model.md Appendix B): the one reason says more than a
+// list of fields.
 std::string ForeignModel(const json& root) {
   const std::string type = root.contains("model_type") && root["model_type"].is_string()
                                ? root["model_type"].get<std::string>()
@@ -168,8 +170,8 @@ std::string ForeignModel(const json& root) {
   if (ratios != root.end() && layers != root.end() && ratios->is_array() &&
       layers->is_number_unsigned() && ratios->size() > layers->get<uint64_t>() + 1) {
     return absl::StrFormat(
-        "compress_ratios has %d entries for %d layers, at most %d: checkpoints with a DSpark drafter "
-        "(0731) are not served",
+        "compress_ratios has %d entries for %d layers, at most %d: checkpoints with a DSpark "
+        "drafter (0731) are not served",
         ratios->size(), layers->get<uint64_t>(), layers->get<uint64_t>() + 1);
   }
   return "";
@@ -201,8 +203,8 @@ void ReadYarn(const json& scaling, std::vector<std::string>& problems, ModelConf
     if (fields.Find(name) != nullptr) fields.Report(name, "is present, must be absent");
   }
   if (config.yarn_beta_fast < config.yarn_beta_slow) {
-    fields.Report("beta_fast", absl::StrFormat("is %g, at least beta_slow %g", config.yarn_beta_fast,
-                                               config.yarn_beta_slow));
+    fields.Report("beta_fast", absl::StrFormat("is %g, at least beta_slow %g",
+                                               config.yarn_beta_fast, config.yarn_beta_slow));
   }
 }
 

@@ -11,8 +11,8 @@ namespace baton::engine {
 
 using kernels::ModelConfig;
 
-// Parses config.json's text. Refuses V4.1 and unknown architectures by name, missing and wrong fields by name, value and
-// limit; `path` is for the messages.
+// Parses config.json's text. Refuses V4.1 and unknown architectures by name, missing and wrong
+// fields by name, value and limit; `path` is for the messages.
 absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& json, const std::string& path);
 
 // What a page of this model holds in that mode (contracts.md 3.1).

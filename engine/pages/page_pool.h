@@ -85,6 +85,9 @@ class PagePool {
   // For tests and the simulator.
   absl::Status CheckCounts() const;
   int leases(PageId page) const { return states_[static_cast<size_t>(page)].leases; }
+  bool IsQuarantined(PageId page) const {
+    return states_[static_cast<size_t>(page)].is_quarantined;
+  }
   std::byte* Data(PageId page) const { return base_ + static_cast<uint64_t>(page) * stride_bytes_; }
   uint64_t stride_bytes() const { return stride_bytes_; }
   uint64_t payload_bytes() const { return payload_bytes_; }

@@ -10,7 +10,7 @@ namespace baton::engine {
 struct MixedConfig {
   BatchConfig batch;
   ChunkConfig chunk;
-  int max_rows = 1024;  // of a step; decoding comes first, prompt chunks take what is left
+  int max_rows = 2048;  // of a step; decoding comes first, prompt chunks take what is left
 };
 
 // A worker that prefills and decodes (design.md 7): both planners over one row and page budget.

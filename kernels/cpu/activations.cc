@@ -1,6 +1,5 @@
 #include "kernels/cpu/activations.h"
 
-
 namespace baton::kernels::cpu {
 namespace {
 

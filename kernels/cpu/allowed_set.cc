@@ -25,8 +25,8 @@ void KeepTopK(size_t k, Keys& keys) {
   keys.resize(k);
 }
 
-// The shortest prefix in rank order with cumulative mass >= need = max(1, ceil(p * W / 2^32)). Halves the range that holds the
-// prefix's end, so that the expected time is linear.
+// The shortest prefix in rank order with cumulative mass >= need = max(1, ceil(p * W / 2^32)).
+// Halves the range that holds the prefix's end, so that the expected time is linear.
 void KeepTopP(uint64_t p, Keys& keys) {
   constexpr size_t kSorted = 64;
   const uint64_t total = MassBetween(keys, 0, keys.size());

@@ -26,7 +26,8 @@ inline bool IsTruncated(const SamplingSpec& spec) {
   return spec.top_k > 0 || spec.top_p < kTopPOff || spec.min_p > 0;
 }
 
-// Cuts `keys`, the keys of all tokens that may be chosen in any order, to the allowed set, in any order.
+// Cuts `keys`, the keys of all tokens that may be chosen in any order, to the allowed set, in any
+// order.
 void KeepAllowed(const SamplingSpec& spec, std::vector<uint64_t>& keys);
 
 }  // namespace baton::kernels::cpu

@@ -47,8 +47,8 @@ class CpuDevice final : public Device {
     const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
     Memory memory(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
     if (memory == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrFormat(
-          "no memory for %d bytes, %d are allocated", rounded, allocated_bytes_));
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("no memory for %d bytes, %d are allocated", rounded, allocated_bytes_));
     }
     Zero(memory.get(), rounded);
     allocated_bytes_ += rounded;

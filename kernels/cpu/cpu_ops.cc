@@ -9,6 +9,9 @@
 namespace baton::kernels::cpu {
 namespace {
 
+constexpr int kSampleParts =
+    8;  // pieces a step's rows are sampled in, each with buffers of its own
+
 size_t Product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
 
 absl::Status CheckAtMost(const char* name, int value, int limit) {
@@ -35,7 +38,8 @@ absl::Status CheckOptions(const CpuOptions& options) {
       CheckAtMost("num_experts_per_tok", config.num_experts_per_tok, config.n_routed_experts));
   RETURN_IF_ERROR(CheckMultiple("hidden_size", config.hidden_size, kWeightBlock));
   RETURN_IF_ERROR(CheckMultiple("q_lora_rank", config.q_lora_rank, kWeightBlock));
-  RETURN_IF_ERROR(CheckMultiple("moe_intermediate_size", config.moe_intermediate_size, kWeightBlock));
+  RETURN_IF_ERROR(
+      CheckMultiple("moe_intermediate_size", config.moe_intermediate_size, kWeightBlock));
   RETURN_IF_ERROR(
       CheckMultiple("o_groups * o_lora_rank", config.o_groups * config.o_lora_rank, kWeightBlock));
   RETURN_IF_ERROR(CheckMultiple("num_attention_heads * head_dim / o_groups",
@@ -96,15 +100,40 @@ CpuOps::CpuOps(CpuOptions options)
     draft_streams8_.scales.resize(lines * static_cast<size_t>(hidden / kFp8Group));
   }
   const int slice = std::min(rows, kExpertSlice), slots = config_.num_experts_per_tok;
+  sample_scratch_.resize(kSampleParts);
   expert_plan_.Reserve(slice, slots, config_.n_routed_experts);
-  expert_parts_.reserve(Product(slice, slots + 1) / 32 + static_cast<size_t>(config_.n_routed_experts) + 1);
+  expert_parts_.reserve(Product(slice, slots + 1) / 32 +
+                        static_cast<size_t>(config_.n_routed_experts) + 1);
 }
 
 CpuOps::~CpuOps() = default;
 
+absl::Status CpuOps::Sample(const SampleArgs& args) {
+  const int rows = static_cast<int>(args.rows.size());
+  const auto vocabulary = static_cast<size_t>(config_.vocab_size);
+  for (const SampleRow& row : args.rows) {
+    if (row.logits_row >= 0 && row.logits_row < options_.max_head_rows) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Sample: logits row %d, have %d", row.logits_row, options_.max_head_rows));
+  }
+  if (rows == 0) return absl::OkStatus();
+  const int piece = (rows + kSampleParts - 1) / kSampleParts;
+  ForRows(rows, piece, [&](int begin, int end) {
+    SampleScratch& scratch = sample_scratch_[static_cast<size_t>(begin / piece)];
+    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      const auto first = static_cast<size_t>(args.rows[i].logits_row) * vocabulary;
+      bool is_empty = false;
+      SampleRowOnCpu(args.rows[i], {&act_.logits[first], vocabulary}, args.chosen[i], is_empty,
+                     scratch);
+      args.is_empty[i] = is_empty ? 1 : 0;
+    }
+  });
+  return absl::OkStatus();
+}
+
 absl::Status CpuOps::Digest(const DigestArgs& args) {
-  const NhDigest digest(args.secret, options_.force_scalar ? NhDigest::Path::kScalar
-                                                           : NhDigest::Path::kBest);
+  const NhDigest digest(args.secret,
+                        options_.force_scalar ? NhDigest::Path::kScalar : NhDigest::Path::kBest);
   ForRows(static_cast<int>(args.items.size()), 1, [&](int begin, int) {
     const auto item = static_cast<size_t>(begin);
     args.digests[item] = digest.Of(args.items[item].header, args.items[item].data);

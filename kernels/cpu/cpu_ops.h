@@ -19,9 +19,10 @@ struct CpuOptions {
   int max_sequences = 0;  // of a step
   int max_head_rows = 0;
   int max_context = 0;
-  int max_draft_rows = 64;      // verify or replay rows of one sequence in one step; window ring = window + this
-  bool force_scalar = false;    // tests: no AVX
-  ParallelFor parallel;         // null: calling thread
+  // Verify or replay rows of one sequence in one step; window ring = window + this.
+  int max_draft_rows = 64;
+  bool force_scalar = false;       // tests: no AVX
+  ParallelFor parallel = nullptr;  // null: calling thread
 };
 
 // The device of this back end: host memory.
@@ -30,8 +31,8 @@ std::unique_ptr<Device> MakeCpuDevice(NumericsMode mode);
 // The reference and embedded back end. `device` outlives it.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCpuOps(CpuOptions options, Device& device);
 
-// Routed experts that R1 (contracts.md 1.3) promotes per 32, MTP included: `baton_experts_promoted_per_32`. Official mode; weights of this
-// back end's device.
+// Routed experts that R1 (contracts.md 1.3) promotes per 32, MTP included:
+// `baton_experts_promoted_per_32`. Official mode; weights of this back end's device.
 int CountPromotedExperts(const ModelWeights& weights);
 
 }  // namespace baton::kernels::cpu

@@ -14,6 +14,7 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/quantise.h"
 #include "kernels/cpu/rope.h"
+#include "kernels/cpu/sample.h"
 #include "kernels/cpu/swiglu.h"
 
 namespace baton::kernels::cpu {
@@ -23,14 +24,16 @@ struct AttentionStateDeleter {
   void operator()(AttentionState* state) const;
 };
 
-// The 17 phases on host memory; one .cc per phase or pair of phases. Engine thread; parts of a phase may run on the threads behind
-// options.parallel. Nothing here depends on who runs a part: parts follow shapes, and no two parts write the same value (R11).
+// The 17 phases on host memory; one .cc per phase or pair of phases. Engine thread; parts of a
+// phase may run on the threads behind options.parallel. Nothing here depends on who runs a part:
+// parts follow shapes, and no two parts write the same value (R11).
 //
 // What lies where between phases (activations.h):
 //   MixBoundary   streams, post, comb, normed, normed8
-//   ProjectIn     query_low = r(wq_a.x8), kv = r(wkv.x8); compressor_* and index_compressor_* = raw fp32 products, WITHOUT ape
-//                 (StoreRows adds it by absolute position); index_weights = r(weights.x) * I^-0.5 * heads^-0.5
-//   StoreRows     query_low = qr, query_low8; kv = the row as attended; compressor state, closing entries
+//   ProjectIn     query_low = r(wq_a.x8), kv = r(wkv.x8); compressor_*, index_compressor_* = raw
+//                 fp32 products without ape (StoreRows adds it by absolute position);
+//                 index_weights = r(weights.x) * I^-0.5 * heads^-0.5
+//   StoreRows     query_low = qr, query_low8; kv = the row as attended; compressors and entries
 //   ProjectQuery  query = q after norm and rope; index_query after rope and IndexForm
 //   SelectEntries selected, num_selected
 //   Attend        attended = o after the inverse rope
@@ -65,11 +68,12 @@ class CpuOps final : public Ops {
   Activations& activations() { return act_; }  // tests look at intermediates
 
  private:
-  friend class AttentionPhases;  // attention_phases.h: the phases that know positions, tails and pages
+  friend class AttentionPhases;  // attention_phases.h: what knows positions, tails and pages
 
   static constexpr int kRowPiece = 16;  // rows of one part where each row is a little work
 
-  // fn(begin, end) over [0, count) in pieces of `piece` rows, a constant of the caller; possibly on several threads.
+  // fn(begin, end) over [0, count) in pieces of `piece` rows, a constant of the caller; possibly on
+  // several threads.
   template <typename F>
   void ForRows(int count, int piece, const F& fn) const {
     const auto part = [&](int index) { fn(index * piece, std::min(count, (index + 1) * piece)); };
@@ -91,10 +95,12 @@ class CpuOps final : public Ops {
   // Row `row` of an fp8 linear's input, from x [width].
   void QuantiseInto(const float* x, int width, int row, QuantisedRows& out) const;
 
-  // linears.cc. y [rows, weight rows]: an fp8 linear, rounded; a linear on unquantised values, unrounded.
+  // linears.cc. y [rows, weight rows]: an fp8 linear, rounded; a linear on unquantised values,
+  // unrounded.
   GemmArgs Fp8Linear(const Matrix* weight, const QuantisedRows& x, int rows, float* y) const;
   GemmArgs PlainLinear(const Matrix* weight, const std::vector<float>& x, int rows, float* y) const;
-  // Runs independent linears. Errors: kInvalidArgument where an fp8 linear's weight has no scales (official mode).
+  // Runs independent linears. Errors: kInvalidArgument where an fp8 linear's weight has no scales
+  // (official mode).
   absl::Status RunLinears(std::span<const GemmArgs> linears) const;
 
   // mix_boundary.cc: one row at a site.
@@ -125,17 +131,18 @@ class CpuOps final : public Ops {
   std::unique_ptr<AttentionState, AttentionStateDeleter> attention_;
 
   // Scratch, sized once.
-  std::vector<float> mixes_;        // [rows, (2 + S) * S]
-  std::vector<float> low_out_;      // [rows, o_groups * o_lora]
-  QuantisedRows low_out8_;          // the same, fp8
-  std::vector<float> gate_logits_;  // [rows, E]
+  std::vector<float> mixes_;          // [rows, (2 + S) * S]
+  std::vector<float> low_out_;        // [rows, o_groups * o_lora]
+  QuantisedRows low_out8_;            // the same, fp8
+  std::vector<float> gate_logits_;    // [rows, E]
   std::vector<float> head_products_;  // [max head rows, S]
-  std::vector<float> collapsed_;    // [max head rows, H]
-  QuantisedRows draft_streams8_;    // [rows * S, H]
+  std::vector<float> collapsed_;      // [max head rows, H]
+  QuantisedRows draft_streams8_;      // [rows * S, H]
   std::vector<float> draft_streams_;  // [rows * S, H]
   ExpertPlan expert_plan_;
   std::vector<ExpertPart> expert_parts_;
   ExpertScratch expert_scratch_;
+  std::vector<SampleScratch> sample_scratch_;  // one for each part
 };
 
 }  // namespace baton::kernels::cpu

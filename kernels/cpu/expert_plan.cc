@@ -37,7 +37,8 @@ void ExpertPlan::Build(std::span<const int32_t> ids, std::span<const float> weig
   row.resize(pairs);
   weight.resize(pairs);
   row_pairs.resize(pairs);
-  // Rows ascending fill each expert's run in order; expert_begin is the cursor and is shifted back afterwards.
+  // Rows ascending fill each expert's run in order; expert_begin is the cursor and is shifted back
+  // afterwards.
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!is_first(i)) continue;
     const size_t row_start = i - i % width;

@@ -114,7 +114,8 @@ void CpuOps::RunExpertPart(const ExpertPart& part, int first_row) {
   gemm_.RunHere(out);
 }
 
-// branch = round(sum of the row's experts by ascending id, the shared one last) (R5), for rows begin .. end - 1 of the slice.
+// branch = round(sum of the row's experts by ascending id, the shared one last) (R5), for rows
+// begin .. end - 1 of the slice.
 void CpuOps::SumExperts(int first_row, int begin, int end) {
   const auto hidden = static_cast<size_t>(config_.hidden_size);
   const auto num_pairs = static_cast<size_t>(expert_plan_.num_pairs());

@@ -38,7 +38,8 @@ Input RandomInput(int rows, int cols, bool is_fp8, uint32_t seed) {
   input.scales.resize(Count(rows, cols / 128));
   for (int row = 0; row < rows; ++row) {
     float* values = &input.values[Count(row, cols)];
-    QuantiseRow(values, cols, NumericsMode::kOfficial, values, &input.scales[Count(row, cols / 128)]);
+    QuantiseRow(values, cols, NumericsMode::kOfficial, values,
+                &input.scales[Count(row, cols / 128)]);
   }
   return input;
 }
@@ -68,7 +69,8 @@ std::vector<float> Multiply(const PreparedMatrix& weight, const Input& input, Is
 // R11 written down once more: lane = index mod 16, tree 8, 4, 2, 1.
 float LaneDot(const float* a, const float* b, int n) {
   std::vector<float> lanes(16, 0.0f);
-  for (int i = 0; i < n; ++i) lanes[static_cast<size_t>(i % 16)] = Fma(a[i], b[i], lanes[static_cast<size_t>(i % 16)]);
+  for (int i = 0; i < n; ++i)
+    lanes[static_cast<size_t>(i % 16)] = Fma(a[i], b[i], lanes[static_cast<size_t>(i % 16)]);
   for (size_t half = 8; half > 0; half /= 2) {
     for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
@@ -93,7 +95,8 @@ float PromotedDot(const StoredMatrix& weight, const Input& input, int row, int o
         scale = weight.scales[at / 32];
       }
     }
-    const float part = LaneDot(&input.values[Count(row, cols) + static_cast<size_t>(k)], w.data(), group);
+    const float part =
+        LaneDot(&input.values[Count(row, cols) + static_cast<size_t>(k)], w.data(), group);
     const float x_scale = input.scales[Count(row, cols / 128) + static_cast<size_t>(k / 128)];
     acc = Fma(part, x_scale * scale, acc);
   }
@@ -148,7 +151,8 @@ TEST(Gemm, EveryInstructionSetGivesTheSameBits) {
         const Input input = RandomInput(rows, 256, c.is_fp8_input, 11);
         const std::vector<float> expected = Multiply(*weight, input, Isa::kScalar);
         for (const Isa isa : SupportedIsas()) {
-          ASSERT_EQ(Multiply(*weight, input, isa), expected) << c.name << " " << outputs << "x" << rows;
+          ASSERT_EQ(Multiply(*weight, input, isa), expected)
+              << c.name << " " << outputs << "x" << rows;
         }
       }
     }
@@ -164,7 +168,8 @@ TEST(Gemm, RowsDoNotDependOnTheirBatch) {
     for (int r = 0; r < 300; ++r) {
       Input one{1, 256, {}, {}};
       one.values.assign(all.values.begin() + r * 256, all.values.begin() + (r + 1) * 256);
-      if (c.is_fp8_input) one.scales.assign(all.scales.begin() + r * 2, all.scales.begin() + (r + 1) * 2);
+      if (c.is_fp8_input)
+        one.scales.assign(all.scales.begin() + r * 2, all.scales.begin() + (r + 1) * 2);
       alone.push_back(Multiply(*weight, one, isa));
     }
     for (const int rows : {1, 7, 8, 64, 300}) {
@@ -196,7 +201,8 @@ TEST(Gemm, IsCloseToDoubleArithmetic) {
         double sum = 0.0, size = 0.0;
         for (int k = 0; k < 512; ++k) {
           const size_t at = Count(r, 512) + static_cast<size_t>(k);
-          const double x = static_cast<double>(input.values[at]) * (c.is_fp8_input ? input.scales[at / 128] : 1.0f);
+          const double x = static_cast<double>(input.values[at]) *
+                           (c.is_fp8_input ? input.scales[at / 128] : 1.0f);
           sum += x * w[static_cast<size_t>(k)];
           size += std::fabs(x * w[static_cast<size_t>(k)]);
         }
@@ -230,7 +236,8 @@ TEST(Gemm, ComputesARangeOfOutputsAndRoundsThem) {
   GemmRunner(kNoThreads, ChooseIsa(false)).Run({&args, 1});
   for (int r = 0; r < 3; ++r) {
     for (int o = 0; o < 80; ++o) {
-      const float expected = o < 37 ? RoundBf16(whole[Count(r, 70) + static_cast<size_t>(19 + o)]) : -5.0f;
+      const float expected =
+          o < 37 ? RoundBf16(whole[Count(r, 70) + static_cast<size_t>(19 + o)]) : -5.0f;
       ASSERT_EQ(y[Count(r, 80) + static_cast<size_t>(o)], expected) << o;
     }
   }
@@ -300,7 +307,8 @@ TEST(FoldedFp4, IsPromotedPer32BeyondASpreadOf14) {
   }
 }
 
-// A narrow matrix of an expert whose other matrix is wide: folded operands, promoted per 32, same bits as unfolded ones.
+// A narrow matrix of an expert whose other matrix is wide: folded operands, promoted per 32, same
+// bits as unfolded ones.
 TEST(FoldedFp4, CanBePromotedPer32FromItsFoldedForm) {
   const StoredMatrix fp4 = testing::RandomFp4(128, 256, 14, 28);
   const auto weight = fp4.Prepare();

@@ -1,7 +1,6 @@
 #include <array>
 
 #include "absl/strings/str_format.h"
-
 #include "kernels/cpu/attention_phases.h"
 #include "kernels/cpu/cpu_ops_impl.h"
 #include "kernels/cpu/mix.h"
@@ -32,7 +31,8 @@ absl::Status CpuOps::Head(const HeadArgs& args) {
     return absl::InvalidArgumentError(
         absl::StrFormat("Head: %d rows, at most %d", count, options_.max_head_rows));
   }
-  const MixShape shape = {.num_streams = config_.hc_mult, .epsilon = static_cast<float>(config_.hc_eps)};
+  const MixShape shape = {.num_streams = config_.hc_mult,
+                          .epsilon = static_cast<float>(config_.hc_eps)};
   ForRows(count, kRowPiece, [&](int begin, int end) {
     GemmArgs products = PlainLinear(args.mix.fn, act_.streams, end - begin, head_products_.data());
     products.x_rows = &args.rows[static_cast<size_t>(begin)];
@@ -42,7 +42,8 @@ absl::Status CpuOps::Head(const HeadArgs& args) {
       const auto row = static_cast<size_t>(args.rows[i]);
       const float* streams = &act_.streams[row * num_streams * hidden];
       float* product = &head_products_[i * num_streams];
-      const float inverse = InverseRms(dot_, streams, config_.hc_mult * config_.hidden_size, epsilon);
+      const float inverse =
+          InverseRms(dot_, streams, config_.hc_mult * config_.hidden_size, epsilon);
       for (size_t s = 0; s < num_streams; ++s) product[s] *= inverse;
       std::array<float, kMaxStreams> weights;
       StreamWeights(shape, args.mix, product, weights.data());
@@ -56,7 +57,8 @@ absl::Status CpuOps::Head(const HeadArgs& args) {
   return RunLinears({&logits, 1});
 }
 
-// The drafter's streams (model.md 8.1, 10.6 item 14). All sources are read before the first stream is written: rows may permute.
+// The drafter's streams (model.md 8.1, 10.6 item 14). All sources are read before the first stream
+// is written: rows may permute.
 absl::Status CpuOps::DraftInput(const DraftInputArgs& args) {
   AttentionPhases(*this).SaveStreams();  // the main model's, before they are replaced
   const int rows = *args.step.num_rows, hidden = config_.hidden_size, num_streams = config_.hc_mult;
@@ -66,9 +68,8 @@ absl::Status CpuOps::DraftInput(const DraftInputArgs& args) {
     for (int row = begin; row < end; ++row) {
       const int32_t source = args.source_row[static_cast<size_t>(row)];
       const float* h = source == DraftInputArgs::kFromTail
-                           ? attention_->slots.Streams(
-                                 args.step.tail_slot[args.step.sequence[row]],
-                                 args.step.position[row])
+                           ? attention_->slots.Streams(args.step.tail_slot[args.step.sequence[row]],
+                                                       args.step.position[row])
                            : &act_.streams[static_cast<size_t>(source) * width];
       for (int s = 0; s < num_streams; ++s) {
         float* normed = &draft_streams_[static_cast<size_t>(row) * width] + s * hidden;
@@ -88,7 +89,8 @@ absl::Status CpuOps::DraftInput(const DraftInputArgs& args) {
   ForRows(rows, kRowPiece, [&](int begin, int end) {
     for (int line = begin * num_streams; line < end * num_streams; ++line) {
       float* stream = &act_.streams[static_cast<size_t>(line) * static_cast<size_t>(hidden)];
-      const float* e = &act_.branch[static_cast<size_t>(line / num_streams) * static_cast<size_t>(hidden)];
+      const float* e =
+          &act_.branch[static_cast<size_t>(line / num_streams) * static_cast<size_t>(hidden)];
       for (int i = 0; i < hidden; ++i) stream[i] += e[i];
       Round(stream, hidden);
     }

@@ -9,9 +9,10 @@
 #include "kernels/cpu/quantise.h"
 #include "kernels/exact_math.h"
 
-// Sixteen fp32 lanes and the few operations the hot loops need, for the instruction set this translation unit is compiled for
-// (kernels/CMakeLists.txt sets the flags per file). Each set has a namespace of its own, so that no inline function compiled for one is
-// ever linked into code for another. A file that includes this must not use the standard library's inline functions.
+// Sixteen fp32 lanes and the few operations the hot loops need, for the instruction set this
+// translation unit is compiled for (kernels/CMakeLists.txt sets the flags per file). Each set has a
+// namespace of its own, so that no inline function compiled for one is ever linked into code for
+// another. A file that includes this must not use the standard library's inline functions.
 #if defined(__AVX512F__)
 #define BATON_LANES lanes_avx512
 #elif defined(__AVX2__)

@@ -11,7 +11,8 @@ void CpuOps::NormRow(const float* x, const float* weight, int n, float* y) const
 
 void CpuOps::QuantiseInto(const float* x, int width, int row, QuantisedRows& out) const {
   const auto index = static_cast<size_t>(row), columns = static_cast<size_t>(width);
-  QuantiseRow(x, width, mode_, &out.codes[index * columns], &out.scales[index * columns / kFp8Group]);
+  QuantiseRow(x, width, mode_, &out.codes[index * columns],
+              &out.scales[index * columns / kFp8Group]);
 }
 
 GemmArgs CpuOps::Fp8Linear(const Matrix* weight, const QuantisedRows& x, int rows, float* y) const {
@@ -43,9 +44,8 @@ absl::Status CpuOps::RunLinears(std::span<const GemmArgs> linears) const {
   for (const GemmArgs& linear : linears) {
     const bool has_scales = Prepared(*linear.weight).scale_group() != 0;
     if (linear.x_scales == nullptr || has_scales || !is_official()) continue;
-    return absl::InvalidArgumentError(
-        absl::StrFormat("fp8 linear: weight [%d, %d] has no scales", linear.weight->rows(),
-                        linear.weight->cols()));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "fp8 linear: weight [%d, %d] has no scales", linear.weight->rows(), linear.weight->cols()));
   }
   gemm_.Run(linears);
   return absl::OkStatus();

@@ -40,7 +40,8 @@ void SoftmaxRow(int n, float epsilon, float* row) {
 
 }  // namespace
 
-void StreamWeights(const MixShape& shape, const MixWeights& mix, const float* products, float* pre) {
+void StreamWeights(const MixShape& shape, const MixWeights& mix, const float* products,
+                   float* pre) {
   for (int i = 0; i < shape.num_streams; ++i) {
     pre[i] = Sigmoid(products[i] * mix.scale.data[0] + mix.base.data[i]) + shape.epsilon;
   }
@@ -83,7 +84,8 @@ void MergeBranch(const MergeArgs& args) {
     const int width = std::min(kColumns, args.hidden - begin);
     const float* branch = args.branch + begin;
     for (int j = 0; j < n; ++j) {
-      std::copy_n(args.streams + j * args.hidden + begin, width, &old[static_cast<size_t>(j * kColumns)]);
+      std::copy_n(args.streams + j * args.hidden + begin, width,
+                  &old[static_cast<size_t>(j * kColumns)]);
     }
     for (int k = 0; k < n; ++k) {
       float* target = args.streams + k * args.hidden + begin;

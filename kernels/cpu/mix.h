@@ -2,23 +2,25 @@
 
 #include "kernels/weights.h"
 
-// The mHC arithmetic of one row (model.md 2.3, 2.4, 2.6). Everything is fp32; sums ascend and no multiply is fused with an add. Pure,
-// any thread.
+// The mHC arithmetic of one row (model.md 2.3, 2.4, 2.6). Everything is fp32; sums ascend and no
+// multiply is fused with an add. Pure, any thread.
 namespace baton::kernels::cpu {
 
 inline constexpr int kMaxStreams = 16;
 
 struct MixShape {
-  int num_streams = 0;         // S
+  int num_streams = 0;  // S
   int sinkhorn_iterations = 0;
-  float epsilon = 0.0f;        // hc_eps
+  float epsilon = 0.0f;  // hc_eps
 };
 
-// products [(2 + S) * S] = (fn . x) * rsqrt of the streams -> pre [S], post [S], comb [S, S] (row, column).
+// products [(2 + S) * S] = (fn . x) * rsqrt of the streams -> pre [S], post [S], comb [S, S] (row,
+// column).
 void SplitMix(const MixShape& shape, const MixWeights& mix, const float* products, float* pre,
               float* post, float* comb);
 
-// p[i] = sigmoid(products[i] * scale[0] + base[i]) + epsilon: `pre` above, and the whole of hc_head.
+// p[i] = sigmoid(products[i] * scale[0] + base[i]) + epsilon: `pre` above, and the whole of
+// hc_head.
 void StreamWeights(const MixShape& shape, const MixWeights& mix, const float* products, float* pre);
 
 // u [H] = sum over i of pre[i] * streams[i]; streams [S, H].

@@ -52,7 +52,8 @@ absl::Status CpuOps::MixBoundary(const MixArgs& args) {
     products.x += begin * products.x_stride;
     products.y += begin * products.y_stride;
     gemm_.RunHere(products);
-    for (int row = begin; row < end; ++row) EnterSite(*args.next, args.norm, static_cast<size_t>(row));
+    for (int row = begin; row < end; ++row)
+      EnterSite(*args.next, args.norm, static_cast<size_t>(row));
   });
   return absl::OkStatus();
 }

@@ -20,7 +20,8 @@ struct Split {
 Split SpecsSplit() {
   std::array<float, 24> products, base{};
   const std::array<float, 3> scale = {1.0f, 1.0f, 1.0f};
-  for (size_t i = 0; i < 24; ++i) products[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
+  for (size_t i = 0; i < 24; ++i)
+    products[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
   MixWeights mix;
   mix.base = {base.data(), base.size()};
   mix.scale = {scale.data(), scale.size()};

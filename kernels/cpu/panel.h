@@ -6,11 +6,12 @@
 
 namespace baton::kernels::cpu {
 
-// One panel of a weight matrix (prepared_matrix.h) times a few rows: the inner loop of every linear.
-//   y[r][o] = sum over k of x[r][k] * w[o][k], by the orders of R1 and R11:
-//   promoted   x_scales and scales given: 16 lanes over `promote_group` columns, tree, acc = fma(part, x_scale * scale, acc)
-//   widened    only scales given: the weight is operand * scale (exact), 16 lanes over all columns
-//   plain      neither: 16 lanes over all columns
+// One panel of a weight matrix (prepared_matrix.h) times a few rows, the inner loop of every linear:
+// y[r][o] = sum over k of x[r][k] * w[o][k], by the orders of R1 and R11.
+// - x_scales and scales given: 16 lanes over `promote_group` columns, their tree, then
+//   acc = fma(part, x_scale * scale, acc), ascending.
+// - only scales given: the weight is operand * scale (exact); 16 lanes over all columns, tree.
+// - no scales: 16 lanes over all columns, tree.
 struct PanelArgs {
   const uint16_t* bf16 = nullptr;  // the panel's values, one of the two
   const float* f32 = nullptr;

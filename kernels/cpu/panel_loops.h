@@ -3,11 +3,12 @@
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/panel.h"
 
-// The loops of panel.h for one instruction set; included once by each panel_*.cc. Here the 16 vector lanes are 16 outputs, and R11's lanes
-// are accumulators: s[i] sums k = i mod 16, so the tree is plain additions, taken depth first to keep few sums alive.
+// The loops of panel.h for one instruction set; included once by each panel_*.cc. Here the 16
+// vector lanes are 16 outputs, and R11's lanes are accumulators: s[i] sums k = i mod 16, so the
+// tree is plain additions, taken depth first to keep few sums alive.
 namespace baton::kernels::cpu::BATON_LANES {
 
-inline constexpr int kBlock = 128;        // of K, see prepared_matrix.h
+inline constexpr int kBlock = 128;  // of K, see prepared_matrix.h
 inline constexpr int kPairValues = 2 * kLanes;
 inline constexpr int kStepsPerBlock = kBlock / 16;
 
@@ -31,25 +32,28 @@ BATON_LANE_INLINE Sums<R> AddSums(const Sums<R>& a, const Sums<R>& b) {
   return sums;
 }
 
-// What a run of columns is: `blocks` blocks from block `first`, in each the steps first_step .. last_step - 1.
+// What a run of columns is: `blocks` blocks from block `first`, in each the steps first_step ..
+// last_step - 1.
 struct Run {
   int first, blocks, first_step, last_step;
 };
 
-template <int R, typename W>
+template <int R, typename W, bool kIsWidened>
 struct Tile {
   const W* weights;
-  const float* scales;  // widened only, else null
-  int scale_group;
+  const float* scales;
+  int group_shift;  // log2 of the scale group
   const float* x[R];
 
   // One weight vector: step `step` of lane pair place `place` in block `block`, half 0 or 1.
   BATON_LANE_INLINE Lanes Weight(int block, int place, int step, int half) const {
     const W* values = weights + static_cast<int64_t>(block) * kBlock * kLanes;
     const Lanes w = Load(values + (place * kStepsPerBlock + step) * kPairValues + half * kLanes);
-    if (scales == nullptr) return w;
-    const int64_t group = (static_cast<int64_t>(block) * kBlock + step * 16) / scale_group;
-    return Mul(w, Load(scales + group * kLanes));
+    if constexpr (kIsWidened) {
+      const int64_t group = (static_cast<int64_t>(block) * kBlock + step * 16) >> group_shift;
+      return Mul(w, Load(scales + group * kLanes));
+    }
+    return w;
   }
 
   // s[lane] + s[lane + 8], lane = 0..7.
@@ -71,6 +75,7 @@ struct Tile {
     return AddSums(low, high);
   }
 
+  // (s[lane] + s[lane + 8]) + (s[lane + 4] + s[lane + 12]), lane = 0..3.
   template <int kPlace, int kLane>
   BATON_LANE_INLINE Sums<R> Quad(const Run& run) const {
     const Sums<R> first = Pair<kPlace, kLane>(run);
@@ -90,7 +95,7 @@ struct Tile {
   }
 };
 
-template <int R, typename W>
+template <int R>
 BATON_LANE_INLINE void StoreTile(const PanelArgs& args, int row, const Sums<R>& sums) {
   for (int r = 0; r < R; ++r) {
     const Lanes y = args.round_bf16 ? RoundToBf16(sums.row[r]) : sums.row[r];
@@ -98,35 +103,34 @@ BATON_LANE_INLINE void StoreTile(const PanelArgs& args, int row, const Sums<R>& 
   }
 }
 
-template <int R, typename W>
-BATON_LANE_INLINE Tile<R, W> TileAt(const PanelArgs& args, const W* weights, int row) {
-  Tile<R, W> tile;
+template <int R, typename W, bool kIsWidened>
+BATON_LANE_INLINE Tile<R, W, kIsWidened> TileAt(const PanelArgs& args, const W* weights, int row) {
+  Tile<R, W, kIsWidened> tile;
   tile.weights = weights;
-  tile.scales = args.x_scales == nullptr ? args.scales : nullptr;
-  tile.scale_group = args.scale_group == 0 ? kBlock : args.scale_group;
+  tile.scales = args.scales;
+  tile.group_shift = args.scale_group == 32 ? 5 : 7;
   for (int r = 0; r < R; ++r) tile.x[r] = args.x[row + r];
   return tile;
 }
 
 // 16 lanes over all columns.
-template <int R, typename W>
+template <int R, typename W, bool kIsWidened>
 __attribute__((noinline)) void MultiplyWhole(const PanelArgs& args, const W* weights, int row) {
-  const Tile<R, W> tile = TileAt<R, W>(args, weights, row);
-  StoreTile<R, W>(args, row, tile.Sum({0, args.cols / kBlock, 0, kStepsPerBlock}));
+  const auto tile = TileAt<R, W, kIsWidened>(args, weights, row);
+  StoreTile<R>(args, row, tile.Sum({0, args.cols / kBlock, 0, kStepsPerBlock}));
 }
 
 // One promotion for each `promote_group` columns.
 template <int R, typename W>
 __attribute__((noinline)) void MultiplyPromoted(const PanelArgs& args, const W* weights, int row) {
-  const Tile<R, W> tile = TileAt<R, W>(args, weights, row);
+  const auto tile = TileAt<R, W, false>(args, weights, row);
   Sums<R> acc = ZeroSums<R>();
   const int steps = args.promote_group / 16;
   for (int block = 0; block < args.cols / kBlock; ++block) {
     for (int step = 0; step < kStepsPerBlock; step += steps) {
-      const Sums<R> part = steps == kStepsPerBlock
-                               ? tile.Sum({block, 1, 0, kStepsPerBlock})
-                               : tile.Sum({block, 1, step, step + steps});
-      const int64_t group = (static_cast<int64_t>(block) * kBlock + step * 16) / args.scale_group;
+      const Sums<R> part = steps == kStepsPerBlock ? tile.Sum({block, 1, 0, kStepsPerBlock})
+                                                   : tile.Sum({block, 1, step, step + steps});
+      const int64_t group = (static_cast<int64_t>(block) * kBlock + step * 16) >> tile.group_shift;
       const Lanes scale = Load(args.scales + group * kLanes);
       for (int r = 0; r < R; ++r) {
         const Lanes factor = Mul(Broadcast(args.x_scales[row + r][block]), scale);
@@ -134,19 +138,18 @@ __attribute__((noinline)) void MultiplyPromoted(const PanelArgs& args, const W* 
       }
     }
   }
-  StoreTile<R, W>(args, row, acc);
+  StoreTile<R>(args, row, acc);
 }
 
 template <int R, typename W>
 BATON_LANE_INLINE void MultiplyTile(const PanelArgs& args, const W* weights, int row) {
-  if (args.x_scales != nullptr && args.scales != nullptr) {
-    MultiplyPromoted<R, W>(args, weights, row);
-  } else {
-    MultiplyWhole<R, W>(args, weights, row);
-  }
+  if (args.scales == nullptr) return MultiplyWhole<R, W, false>(args, weights, row);
+  if (args.x_scales == nullptr) return MultiplyWhole<R, W, true>(args, weights, row);
+  MultiplyPromoted<R, W>(args, weights, row);
 }
 
-// Rows in tiles of kMax, then of half that size, down to 1. Which tile a row falls into never changes its bits.
+// Rows in tiles of kMax, then of half that size, down to 1. Which tile a row falls into never
+// changes its bits.
 template <int kMax, typename W>
 BATON_LANE_INLINE void MultiplyRows(const PanelArgs& args, const W* weights, int row) {
   for (; row + kMax <= args.num_rows; row += kMax) MultiplyTile<kMax, W>(args, weights, row);

@@ -21,7 +21,8 @@ struct PreparedMatrix::Operands {
 namespace {
 
 constexpr float kWidestExactSpread = 0x1p14f;  // R1: code * 2^k is an e4m3 for k = -8..6
-// Where the lane pair (i, i + 8) lies among the eight pairs of a block: the inverse of 0, 4, 2, 6, 1, 5, 3, 7.
+// Where the lane pair (i, i + 8) lies among the eight pairs of a block: the inverse of 0, 4, 2, 6,
+// 1, 5, 3, 7.
 constexpr std::array<int, 8> kPairPlace = {0, 4, 2, 6, 1, 5, 3, 7};
 
 absl::Status CheckHost(const HostMatrix& host) {
@@ -71,7 +72,9 @@ struct Fp4Block {
   void ForGroups(const F& fn) const {
     for (int row = first_row; row < last_row; ++row) {
       for (int col = first_col; col < first_col + kWeightBlock; col += kFp4Group) {
-        fn(row, col, (static_cast<size_t>(row) * static_cast<size_t>(cols) + static_cast<size_t>(col)) / kFp4Group);
+        fn(row, col,
+           (static_cast<size_t>(row) * static_cast<size_t>(cols) + static_cast<size_t>(col)) /
+               kFp4Group);
       }
     }
   }
@@ -81,7 +84,8 @@ bool IsZeroGroup(const float* values) {
   return std::all_of(values, values + kFp4Group, [](float v) { return v == 0.0f; });
 }
 
-// Largest and smallest scale of the groups with a code that is not zero; {0, 0} for a block of zeros.
+// Largest and smallest scale of the groups with a code that is not zero; {0, 0} for a block of
+// zeros.
 std::pair<float, float> ScaleRange(const Fp4Block& block, const std::vector<float>& values,
                                    const float* scales) {
   float largest = 0.0f, smallest = 0.0f;
@@ -103,7 +107,8 @@ std::vector<Fp4Block> BlocksOf(const HostMatrix& host) {
   return blocks;
 }
 
-// Multiplies every group of the block by its scale over S and sets the rows' scale to S = largest * 2^-6 (R1).
+// Multiplies every group of the block by its scale over S and sets the rows' scale to S = largest *
+// 2^-6 (R1).
 void FoldBlock(const Fp4Block& block, float largest, const float* group_scales,
                std::vector<float>& values, std::vector<float>& scales) {
   const float common = largest == 0.0f ? 1.0f : largest * 0x1p-6f;

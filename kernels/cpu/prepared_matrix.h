@@ -9,17 +9,19 @@
 
 namespace baton::kernels::cpu {
 
-inline constexpr int kPanelOutputs = 16;   // output rows whose weights lie side by side
-inline constexpr int kWeightBlock = 128;   // of K; also rows and columns of a scale block
+inline constexpr int kPanelOutputs = 16;  // output rows whose weights lie side by side
+inline constexpr int kWeightBlock = 128;  // of K; also rows and columns of a scale block
 
 // A weight matrix as the CPU's linears read it. Immutable.
 //
-// Panels of 16 output rows (the last one padded with zeros). In a panel, blocks of 128 of K follow each other; in a block the
-// values lie in the order in which the 16-lane sum of R11 takes them: lane pairs (i, i + 8) for i = 0, 4, 2, 6, 1, 5, 3, 7, each over the
-// block's 8 steps of 16, each value 16 outputs wide. So a linear streams through its weights, and its tree needs no shuffles.
+// Panels of 16 output rows (the last one padded with zeros). In a panel, blocks of 128 of K follow
+// each other; in a block the values lie in the order in which the 16-lane sum of R11 takes them:
+// lane pairs (i, i + 8) for i = 0, 4, 2, 6, 1, 5, 3, 7, each over the block's 8 steps of 16, each
+// value 16 outputs wide. So a linear streams through its weights, and its tree needs no shuffles.
 //
-// Values are bf16 where all of them are exact in it (every checkpoint format but F32), else fp32. In official mode fp8 and FP4 matrices
-// hold operands and scales apart: value = operand * scale, one scale per output row and scale_group() columns.
+// Values are bf16 where all of them are exact in it (every checkpoint format but F32), else fp32.
+// In official mode fp8 and FP4 matrices hold operands and scales apart: value = operand * scale,
+// one scale per output row and scale_group() columns.
 class PreparedMatrix final : public Matrix {
  public:
   // Errors: kInvalidArgument where a size is no multiple of 128 or scales are missing.

@@ -29,7 +29,8 @@ absl::Status CpuOps::ProjectIn(const LayerArgs& args) {
   linears.Add(Fp8Linear(layer.wq_a, act_.normed8, rows, act_.query_low.data()));
   linears.Add(Fp8Linear(layer.wkv, act_.normed8, rows, act_.kv.data()));
   // Both widths of a compressor use the buffers' full stride of 2 d.
-  const auto add_compressor = [&](const CompressorWeights& weights, int d, float* kv, float* score) {
+  const auto add_compressor = [&](const CompressorWeights& weights, int d, float* kv,
+                                  float* score) {
     if (weights.wkv == nullptr) return;
     linears.Add(PlainLinear(weights.wkv, act_.normed, rows, kv)).y_stride = 2 * d;
     linears.Add(PlainLinear(weights.wgate, act_.normed, rows, score)).y_stride = 2 * d;
@@ -46,14 +47,16 @@ absl::Status CpuOps::ProjectIn(const LayerArgs& args) {
   RETURN_IF_ERROR(RunLinears(linears.All()));
   if (!has_index) return absl::OkStatus();
 
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) /
-                                        std::sqrt(static_cast<double>(config_.index_n_heads)));
+  const auto scale =
+      static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.index_head_dim)) /
+                         std::sqrt(static_cast<double>(config_.index_n_heads)));
   const int count = rows * config_.index_n_heads;
   for (int i = 0; i < count; ++i) act_.index_weights[static_cast<size_t>(i)] *= scale;
   return absl::OkStatus();
 }
 
-// Linears, then per head: norm, rope, and for the index the cache's form (model.md 10.6 items 4 and 7).
+// Linears, then per head: norm, rope, and for the index the cache's form (model.md 10.6 items 4 and
+// 7).
 absl::Status CpuOps::ProjectQuery(const LayerArgs& args) {
   const LayerWeights& layer = args.layer;
   const int rows = *args.step.num_rows;
@@ -81,7 +84,8 @@ absl::Status CpuOps::ProjectQuery(const LayerArgs& args) {
         rotate(head, dim);
       }
       if (!has_index) continue;
-      float* index = &act_.index_query[static_cast<size_t>(row) * static_cast<size_t>(index_heads * index_dim)];
+      float* index = &act_.index_query[static_cast<size_t>(row) *
+                                       static_cast<size_t>(index_heads * index_dim)];
       for (float* head = index; head < index + index_heads * index_dim; head += index_dim) {
         rotate(head, index_dim);
         IndexForm(head, index_dim, mode_);

@@ -52,7 +52,8 @@ uint8_t EncodeE4m3(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 24) & 0x80u;
   const float magnitude = std::fabs(value);
-  if (magnitude < 0x1p-6f) return static_cast<uint8_t>(sign | static_cast<uint32_t>(magnitude * 0x1p9f));
+  if (magnitude < 0x1p-6f)
+    return static_cast<uint8_t>(sign | static_cast<uint32_t>(magnitude * 0x1p9f));
   const uint32_t exponent = ((bits >> 23) & 0xffu) - 120u;
   return static_cast<uint8_t>(sign | (exponent << 3) | ((bits >> 20) & 7u));
 }
@@ -60,9 +61,8 @@ uint8_t EncodeE4m3(float x) {
 float DecodeE4m3(uint8_t code) {
   const uint32_t magnitude = code & 0x7fu;
   if (magnitude == 0x7fu) return std::numeric_limits<float>::quiet_NaN();
-  const float value = magnitude < 8u
-                          ? static_cast<float>(magnitude) * 0x1p-9f
-                          : std::bit_cast<float>((magnitude << 20) + (120u << 23));
+  const float value = magnitude < 8u ? static_cast<float>(magnitude) * 0x1p-9f
+                                     : std::bit_cast<float>((magnitude << 20) + (120u << 23));
   return (code & 0x80u) != 0 ? -value : value;
 }
 

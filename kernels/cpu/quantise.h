@@ -5,8 +5,9 @@
 
 #include "kernels/tensor.h"
 
-// Number formats of the checkpoint and of activations, and their roundings (model.md 9.3, 10). Pure functions, any thread.
-// All rounding is to nearest, ties to even. Groups are small enough that scales stay powers of two in fp32's normal range.
+// Number formats of the checkpoint and of activations, and their roundings (model.md 9.3, 10). Pure
+// functions, any thread. All rounding is to nearest, ties to even. Groups are small enough that
+// scales stay powers of two in fp32's normal range.
 namespace baton::kernels::cpu {
 
 inline constexpr int kFp8Group = 128;     // linears' activations
@@ -50,27 +51,29 @@ float DecodeE8m0(uint8_t code);
 uint8_t EncodeE2m1(float x);
 float DecodeE2m1(uint8_t code);
 
-// Scale of a group: PowerOfTwoCeil(max(amax, 1e-4) / 448) and PowerOfTwoCeil(max(amax, 6 * 2^-126) / 6) (model.md 10.1-10.3).
+// Scale of a group: PowerOfTwoCeil(max(amax, 1e-4) / 448) and PowerOfTwoCeil(max(amax, 6 * 2^-126)
+// / 6) (model.md 10.1-10.3).
 float Fp8Scale(const float* x, int n);
 float Fp4Scale(const float* x, int n);
 
 // codes[i] = e4m3(x[i] / s) as fp32 values, s = Fp8Scale(x, n); returns s. `codes` may be x.
 float QuantiseFp8(const float* x, int n, float* codes);
 
-// One row of an fp8 linear's input: groups of 128. codes [n], scales [n / 128]; n a multiple of 128. `codes` may be x.
-// In float32 mode the values are copied and the scales are 1.
+// One row of an fp8 linear's input: groups of 128. codes [n], scales [n / 128]; n a multiple of
+// 128. `codes` may be x. In float32 mode the values are copied and the scales are 1.
 void QuantiseRow(const float* x, int n, NumericsMode mode, float* codes, float* scales);
 
-// Round trips through the cache formats, in place (model.md 10.2, 10.3): e4m3 by groups of 64, e2m1 by groups of 32. n a multiple of the group.
+// Round trips through the cache formats, in place (model.md 10.2, 10.3): e4m3 by groups of 64, e2m1
+// by groups of 32. n a multiple of the group.
 void SimulateFp8Kv(float* x, int n);
 void SimulateFp4(float* x, int n);
 
-// Orthonormal Walsh-Hadamard transform in natural order, fp32 butterflies of distance 1, 2, 4, .., then one product by n^-0.5
-// (model.md 10.4). n is a power of two. In place, not rounded.
+// Orthonormal Walsh-Hadamard transform in natural order, fp32 butterflies of distance 1, 2, 4, ..,
+// then one product by n^-0.5 (model.md 10.4). n is a power of two. In place, not rounded.
 void Hadamard(float* x, int n);
 
-// What an index query and an index key go through after rope: r(hadamard), then fp4 (model.md 10.6 item 6, 7). float32 mode: nothing,
-// the transform is orthogonal and cancels in the dot product.
+// What an index query and an index key go through after rope: r(hadamard), then fp4 (model.md 10.6
+// item 6, 7). float32 mode: nothing, the transform is orthogonal and cancels in the dot product.
 void IndexForm(float* x, int n, NumericsMode mode);
 
 }  // namespace baton::kernels::cpu

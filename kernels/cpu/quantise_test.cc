@@ -99,8 +99,13 @@ TEST(Bf16, RoundsTiesToEvenAndKeepsSpecials) {
 }
 
 TEST(Scales, MatchTheSpecsVectors) {
-  const std::array<std::pair<float, int>, 7> fp8 = {
-      {{0.0f, -22}, {1e-4f, -22}, {0.4375f, -10}, {0.5f, -9}, {3.0f, -7}, {448.0f, 0}, {449.0f, 1}}};
+  const std::array<std::pair<float, int>, 7> fp8 = {{{0.0f, -22},
+                                                     {1e-4f, -22},
+                                                     {0.4375f, -10},
+                                                     {0.5f, -9},
+                                                     {3.0f, -7},
+                                                     {448.0f, 0},
+                                                     {449.0f, 1}}};
   for (const auto& [amax, exponent] : fp8) {
     const float x[2] = {0.0f, -amax};
     EXPECT_EQ(Fp8Scale(x, 2), std::ldexp(1.0f, exponent)) << amax;
@@ -115,7 +120,8 @@ TEST(Scales, MatchTheSpecsVectors) {
 
 TEST(QuantiseRow, ScalesEachGroupOf128) {
   std::vector<float> x(256), codes(256), scales(2);
-  for (int i = 0; i < 256; ++i) x[static_cast<size_t>(i)] = std::sin(0.7f * static_cast<float>(i)) * (i < 128 ? 3.0f : 900.0f);
+  for (int i = 0; i < 256; ++i)
+    x[static_cast<size_t>(i)] = std::sin(0.7f * static_cast<float>(i)) * (i < 128 ? 3.0f : 900.0f);
   QuantiseRow(x.data(), 256, NumericsMode::kOfficial, codes.data(), scales.data());
   EXPECT_EQ(scales[0], 0x1p-7f);
   EXPECT_EQ(scales[1], 4.0f);
@@ -146,7 +152,8 @@ TEST(SimulateFp8Kv, IsIdempotentByGroupsOf64) {
 
 TEST(SimulateFp4, KeepsSignsAndMaxima) {
   std::vector<float> x(64);
-  for (size_t i = 0; i < 64; ++i) x[i] = (i % 2 == 0 ? 1.0f : -1.0f) * static_cast<float>(i % 32) / 4.0f;
+  for (size_t i = 0; i < 64; ++i)
+    x[i] = (i % 2 == 0 ? 1.0f : -1.0f) * static_cast<float>(i % 32) / 4.0f;
   SimulateFp4(x.data(), 64);
   EXPECT_EQ(x[31], -8.0f);  // 7.75 with scale 2: 3.875 rounds to 4
   EXPECT_EQ(x[4], 1.0f);

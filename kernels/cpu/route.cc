@@ -39,7 +39,8 @@ absl::Status CpuOps::Route(const LayerArgs& args) {
   const int rows = *args.step.num_rows;
   const auto num_experts = static_cast<size_t>(config_.n_routed_experts);
   const auto slots = static_cast<size_t>(config_.num_experts_per_tok);
-  RETURN_IF_ERROR(RunLinears({{PlainLinear(args.layer.gate, act_.normed, rows, gate_logits_.data())}}));
+  RETURN_IF_ERROR(
+      RunLinears({{PlainLinear(args.layer.gate, act_.normed, rows, gate_logits_.data())}}));
   const auto scaling = static_cast<float>(config_.routed_scaling_factor);
   ForRows(rows, kRowPiece, [&](int begin, int end) {
     for (int r = begin; r < end; ++r) {

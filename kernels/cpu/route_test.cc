@@ -12,7 +12,8 @@ namespace {
 TEST(GateScores, MatchTheSpecsVectors) {
   std::array<float, 6> scores = {-5.0f, -1.0f, 0.0f, 1.0f, 5.0f, 25.0f};
   GateScores(scores);
-  const std::array<float, 6> expected = {0.0819472f, 0.5596979f, 0.8325546f, 1.1459763f, 2.2375691f, 5.0f};
+  const std::array<float, 6> expected = {0.0819472f, 0.5596979f, 0.8325546f,
+                                         1.1459763f, 2.2375691f, 5.0f};
   for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(scores[i], expected[i], 2e-7f);
 }
 

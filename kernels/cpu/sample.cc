@@ -142,7 +142,9 @@ int32_t Choose(const SampleRow& row, BestToken top, SampleScratch& scratch) {
   if (spec.greedy) return top.token;
   for (float& score : scratch.scores) score *= spec.inv_temperature;
   // Different scores may meet by rounding, then the lower id is the best.
-  top = ArgMax(scratch.scores);
+  const BestToken scaled_top = ArgMax(scratch.scores);
+  if (scaled_top.token < 0) return top.token;  // all overflowed
+  top = scaled_top;
   if (!row.is_draft && IsTruncated(spec)) return ChooseAmongAllowed(row, top, scratch).token;
   const NoiseSource noise{row.key, row.position};
   return NoisyArgMax(scratch.scores, noise, top, scratch.has_fma).token;

@@ -19,9 +19,9 @@ struct SampleScratch {
   bool has_fma = IsSupported(Isa::kAvx2);  // tests clear it: the bits stay the same
 };
 
-// Chooses one row's token (contracts.md 2.2, 2.3) and reports its logprobs (2.5). `logits`: the row's raw logits, at most 2^17.
-// `is_empty`: no token is left after the masks; `chosen` is then empty too. Token ids outside the vocabulary name no token.
-// A function of its arguments alone.
+// Chooses one row's token (contracts.md 2.2, 2.3) and reports its logprobs (2.5). `logits`: the
+// row's raw logits, at most 2^17. `is_empty`: no token is left after the masks; `chosen` is then
+// empty too. Token ids outside the vocabulary name no token. A function of its arguments alone.
 void SampleRowOnCpu(const SampleRow& row, std::span<const float> logits, TokenRecord& chosen,
                     bool& is_empty, SampleScratch& scratch);
 

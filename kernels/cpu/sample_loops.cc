@@ -5,8 +5,8 @@
 #include "common/philox.h"
 #include "kernels/exact_math.h"
 
-// The loops over the vocabulary, each compiled twice: a machine with FMA runs the same operations as instructions instead of
-// library calls.
+// The loops over the vocabulary, each compiled twice: a machine with FMA runs the same operations
+// as instructions instead of library calls.
 #if defined(__x86_64__)
 #define BATON_WITH_FMA __attribute__((target("avx2,fma")))
 #else
@@ -16,15 +16,17 @@
 namespace baton::kernels::cpu {
 namespace {
 
-// A token can win only if its noise exceeds `lead` = best score - its score. Noise g > lead needs u > exp(-exp(-lead)), so
-// 1 - u < e^-lead: the leading bits of its word are ones. Drops most tokens without computing a logarithm, never a winner:
-// the slack covers the error of g and the rounding of z + g.
+// A token can win only if its noise exceeds `lead` = best score - its score. Noise g > lead needs u
+// > exp(-exp(-lead)), so 1 - u < e^-lead: the leading bits of its word are ones. Drops most tokens
+// without computing a logarithm, never a winner: the slack covers the error of g and the rounding
+// of z + g.
 struct NoiseBar {
   float bar;  // best z + g, less the slack
 
   explicit NoiseBar(float best) : bar(best - (0.01f + Abs(best) * 0x1p-21f)) {}
 
-  // Number of leading ones a winner's word has at least; above 33 no word suffices (noise is at most 22.88).
+  // Number of leading ones a winner's word has at least; above 33 no word suffices (noise is at
+  // most 22.88).
   int LeadingOnes(float score) const {
     const float lead = bar - score;
     if (!(lead > 0)) return lead == lead ? 0 : kNever;

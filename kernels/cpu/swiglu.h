@@ -6,7 +6,8 @@ namespace baton::kernels::cpu {
 
 // The experts' activation (model.md 6.2), fp32, unrounded:
 //   out[i] = silu(min(gate[i], limit)) * clamp(up[i], -limit, limit) * weight
-// The product with `weight` comes last; the shared expert passes 1. `out` may be gate. Pure, any thread.
+// The product with `weight` comes last; the shared expert passes 1. `out` may be gate. Pure, any
+// thread.
 struct SwigluArgs {
   const float* gate = nullptr;
   const float* up = nullptr;

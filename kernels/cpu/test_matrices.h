@@ -63,17 +63,21 @@ inline StoredMatrix RandomFp8(int rows, int cols, uint32_t seed) {
     m.values.push_back(static_cast<std::byte>((random() & 0x80) | random() % 0x7f));
   }
   const size_t blocks = Count((rows + 127) / 128, cols / 128);
-  for (size_t i = 0; i < blocks; ++i) m.scales.push_back(std::ldexp(1.0f, static_cast<int>(random() % 5) - 12));
+  for (size_t i = 0; i < blocks; ++i)
+    m.scales.push_back(std::ldexp(1.0f, static_cast<int>(random() % 5) - 12));
   return m;
 }
 
-// Random e2m1 codes; group scales between 2^-10 and 2^(spread - 10), both ends used in the first block.
+// Random e2m1 codes; group scales between 2^-10 and 2^(spread - 10), both ends used in the first
+// block.
 inline StoredMatrix RandomFp4(int rows, int cols, int spread, uint32_t seed) {
   StoredMatrix m{{WeightFormat::kFp4Group32, rows, cols, nullptr, nullptr}, {}, {}};
   std::mt19937 random(seed);
-  for (size_t i = 0; i < Count(rows, cols / 2); ++i) m.values.push_back(static_cast<std::byte>(random()));
+  for (size_t i = 0; i < Count(rows, cols / 2); ++i)
+    m.values.push_back(static_cast<std::byte>(random()));
   for (size_t i = 0; i < Count(rows, cols / 32); ++i) {
-    m.scales.push_back(std::ldexp(1.0f, static_cast<int>(random() % static_cast<uint32_t>(spread + 1)) - 10));
+    m.scales.push_back(
+        std::ldexp(1.0f, static_cast<int>(random() % static_cast<uint32_t>(spread + 1)) - 10));
   }
   m.scales[0] = std::ldexp(1.0f, -10);
   m.scales[1] = std::ldexp(1.0f, spread - 10);
@@ -85,7 +89,8 @@ inline void ZeroGroup(StoredMatrix& fp4, size_t group, float scale) {
   fp4.scales[group] = scale;
 }
 
-// The lossless fp8 copy of an FP4 matrix (model.md 9.5); `shift` picks another common factor per block.
+// The lossless fp8 copy of an FP4 matrix (model.md 9.5); `shift` picks another common factor per
+// block.
 inline StoredMatrix Fp8Twin(const StoredMatrix& fp4, int shift = 0) {
   const int rows = fp4.host.rows, cols = fp4.host.cols;
   StoredMatrix m{{WeightFormat::kFp8Block128, rows, cols, nullptr, nullptr}, {}, {}};
@@ -98,7 +103,8 @@ inline StoredMatrix Fp8Twin(const StoredMatrix& fp4, int shift = 0) {
     const int first_row = block / (cols / 128) * 128, first_col = block % (cols / 128) * 128;
     float largest = 0.0f;
     for (int i = 0; i < 128 * 128; ++i) {
-      const float v = dense[Count(first_row + i / 128, cols) + static_cast<size_t>(first_col + i % 128)];
+      const float v =
+          dense[Count(first_row + i / 128, cols) + static_cast<size_t>(first_col + i % 128)];
       largest = std::max(largest, std::fabs(v));
     }
     const float scale = std::ldexp(PowerOfTwoCeil(largest / 384.0f), shift);

@@ -7,7 +7,8 @@
 
 namespace baton::kvtransfer {
 
-std::unique_ptr<InprocTransport> InprocNetwork::Create(const std::string& address, Incarnation incarnation) {
+std::unique_ptr<InprocTransport> InprocNetwork::Create(const std::string& address,
+                                                       Incarnation incarnation) {
   CHECK(!addresses_.contains(address));
   const uint64_t id = next_id_++;
   // The constructor is private: only a network makes transports.
@@ -60,7 +61,8 @@ void InprocNetwork::Continue(const std::string& address) {
   }
 }
 
-void InprocNetwork::TellDown(uint64_t connection, int end, absl::Time at, const absl::Status& status) {
+void InprocNetwork::TellDown(uint64_t connection, int end, absl::Time at,
+                             const absl::Status& status) {
   const Connection& c = connections_.at(connection);
   InprocTransport* node = Node(c.node[end]);
   if (node == nullptr || !c.is_open[end]) return;
@@ -98,7 +100,8 @@ void InprocNetwork::Remove(uint64_t node, absl::Duration notice) {
 absl::Time InprocNetwork::NextEventTime() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [id, node] : nodes_)
-    if (!node->is_stopped_ && !node->inbox_.empty()) next = std::min(next, node->inbox_.begin()->first.first);
+    if (!node->is_stopped_ && !node->inbox_.empty())
+      next = std::min(next, node->inbox_.begin()->first.first);
   return next;
 }
 

@@ -59,10 +59,12 @@ PeerId InprocTransport::Connect(std::string_view address, Incarnation expected) 
   connection.node[0] = connection.node[1] = node_;
   connection.peer[0] = peer;
   if (target == network_.addresses_.end()) {
-    const absl::Duration delay = network_.Between(network_.default_link_.min_delay, network_.default_link_.max_delay);
+    const absl::Duration delay =
+        network_.Between(network_.default_link_.min_delay, network_.default_link_.max_delay);
     Put(network_.clock_.Now() + delay,
         StateChange{peer, PeerState::kDown,
-                    absl::UnavailableError(absl::StrFormat("nothing listens at %s", std::string(address)))});
+                    absl::UnavailableError(
+                        absl::StrFormat("nothing listens at %s", std::string(address)))});
     return peer;
   }
   connection.node[1] = target->second;
@@ -74,10 +76,12 @@ PeerId InprocTransport::Connect(std::string_view address, Incarnation expected) 
 
 absl::Status InprocTransport::SendFrame(PeerId to, std::span<const std::byte> frame) {
   if (frame.size() > kMaxFrame)
-    return absl::InvalidArgumentError(absl::StrFormat("frame of %d bytes, at most %d", frame.size(), kMaxFrame));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("frame of %d bytes, at most %d", frame.size(), kMaxFrame));
   int end = 0;
   InprocNetwork::Connection* connection = OpenConnection(to, end);
-  if (connection == nullptr) return absl::UnavailableError(absl::StrFormat("peer %d is down", to.value));
+  if (connection == nullptr)
+    return absl::UnavailableError(absl::StrFormat("peer %d is down", to.value));
   const LinkSettings& link = network_.LinkOf(connection->node[end], connection->node[1 - end]);
   InprocTransport* other = network_.Node(connection->node[1 - end]);
   if (other == nullptr || network_.Chance(link.drop)) return absl::OkStatus();
@@ -94,8 +98,11 @@ void InprocTransport::AnnounceOnce(uint64_t connection_id, int end, SendId send,
   InprocNetwork::Connection& connection = network_.connections_.at(connection_id);
   const LinkSettings& link = network_.LinkOf(connection.node[end], connection.node[1 - end]);
   const OfferId offer{network_.next_id_++};
-  network_.offers_[offer] = {.connection = connection_id, .to_end = 1 - end, .source_node = node_,
-                             .send = send, .from = what.second};
+  network_.offers_[offer] = {.connection = connection_id,
+                             .to_end = 1 - end,
+                             .source_node = node_,
+                             .send = send,
+                             .from = what.second};
   ++network_.offers_of_send_[send];
   std::vector<std::byte> announce(what.first.begin(), what.first.end());
   if (network_.Chance(link.corrupt_announce)) FlipOneBit(network_.rng_, announce);
@@ -111,7 +118,8 @@ SendId InprocTransport::Offer(PeerId to, std::span<const std::byte> announce, Pl
   sends_[send] = to;
   int end = 0;
   InprocNetwork::Connection* connection = OpenConnection(to, end);
-  const bool is_reachable = connection != nullptr && network_.Node(connection->node[1 - end]) != nullptr;
+  const bool is_reachable =
+      connection != nullptr && network_.Node(connection->node[1 - end]) != nullptr;
   if (!is_reachable) {
     Put(network_.clock_.Now(), SendDone{send, absl::UnavailableError("peer is down")});
     return send;
@@ -122,7 +130,8 @@ SendId InprocTransport::Offer(PeerId to, std::span<const std::byte> announce, Pl
     return send;
   }
   const int copies = network_.Chance(link.duplicate) ? 2 : 1;
-  for (int i = 0; i < copies; ++i) AnnounceOnce(peers_.at(to).connection, end, send, {announce, from});
+  for (int i = 0; i < copies; ++i)
+    AnnounceOnce(peers_.at(to).connection, end, send, {announce, from});
   return send;
 }
 
@@ -157,7 +166,8 @@ void InprocTransport::Refuse(OfferId offer, RefuseReason) {
   AnswerOffer(record, absl::CancelledError("refused"));
 }
 
-void InprocTransport::AnswerOffer(const InprocNetwork::OfferRecord& offer, const absl::Status& status) {
+void InprocTransport::AnswerOffer(const InprocNetwork::OfferRecord& offer,
+                                  const absl::Status& status) {
   const auto left = network_.offers_of_send_.find(offer.send);
   if (left == network_.offers_of_send_.end() || --left->second > 0) return;
   network_.offers_of_send_.erase(left);
@@ -174,7 +184,8 @@ void InprocTransport::Disconnect(PeerId peer) {
   const PeerRecord record = it->second;
   const absl::Time now = network_.clock_.Now();
   InprocNetwork::Connection& connection = network_.connections_.at(record.connection);
-  const LinkSettings& link = network_.LinkOf(connection.node[record.end], connection.node[1 - record.end]);
+  const LinkSettings& link =
+      network_.LinkOf(connection.node[record.end], connection.node[1 - record.end]);
   if (link.is_close_told && connection.node[1 - record.end] != node_)
     network_.TellDown(record.connection, 1 - record.end, now + link.max_delay,
                       absl::UnavailableError("peer closed the connection"));
@@ -189,7 +200,8 @@ void InprocTransport::Disconnect(PeerId peer) {
     Put(now + network_.Between(link.min_pull, link.max_pull), PullDone{receive});
   }
   std::erase_if(network_.offers_, [&](const auto& entry) {
-    const bool is_ours = entry.second.connection == record.connection && entry.second.to_end == record.end;
+    const bool is_ours =
+        entry.second.connection == record.connection && entry.second.to_end == record.end;
     if (is_ours) AnswerOffer(entry.second, absl::UnavailableError("peer closed"));
     return is_ours;
   });

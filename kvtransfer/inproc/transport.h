@@ -15,8 +15,9 @@
 
 namespace baton::kvtransfer {
 
-// Transport of one simulated process; made by InprocNetwork::Create. Bytes move when a pull's completion is delivered,
-// so a page that was given away too early is visibly overwritten. One thread.
+// Transport of one simulated process; made by InprocNetwork::Create. Bytes move when a pull's
+// completion is delivered, so a page that was given away too early is visibly overwritten. One
+// thread.
 class InprocTransport final : public Transport {
  public:
   ~InprocTransport() override;
@@ -78,7 +79,8 @@ class InprocTransport final : public Transport {
     bool has_source = true;   // false: the offer was gone when it was pulled
   };
 
-  InprocTransport(InprocNetwork& network, uint64_t node, std::string address, Incarnation incarnation);
+  InprocTransport(InprocNetwork& network, uint64_t node, std::string address,
+                  Incarnation incarnation);
 
   void Put(absl::Time at, Item item);
   std::span<std::byte> Bytes(const Place& place) const;
@@ -110,8 +112,8 @@ class InprocTransport final : public Transport {
   std::map<std::pair<absl::Time, uint64_t>, Item> inbox_;
   std::map<PeerId, PeerRecord> peers_;
   std::map<ReceiveId, OpenPull> pulls_;
-  std::set<ReceiveId> waiting_pulls_;     // due, but their source is stopped
-  std::map<SendId, PeerId> sends_;        // open
+  std::set<ReceiveId> waiting_pulls_;  // due, but their source is stopped
+  std::map<SendId, PeerId> sends_;     // open
 };
 
 }  // namespace baton::kvtransfer

@@ -1,3 +1,4 @@
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -5,8 +6,6 @@
 
 #include <map>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "common/digest.h"
 #include "kvtransfer/ucx/test_node.h"
@@ -19,17 +18,21 @@ namespace {
 
 constexpr TestShape kShape{.num_pages = 96, .page_bytes = 995328, .tail_bytes = 4519664};
 constexpr uint64_t kOwnIncarnation = 42;
-constexpr absl::Duration kPatience = absl::Seconds(40);
+constexpr absl::Duration kPatience = absl::Seconds(20);
 
 // A child process, killed and reaped at the end whatever happened.
 class Sender {
  public:
   Sender(const std::string& address, const TestShape& shape, const std::string& mode) {
     const std::string numbers[] = {std::to_string(kOwnIncarnation), std::to_string(shape.num_pages),
-                                   std::to_string(shape.page_bytes), std::to_string(shape.tail_bytes)};
-    const char* argv[] = {BATON_TEST_SENDER, address.c_str(), numbers[0].c_str(), numbers[1].c_str(),
-                          numbers[2].c_str(), numbers[3].c_str(), mode.c_str(), nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, BATON_TEST_SENDER, nullptr, nullptr, const_cast<char* const*>(argv), environ), 0);
+                                   std::to_string(shape.page_bytes),
+                                   std::to_string(shape.tail_bytes)};
+    const char* argv[] = {
+        BATON_TEST_SENDER,  address.c_str(),    numbers[0].c_str(), numbers[1].c_str(),
+        numbers[2].c_str(), numbers[3].c_str(), mode.c_str(),       nullptr};
+    EXPECT_EQ(posix_spawn(&pid_, BATON_TEST_SENDER, nullptr, nullptr,
+                          const_cast<char* const*>(argv), environ),
+              0);
   }
   ~Sender() {
     if (pid_ > 0) Kill();
@@ -74,7 +77,8 @@ class NewOwner {
   }
   void ExpectIntact() const {
     for (const auto& [offset, owned] : digests_)
-      EXPECT_EQ(digest_.Of({}, node_.Bytes(owned.first)), owned.second) << "written after its return: " << offset;
+      EXPECT_EQ(digest_.Of({}, node_.Bytes(owned.first)), owned.second)
+          << "written after its return: " << offset;
   }
   size_t NumTaken() const { return num_seen_; }
 
@@ -101,7 +105,8 @@ TEST_P(QuarantineTest, ReturnedMemoryIsNeverWrittenWhenAStoppedSenderGoesOn) {
   Sender sender(node.transport().Address(), kShape, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() >= 3; }, kPatience));
   sender.Stop();
-  // Blocks that had left the sender may still be offered; the landing is closed in the middle of them.
+  // Blocks that had left the sender may still be offered; the landing is closed in the middle of
+  // them.
   for (int i = 0; i < 3; ++i) node.RunOnce();
   ASSERT_LT(node.Count<BlockLanded>(), kShape.num_pages);
   NewOwner owner(node);
@@ -131,7 +136,8 @@ TEST_P(QuarantineTest, AKilledSenderIsNoticedAndItsMemoryComesBack) {
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<LandingFailed>() > 0; }, kPatience));
   EXPECT_EQ(node.Got<LandingFailed>()[0].status.code(), absl::StatusCode::kUnavailable);
   for (const BlockLanded& landed : node.Got<BlockLanded>()) {
-    const uint64_t seed = landed.memory.block == kTailBlock ? kShape.num_pages : landed.memory.block;
+    const uint64_t seed =
+        landed.memory.block == kTailBlock ? kShape.num_pages : landed.memory.block;
     EXPECT_TRUE(HasPattern(node.Bytes(landed.memory.place), seed));
   }
   NewOwner owner(node);

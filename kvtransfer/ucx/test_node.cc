@@ -29,7 +29,8 @@ void FillPattern(std::span<std::byte> bytes, uint64_t seed) {
 bool HasPattern(std::span<const std::byte> bytes, uint64_t seed) {
   for (size_t i = 0; i < bytes.size(); i += 8) {
     const uint64_t word = PatternWord(seed, i);
-    if (std::memcmp(bytes.data() + i, &word, std::min<size_t>(8, bytes.size() - i)) != 0) return false;
+    if (std::memcmp(bytes.data() + i, &word, std::min<size_t>(8, bytes.size() - i)) != 0)
+      return false;
   }
   return true;
 }
@@ -45,14 +46,17 @@ TestNode::TestNode(const TestShape& shape, const UcxConfig& config, const Transf
   transport_ = *std::move(transport);
   region_ = *transport_->Register(memory_, MemoryKind::kHost);
   digester_.AddRegion(region_, memory_);
-  agent_ = std::make_unique<TransferAgent>(AgentConfig{.incarnation = config.incarnation, .limits = limits},
-                                           *transport_, digester_, clock_);
+  agent_ = std::make_unique<TransferAgent>(
+      AgentConfig{.incarnation = config.incarnation, .limits = limits}, *transport_, digester_,
+      clock_);
 }
 
 BlockMemory TestNode::Memory(uint32_t slot) const {
   const bool is_tail = slot == shape_.num_pages;
-  return {.block = is_tail ? kTailBlock : slot, .memory = static_cast<int32_t>(slot),
-          .place = {region_, slot * shape_.page_bytes, is_tail ? shape_.tail_bytes : shape_.page_bytes}};
+  return {.block = is_tail ? kTailBlock : slot,
+          .memory = static_cast<int32_t>(slot),
+          .place = {region_, slot * shape_.page_bytes,
+                    is_tail ? shape_.tail_bytes : shape_.page_bytes}};
 }
 
 std::span<std::byte> TestNode::Bytes(const Place& place) {
@@ -60,9 +64,13 @@ std::span<std::byte> TestNode::Bytes(const Place& place) {
 }
 
 void TestNode::OpenLandingWithCredit(uint32_t num_credit) {
-  agent_->Execute(OpenLanding{.transfer = TestTransfer(), .attempt = 1, .secret = TestSecret(),
-                              .num_pages = shape_.num_pages, .page_bytes = shape_.page_bytes,
-                              .tail_bytes = shape_.tail_bytes, .layout = TestLayout()});
+  agent_->Execute(OpenLanding{.transfer = TestTransfer(),
+                              .attempt = 1,
+                              .secret = TestSecret(),
+                              .num_pages = shape_.num_pages,
+                              .page_bytes = shape_.page_bytes,
+                              .tail_bytes = shape_.tail_bytes,
+                              .layout = TestLayout()});
   AddCredit credit{.transfer = TestTransfer(), .memory = {}};
   for (uint32_t i = 0; i < num_credit; ++i) credit.memory.push_back(Memory(i));
   credit.memory.push_back(Memory(shape_.num_pages));
@@ -70,9 +78,13 @@ void TestNode::OpenLandingWithCredit(uint32_t num_credit) {
 }
 
 void TestNode::OpenSendTo(const std::string& address, Incarnation incarnation) {
-  agent_->Execute(OpenSend{.transfer = TestTransfer(), .attempt = 1, .secret = TestSecret(),
-                           .address = address, .incarnation = incarnation,
-                           .num_pages = shape_.num_pages, .layout = TestLayout()});
+  agent_->Execute(OpenSend{.transfer = TestTransfer(),
+                           .attempt = 1,
+                           .secret = TestSecret(),
+                           .address = address,
+                           .incarnation = incarnation,
+                           .num_pages = shape_.num_pages,
+                           .layout = TestLayout()});
 }
 
 void TestNode::OfferAll() {

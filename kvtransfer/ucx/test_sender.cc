@@ -1,6 +1,6 @@
-// The sending process of quarantine_test: offers every block of a fixed transfer to the address it is given.
-// usage: test_sender ADDRESS INCARNATION PAGES PAGE_BYTES TAIL_BYTES pull|eager
-// Exit status: 0 all acked, 3 the send failed, 4 neither within a minute.
+// The sending process of quarantine_test: offers every block of a fixed transfer to the address it
+// is given. usage: test_sender ADDRESS INCARNATION PAGES PAGE_BYTES TAIL_BYTES pull|eager Exit
+// status: 0 all acked, 3 the send failed, 4 neither within a minute.
 #include <signal.h>
 #include <sys/prctl.h>
 
@@ -24,7 +24,9 @@ int Send(char** argv) {
   node.OpenSendTo(argv[1], Incarnation{static_cast<uint64_t>(std::atoll(argv[2]))});
   node.OfferAll();
   const size_t all = shape.num_pages + size_t{1};
-  const auto is_over = [&] { return node.Count<BlockAcked>() == all || node.Count<SendFailed>() > 0; };
+  const auto is_over = [&] {
+    return node.Count<BlockAcked>() == all || node.Count<SendFailed>() > 0;
+  };
   if (!node.RunUntil(is_over, absl::Minutes(1))) return 4;
   node.agent().Execute(CloseSend{TestTransfer()});
   if (!node.RunUntil([&] { return node.Count<SendReleased>() > 0; }, absl::Minutes(1))) return 4;

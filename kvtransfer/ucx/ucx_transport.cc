@@ -17,9 +17,10 @@ constexpr unsigned kFirstFrameId = 2;
 constexpr unsigned kLastFrameId = 6;
 constexpr size_t kTypeOffset = 4;  // of the type byte in a frame
 constexpr size_t kMaxFrame = 1024;
-constexpr int kMaxProgress = 64;   // UCX rounds before events are delivered
+constexpr int kMaxProgress = 64;  // UCX rounds before events are delivered
 
-// First message on an endpoint, either way: who speaks and whom the connecting side expects. Little-endian.
+// First message on an endpoint, either way: who speaks and whom the connecting side expects.
+// Little-endian.
 struct Hello {
   uint32_t magic = 0x484e5442;
   uint8_t kind = 1;  // 1 hello, 2 welcome
@@ -74,8 +75,14 @@ absl::StatusOr<RegionId> UcxTransport::Register(std::span<std::byte> memory, Mem
         absl::StrFormat("device memory over %s: stage it through pinned memory", config_.tls));
   auto map = worker_->Map(memory.data(), memory.size(), is_device);
   if (!map.ok()) return map.status();
-  regions_.push_back({memory, is_device});
+  regions_.push_back({memory, is_device, *map});
   return RegionId{static_cast<uint32_t>(regions_.size() - 1)};
+}
+
+void UcxTransport::Unregister(RegionId region) {
+  CHECK(region.value < regions_.size());
+  worker_->Unmap(regions_[region.value].map);
+  regions_[region.value] = {};
 }
 
 std::span<std::byte> UcxTransport::Bytes(const Place& place) const {
@@ -130,29 +137,51 @@ void UcxTransport::SendHello(Peer& peer, bool is_welcome) {
   hello.kind = is_welcome ? 2 : 1;
   hello.own = config_.incarnation.value;
   hello.expected = is_welcome ? 0 : peer.expected.value;
-  Post(peer, SendId{0}, {.am_id = kHelloId, .header = std::as_bytes(std::span(&hello, 1)), .data = {}});
+  Post(NewMessage(peer, kHelloId, std::as_bytes(std::span(&hello, 1))));
 }
 
-void UcxTransport::Post(Peer& peer, SendId send, const Outgoing& what) {
-  auto owned = std::make_unique<Message>();
+std::unique_ptr<UcxTransport::Message> UcxTransport::NewMessage(Peer& peer, unsigned am_id,
+                                                                std::span<const std::byte> header) {
+  auto message = std::make_unique<Message>();
+  message->owner = this;
+  message->id = next_id_++;
+  message->peer = &peer;
+  message->am_id = am_id;
+  message->header.assign(header.begin(), header.end());
+  return message;
+}
+
+void UcxTransport::PostOrWait(std::unique_ptr<Message> message) {
+  Peer& peer = *message->peer;
+  if (peer.is_up) {
+    Post(std::move(message));
+  } else {
+    if (message->send.value == 0) ++peer.open_frames;
+    peer.waiting.push_back(std::move(message));
+  }
+}
+
+void UcxTransport::DropWaiting(Peer& peer) {
+  for (const auto& message : peer.waiting)
+    if (message->send.value != 0)
+      queue_.push_back(SendDone{message->send, absl::UnavailableError("peer was never up")});
+  peer.waiting.clear();
+}
+
+void UcxTransport::Post(std::unique_ptr<Message> owned) {
   Message& message = *owned;
-  message.owner = this;
-  message.id = next_id_++;
-  message.peer = &peer;
-  message.send = send;
-  message.header.assign(what.header.begin(), what.header.end());
   messages_[message.id] = std::move(owned);
-  if (send.value == 0) ++peer.open_frames;
+  if (message.send.value == 0) ++message.peer->open_frames;
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS |
-                       UCP_OP_ATTR_FIELD_MEMORY_TYPE;
-  param.flags = what.flags | UCP_AM_SEND_FLAG_REPLY;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                       UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.flags = message.flags | UCP_AM_SEND_FLAG_REPLY;
   param.cb.send = &OnMessageSent;
   param.user_data = &message;
-  param.memory_type = what.is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
-  const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, what.am_id, message.header.data(),
-                                                   message.header.size(), what.data.data(),
-                                                   what.data.size(), &param);
+  param.memory_type = message.is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  const ucs_status_ptr_t request =
+      ucp_am_send_nbx(message.peer->endpoint, message.am_id, message.header.data(),
+                      message.header.size(), message.data.data(), message.data.size(), &param);
   if (!UCS_PTR_IS_PTR(request)) MessageDone(message, UCS_PTR_STATUS(request));
 }
 
@@ -160,7 +189,8 @@ void UcxTransport::MessageDone(Message& message, ucs_status_t status) {
   if (message.send.value == 0) {
     --message.peer->open_frames;
   } else {
-    queue_.push_back(SendDone{message.send, status == UCS_OK ? absl::OkStatus() : UcxError(status, "send")});
+    queue_.push_back(
+        SendDone{message.send, status == UCS_OK ? absl::OkStatus() : UcxError(status, "send")});
   }
   messages_.erase(message.id);
 }
@@ -175,14 +205,17 @@ absl::Status UcxTransport::SendFrame(PeerId to, std::span<const std::byte> frame
   Peer* peer = Find(to);
   if (peer == nullptr || peer->is_down)
     return absl::UnavailableError(absl::StrFormat("peer %d is down", to.value));
-  const unsigned id = frame.size() > kTypeOffset ? std::to_integer<unsigned>(frame[kTypeOffset]) : 0;
+  const unsigned id =
+      frame.size() > kTypeOffset ? std::to_integer<unsigned>(frame[kTypeOffset]) : 0;
   if (frame.size() > kMaxFrame || id < kFirstFrameId || id > kLastFrameId)
     return absl::InvalidArgumentError(
         absl::StrFormat("frame of %d bytes (at most %d) and type %d", frame.size(), kMaxFrame, id));
   if (peer->open_frames >= config_.max_open_frames)
     return absl::ResourceExhaustedError(
         absl::StrFormat("%d frames wait for peer %d", peer->open_frames, to.value));
-  Post(*peer, SendId{0}, {.am_id = id, .header = frame, .data = {}, .flags = UCP_AM_SEND_FLAG_EAGER});
+  auto message = NewMessage(*peer, id, frame);
+  message->flags = UCP_AM_SEND_FLAG_EAGER;
+  PostOrWait(std::move(message));
   return absl::OkStatus();
 }
 
@@ -192,14 +225,18 @@ SendId UcxTransport::Offer(PeerId to, std::span<const std::byte> announce, Place
   const SendId send{next_id_++};
   Peer* peer = Find(to);
   if (peer == nullptr || peer->is_down) {
-    queue_.push_back(SendDone{send, absl::UnavailableError(absl::StrFormat("peer %d is down", to.value))});
+    queue_.push_back(
+        SendDone{send, absl::UnavailableError(absl::StrFormat("peer %d is down", to.value))});
     return send;
   }
   const bool is_device = regions_[from.region.value].is_device;
   const bool is_pulled = is_device || config_.can_pull_hosts;
-  Post(*peer, send, {.am_id = kAnnounceId, .header = announce, .data = data,
-                     .flags = is_pulled ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER,
-                     .is_device = is_device});
+  auto message = NewMessage(*peer, kAnnounceId, announce);
+  message->send = send;
+  message->flags = is_pulled ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
+  message->is_device = is_device;
+  message->data = data;
+  PostOrWait(std::move(message));
   return send;
 }
 
@@ -214,23 +251,38 @@ ReceiveId UcxTransport::Pull(OfferId offer_id, Place to) {
   const OpenOffer offer = it->second;
   offers_.erase(it);
   CHECK(offer.bytes == to.bytes);
+  if (offer.is_rendezvous || regions_[to.region.value].is_device) {
+    StartReceive(receive, offer, to);
+    return receive;
+  }
+  // UCX 1.13 leaks the descriptor of a message of several fragments in ucp_am_recv_data_nbx.
+  std::memcpy(target.data(), offer.data, target.size());
+  ucp_am_data_release(worker_->get(), offer.data);
+  queue_.push_back(PullDone{receive, absl::OkStatus()});
+  return receive;
+}
+
+void UcxTransport::StartReceive(ReceiveId receive, const OpenOffer& offer, Place to) {
+  const std::span<std::byte> target = Bytes(to);
   auto owned = std::make_unique<OpenPull>();
   owned->owner = this;
   owned->receive = receive;
   owned->peer = offer.peer;
   ucp_request_param_t param{};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.cb.recv_am = &OnDataReceived;
   param.user_data = owned.get();
-  param.memory_type = regions_[to.region.value].is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  param.memory_type =
+      regions_[to.region.value].is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
   pulls_[receive] = std::move(owned);
   const ucs_status_ptr_t request =
       ucp_am_recv_data_nbx(worker_->get(), offer.data, target.data(), target.size(), &param);
-  if (UCS_PTR_IS_PTR(request)) return receive;
+  if (UCS_PTR_IS_PTR(request)) return;
   const ucs_status_t status = UCS_PTR_STATUS(request);
   pulls_.erase(receive);
-  queue_.push_back(PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
-  return receive;
+  queue_.push_back(
+      PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
 }
 
 void UcxTransport::OnDataReceived(void* request, ucs_status_t status, size_t, void* user_data) {
@@ -238,7 +290,8 @@ void UcxTransport::OnDataReceived(void* request, ucs_status_t status, size_t, vo
   UcxTransport& self = *pull.owner;
   const ReceiveId receive = pull.receive;
   self.pulls_.erase(receive);
-  self.queue_.push_back(PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
+  self.queue_.push_back(
+      PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
   ucp_request_free(request);
 }
 
@@ -255,6 +308,7 @@ void UcxTransport::Disconnect(PeerId id) {
   std::unique_ptr<Peer> peer = std::move(it->second);
   peers_.erase(it);
   peer->is_down = true;
+  DropWaiting(*peer);
   std::erase_if(offers_, [&](const auto& entry) {
     if (entry.second.peer != peer.get()) return false;
     ucp_am_data_release(worker_->get(), entry.second.data);
@@ -310,11 +364,12 @@ void UcxTransport::OnEndpointError(void* arg, ucp_ep_h, ucs_status_t status) {
   peer.owner->MarkDown(peer, UcxError(status, absl::StrFormat("peer %d", peer.id.value)));
 }
 
-ucs_status_t UcxTransport::OnHello(void* arg, const void* header, size_t header_bytes, void*, size_t,
-                                   const ucp_am_recv_param_t* param) {
+ucs_status_t UcxTransport::OnHello(void* arg, const void* header, size_t header_bytes, void*,
+                                   size_t, const ucp_am_recv_param_t* param) {
   auto& self = *static_cast<UcxTransport*>(arg);
   Peer* peer = self.FindReplyPeer(param);
-  if (peer != nullptr) self.HandleHello(*peer, {static_cast<const std::byte*>(header), header_bytes});
+  if (peer != nullptr)
+    self.HandleHello(*peer, {static_cast<const std::byte*>(header), header_bytes});
   return UCS_OK;
 }
 
@@ -325,8 +380,9 @@ void UcxTransport::HandleHello(Peer& peer, std::span<const std::byte> bytes) {
   const uint8_t kind = peer.is_outgoing ? 2 : 1;
   if (bytes.size() != sizeof(hello) || hello.magic != ours.magic || hello.version != ours.version ||
       hello.kind != kind) {
-    MarkDown(peer, absl::FailedPreconditionError(absl::StrFormat(
-                       "hello of %d bytes, version %d, kind %d", bytes.size(), hello.version, hello.kind)));
+    MarkDown(peer, absl::FailedPreconditionError(
+                       absl::StrFormat("hello of %d bytes, version %d, kind %d", bytes.size(),
+                                       hello.version, hello.kind)));
     return;
   }
   const uint64_t expected = peer.is_outgoing ? peer.expected.value : hello.expected;
@@ -342,6 +398,8 @@ void UcxTransport::HandleHello(Peer& peer, std::span<const std::byte> bytes) {
   if (peer.is_up) return;
   peer.is_up = true;
   queue_.push_back(StateChange{peer.id, PeerState::kUp, absl::OkStatus()});
+  // Posted by Progress, outside the callback that brought the welcome.
+  greeted_.push_back(peer.id);
 }
 
 ucs_status_t UcxTransport::OnFrameMessage(void* arg, const void* header, size_t header_bytes, void*,
@@ -354,18 +412,32 @@ ucs_status_t UcxTransport::OnFrameMessage(void* arg, const void* header, size_t 
   return UCS_OK;
 }
 
-ucs_status_t UcxTransport::OnAnnounce(void* arg, const void* header, size_t header_bytes, void* data,
-                                      size_t bytes, const ucp_am_recv_param_t* param) {
+ucs_status_t UcxTransport::OnAnnounce(void* arg, const void* header, size_t header_bytes,
+                                      void* data, size_t bytes, const ucp_am_recv_param_t* param) {
   auto& self = *static_cast<UcxTransport*>(arg);
   Peer* peer = self.FindReplyPeer(param);
   const bool is_ours_to_keep =
       (param->recv_attr & (UCP_AM_RECV_ATTR_FLAG_DATA | UCP_AM_RECV_ATTR_FLAG_RNDV)) != 0;
-  if (peer == nullptr || !peer->is_up || !is_ours_to_keep || header_bytes > kMaxFrame) return UCS_OK;
+  if (peer == nullptr || !peer->is_up || !is_ours_to_keep || header_bytes > kMaxFrame)
+    return UCS_OK;
   const OfferId offer{self.next_id_++};
-  self.offers_[offer] = {peer, data, bytes};
+  self.offers_[offer] = {peer, data, bytes,
+                         (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const auto* first = static_cast<const std::byte*>(header);
   self.queue_.push_back(OfferArrival{peer->id, offer, {first, first + header_bytes}});
   return UCS_INPROGRESS;
+}
+
+void UcxTransport::PostWaiting() {
+  for (const PeerId id : std::exchange(greeted_, {})) {
+    Peer* peer = Find(id);
+    while (peer != nullptr && !peer->waiting.empty()) {
+      std::unique_ptr<Message> message = std::move(peer->waiting.front());
+      peer->waiting.pop_front();
+      if (message->send.value == 0) --peer->open_frames;  // Post counts it again
+      Post(std::move(message));
+    }
+  }
 }
 
 int UcxTransport::Progress(TransportEvents& events) {
@@ -374,6 +446,7 @@ int UcxTransport::Progress(TransportEvents& events) {
     for (int round = 0; round < kMaxProgress && ucp_worker_progress(worker_->get()) != 0; ++round) {
     }
     FreeClosedPeers();
+    PostWaiting();
     for (size_t left = queue_.size(); left > 0; --left, ++delivered) {
       const Item item = std::move(queue_.front());
       queue_.pop_front();

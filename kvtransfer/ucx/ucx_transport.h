@@ -19,9 +19,10 @@
 
 namespace baton::kvtransfer {
 
-// Transport over UCX active messages (contracts.md 4.6). A block rides on its announce: eagerly for host memory, so that
-// the receiver copies it and nothing can land late, by rendezvous for device memory that a peer can pull. UCX callbacks
-// only queue; every event is delivered, and every endpoint closed, outside of them. One thread.
+// Transport over UCX active messages (contracts.md 4.6). A block rides on its announce: eagerly for
+// host memory, so that the receiver copies it and nothing can land late, by rendezvous for device
+// memory that a peer can pull. UCX callbacks only queue; every event is delivered, and every
+// endpoint closed, outside of them. One thread.
 class UcxTransport final : public Transport {
  public:
   static absl::StatusOr<std::unique_ptr<UcxTransport>> Create(const UcxConfig& config);
@@ -39,6 +40,8 @@ class UcxTransport final : public Transport {
   int WakeFd() const override { return worker_->event_fd(); }
   TransportFacts Facts(PeerId) const override { return facts_; }
 
+  // Ends a registration early; no send or pull may use it any more.
+  void Unregister(RegionId region);
   Incarnation incarnation() const { return config_.incarnation; }
   void set_self_test_gbps(double gbps) { facts_.self_test_gbps = gbps; }
 
@@ -46,25 +49,34 @@ class UcxTransport final : public Transport {
   struct Region {
     std::span<std::byte> memory;
     bool is_device = false;
+    ucp_mem_h map = nullptr;
   };
+  struct Message;
   struct Peer {
     UcxTransport* owner = nullptr;
     PeerId id;
     ucp_ep_h endpoint = nullptr;
     bool is_outgoing = false;
-    Incarnation expected;     // of an outgoing peer
-    bool is_up = false;       // hellos exchanged
-    bool is_down = false;     // UCX or the hello said so
+    Incarnation expected;  // of an outgoing peer
+    bool is_up = false;    // hellos exchanged
+    bool is_down = false;  // UCX or the hello said so
     size_t open_frames = 0;
     void* closing = nullptr;  // the close request, once disconnected
+    // Until it is up: UCX 1.13 loses eager messages of several fragments that are posted while an
+    // endpoint is wired up.
+    std::deque<std::unique_ptr<Message>> waiting{};
   };
   // One active message on its way: UCX reads header and memory until it says so.
   struct Message {
     UcxTransport* owner = nullptr;
     uint64_t id = 0;
     Peer* peer = nullptr;
-    SendId send;              // 0: a frame
+    SendId send;  // 0: a frame
+    unsigned am_id = 0;
+    uint32_t flags = 0;
+    bool is_device = false;
     std::vector<std::byte> header;
+    std::span<const std::byte> data;
   };
   struct OpenPull {
     UcxTransport* owner = nullptr;
@@ -73,8 +85,9 @@ class UcxTransport final : public Transport {
   };
   struct OpenOffer {
     Peer* peer = nullptr;
-    void* data = nullptr;     // UCX's descriptor, ours to receive or release
+    void* data = nullptr;  // UCX's descriptor, ours to receive or release
     uint64_t bytes = 0;
+    bool is_rendezvous = false;  // else `data` is the block itself
   };
 
   // Queued by callbacks, delivered by Progress.
@@ -108,28 +121,29 @@ class UcxTransport final : public Transport {
   // UCX callbacks; the first argument is this, or what `user_data` named.
   static void OnConnect(ucp_conn_request_h request, void* arg);
   static void OnEndpointError(void* arg, ucp_ep_h endpoint, ucs_status_t status);
-  static ucs_status_t OnHello(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
-                              const ucp_am_recv_param_t* param);
+  static ucs_status_t OnHello(void* arg, const void* header, size_t header_bytes, void* data,
+                              size_t bytes, const ucp_am_recv_param_t* param);
   static ucs_status_t OnFrameMessage(void* arg, const void* header, size_t header_bytes, void* data,
                                      size_t bytes, const ucp_am_recv_param_t* param);
-  static ucs_status_t OnAnnounce(void* arg, const void* header, size_t header_bytes, void* data, size_t bytes,
-                                 const ucp_am_recv_param_t* param);
+  static ucs_status_t OnAnnounce(void* arg, const void* header, size_t header_bytes, void* data,
+                                 size_t bytes, const ucp_am_recv_param_t* param);
   static void OnMessageSent(void* request, ucs_status_t status, void* user_data);
   static void OnDataReceived(void* request, ucs_status_t status, size_t bytes, void* user_data);
 
+  // Reads a block into `to` by UCX; the answer may come later.
+  void StartReceive(ReceiveId receive, const OpenOffer& offer, Place to);
   Peer* AddPeer(bool is_outgoing);
   Peer* Find(PeerId id) const;
   Peer* FindReplyPeer(const ucp_am_recv_param_t* param) const;
   void HandleHello(Peer& peer, std::span<const std::byte> hello);
   void SendHello(Peer& peer, bool is_welcome);
-  struct Outgoing {
-    unsigned am_id = 0;
-    std::span<const std::byte> header;
-    std::span<const std::byte> data;
-    uint32_t flags = 0;
-    bool is_device = false;
-  };
-  void Post(Peer& peer, SendId send, const Outgoing& what);
+  std::unique_ptr<Message> NewMessage(Peer& peer, unsigned am_id,
+                                      std::span<const std::byte> header);
+  // Now, or when the peer is up.
+  void PostOrWait(std::unique_ptr<Message> message);
+  void Post(std::unique_ptr<Message> message);
+  void PostWaiting();
+  void DropWaiting(Peer& peer);
   void MessageDone(Message& message, ucs_status_t status);
   void MarkDown(Peer& peer, absl::Status status);
   void FreeClosedPeers();
@@ -152,6 +166,7 @@ class UcxTransport final : public Transport {
   std::map<uint64_t, std::unique_ptr<Message>> messages_;
   std::map<ReceiveId, std::unique_ptr<OpenPull>> pulls_;
   std::map<OfferId, OpenOffer> offers_;
+  std::vector<PeerId> greeted_;  // came up: what waits for them is to be posted
   std::deque<Item> queue_;
   uint64_t next_id_ = 1;  // one counter for every kind of id
 };

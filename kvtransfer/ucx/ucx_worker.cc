@@ -12,12 +12,15 @@ namespace baton::kvtransfer {
 namespace {
 
 absl::Status ApplySettings(ucp_config_t* settings, const UcxConfig& config) {
-  // The receiver reads; with put_zcopy a write could land after its endpoint was closed (contracts.md 4.6).
-  std::vector<std::pair<std::string, std::string>> all = {{"TLS", config.tls}, {"RNDV_SCHEME", "get_zcopy"}};
+  // The receiver reads; with put_zcopy a write could land after its endpoint was closed
+  // (contracts.md 4.6).
+  std::vector<std::pair<std::string, std::string>> all = {{"TLS", config.tls},
+                                                          {"RNDV_SCHEME", "get_zcopy"}};
   all.insert(all.end(), config.overrides.begin(), config.overrides.end());
   for (const auto& [name, value] : all) {
     const ucs_status_t status = ucp_config_modify(settings, name.c_str(), value.c_str());
-    if (status != UCS_OK) return UcxError(status, absl::StrFormat("UCX setting %s=%s", name, value));
+    if (status != UCS_OK)
+      return UcxError(status, absl::StrFormat("UCX setting %s=%s", name, value));
   }
   return absl::OkStatus();
 }
@@ -26,7 +29,8 @@ absl::Status ApplySettings(ucp_config_t* settings, const UcxConfig& config) {
 
 absl::Status UcxError(ucs_status_t status, std::string_view what) {
   return absl::UnavailableError(absl::StrFormat("%s: UCX says %s (%d)", std::string(what),
-                                                ucs_status_string(status), static_cast<int>(status)));
+                                                ucs_status_string(status),
+                                                static_cast<int>(status)));
 }
 
 absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {
@@ -39,7 +43,8 @@ absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {
   uint16_t port = 0;
   const std::string_view digits = text.substr(colon + 1);
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size()) return invalid();
+  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size())
+    return invalid();
   std::string host(text.substr(0, colon));
   SocketAddress address;
   if (host.front() == '[' && host.back() == ']') {
@@ -92,7 +97,8 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxConfig& co
   if (applied.ok()) status = ucp_init(&params, settings, &self->context_);
   ucp_config_release(settings);
   if (!applied.ok()) return applied;
-  if (status != UCS_OK) return UcxError(status, absl::StrFormat("UCX context with transports %s", config.tls));
+  if (status != UCS_OK)
+    return UcxError(status, absl::StrFormat("UCX context with transports %s", config.tls));
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
@@ -116,8 +122,8 @@ void UcxWorker::Shutdown() {
   worker_ = nullptr;
 }
 
-absl::Status UcxWorker::Listen(const SocketAddress& address, ucp_listener_conn_callback_t on_connect,
-                               void* arg) {
+absl::Status UcxWorker::Listen(const SocketAddress& address,
+                               ucp_listener_conn_callback_t on_connect, void* arg) {
   ucp_listener_params_t params{};
   params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
   params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&address.storage);
@@ -126,7 +132,8 @@ absl::Status UcxWorker::Listen(const SocketAddress& address, ucp_listener_conn_c
   params.conn_handler.arg = arg;
   const ucs_status_t status = ucp_listener_create(worker_, &params, &listener_);
   if (status == UCS_OK) return absl::OkStatus();
-  return UcxError(status, absl::StrFormat("listening at %s", FormatSocketAddress(address.storage, "")));
+  return UcxError(status,
+                  absl::StrFormat("listening at %s", FormatSocketAddress(address.storage, "")));
 }
 
 std::string UcxWorker::ListenAddress(std::string_view host_override) const {
@@ -136,20 +143,22 @@ std::string UcxWorker::ListenAddress(std::string_view host_override) const {
   return FormatSocketAddress(attributes.sockaddr, host_override);
 }
 
-absl::Status UcxWorker::Handle(unsigned id, ucp_am_recv_callback_t callback, void* arg, bool is_data_kept) {
+absl::Status UcxWorker::Handle(unsigned id, ucp_am_recv_callback_t callback, void* arg,
+                               bool is_data_kept) {
   ucp_am_handler_param_t params{};
   params.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
                       UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS;
   params.id = id;
   params.cb = callback;
   params.arg = arg;
-  params.flags = is_data_kept ? UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA : UCP_AM_FLAG_WHOLE_MSG;
+  params.flags =
+      is_data_kept ? UCP_AM_FLAG_WHOLE_MSG | UCP_AM_FLAG_PERSISTENT_DATA : UCP_AM_FLAG_WHOLE_MSG;
   const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &params);
   return status == UCS_OK ? absl::OkStatus() : UcxError(status, "active message handler");
 }
 
-absl::StatusOr<ucp_ep_h> UcxWorker::Connect(const SocketAddress& address, ucp_err_handler_cb_t on_error,
-                                            void* arg) {
+absl::StatusOr<ucp_ep_h> UcxWorker::Connect(const SocketAddress& address,
+                                            ucp_err_handler_cb_t on_error, void* arg) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR |
                       UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -161,12 +170,13 @@ absl::StatusOr<ucp_ep_h> UcxWorker::Connect(const SocketAddress& address, ucp_er
   ucp_ep_h endpoint = nullptr;
   const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint);
   if (status != UCS_OK)
-    return UcxError(status, absl::StrFormat("connecting to %s", FormatSocketAddress(address.storage, "")));
+    return UcxError(status,
+                    absl::StrFormat("connecting to %s", FormatSocketAddress(address.storage, "")));
   return endpoint;
 }
 
-absl::StatusOr<ucp_ep_h> UcxWorker::Accept(ucp_conn_request_h request, ucp_err_handler_cb_t on_error,
-                                           void* arg) {
+absl::StatusOr<ucp_ep_h> UcxWorker::Accept(ucp_conn_request_h request,
+                                           ucp_err_handler_cb_t on_error, void* arg) {
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -193,6 +203,10 @@ absl::StatusOr<ucp_mem_h> UcxWorker::Map(void* address, size_t bytes, bool is_de
   if (status != UCS_OK) return UcxError(status, absl::StrFormat("registering %d bytes", bytes));
   maps_.push_back(map);
   return map;
+}
+
+void UcxWorker::Unmap(ucp_mem_h map) {
+  if (std::erase(maps_, map) > 0) ucp_mem_unmap(context_, map);
 }
 
 }  // namespace baton::kvtransfer

@@ -17,14 +17,15 @@
 namespace baton::kvtransfer {
 
 struct UcxConfig {
-  Incarnation incarnation;               // of this process
-  std::string listen = "127.0.0.1:0";    // numeric address and port; port 0: any
-  std::string advertise;                 // host that peers use; empty: the one of `listen`
-  std::string tls = "tcp,self";          // UCX_TLS: CPU-only default (contracts.md 4.6)
-  std::vector<std::pair<std::string, std::string>> overrides;  // further UCX settings, without "UCX_"
-  bool can_pull_devices = false;         // tls has cuda_ipc or rc: device blocks go by rendezvous
-  bool can_pull_hosts = false;           // tls has rc: host blocks too
-  size_t max_open_frames = 4096;         // per peer, not yet taken by UCX
+  Incarnation incarnation;             // of this process
+  std::string listen = "127.0.0.1:0";  // numeric address and port; port 0: any
+  std::string advertise;               // host that peers use; empty: the one of `listen`
+  std::string tls = "tcp,self";        // UCX_TLS: CPU-only default (contracts.md 4.6)
+  std::vector<std::pair<std::string, std::string>>
+      overrides;                  // further UCX settings, without "UCX_"
+  bool can_pull_devices = false;  // tls has cuda_ipc or rc: device blocks go by rendezvous
+  bool can_pull_hosts = false;    // tls has rc: host blocks too
+  size_t max_open_frames = 4096;  // per peer, not yet taken by UCX
   size_t max_peers = 4096;
 };
 
@@ -45,13 +46,17 @@ class UcxWorker {
   ~UcxWorker();
 
   // `on_connect` runs in progress for every client; it must Accept or Reject.
-  absl::Status Listen(const SocketAddress& address, ucp_listener_conn_callback_t on_connect, void* arg);
+  absl::Status Listen(const SocketAddress& address, ucp_listener_conn_callback_t on_connect,
+                      void* arg);
   absl::Status Handle(unsigned id, ucp_am_recv_callback_t callback, void* arg, bool is_data_kept);
-  absl::StatusOr<ucp_ep_h> Connect(const SocketAddress& address, ucp_err_handler_cb_t on_error, void* arg);
-  absl::StatusOr<ucp_ep_h> Accept(ucp_conn_request_h request, ucp_err_handler_cb_t on_error, void* arg);
+  absl::StatusOr<ucp_ep_h> Connect(const SocketAddress& address, ucp_err_handler_cb_t on_error,
+                                   void* arg);
+  absl::StatusOr<ucp_ep_h> Accept(ucp_conn_request_h request, ucp_err_handler_cb_t on_error,
+                                  void* arg);
   void Reject(ucp_conn_request_h request);
-  // Host or device memory, mapped until destruction.
+  // Host or device memory, mapped until Unmap or destruction.
   absl::StatusOr<ucp_mem_h> Map(void* address, size_t bytes, bool is_device);
+  void Unmap(ucp_mem_h map);
 
   // False if there is work: progress first.
   bool Arm() { return ucp_worker_arm(worker_) == UCS_OK; }

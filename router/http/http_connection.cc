@@ -68,6 +68,7 @@ asio::awaitable<void> HttpConnection::Run() {
     if (!request && refusal.status == 0) break;  // the client left between requests
     const bool is_head = request && request->method == "HEAD";
     auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11, request ? keep_alive : false, is_head);
+    ++shared_.counters.exchanges;
     if (request) {
       ++shared_.counters.requests;
       asio::co_spawn(io_, WatchClient(answer), asio::detached);
@@ -77,6 +78,7 @@ asio::awaitable<void> HttpConnection::Run() {
                       shared_.handler.ErrorBody(refusal.status, refusal.message));
     }
     is_usable = co_await WriteAnswer(answer);
+    --shared_.counters.exchanges;
     ReleaseBody();
   }
   error_code ignored;

@@ -28,6 +28,7 @@ struct HttpLimits {
 // Readable from any thread.
 struct HttpCounters {
   std::atomic<int64_t> connections = 0;  // open now
+  std::atomic<int64_t> exchanges = 0;     // requests read whose answer is not out yet
   std::atomic<int64_t> bodies_bytes = 0;  // held now
   std::atomic<uint64_t> accepted = 0;
   std::atomic<uint64_t> refused = 0;      // for max_connections

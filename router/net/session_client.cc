@@ -19,7 +19,7 @@
 namespace baton::router {
 namespace {
 
-using Outbox = wire::SessionOutbox<wire::RouterMessage>;
+using SessionBox = wire::SessionOutbox<wire::RouterMessage>;
 
 // "host:port" with a port of 1..65535.
 absl::Status CheckAddress(const std::string& entry, const std::string& address) {
@@ -50,20 +50,16 @@ std::vector<std::string> Resolve(const std::string& name) {
   return out;
 }
 
-bool IsBulk(const wire::RouterMessage& message) {
-  return !message.prompt_chunks.empty() && message.runs.empty() && message.reserves.empty() && message.cancels.empty() &&
-         message.retargets.empty() && message.moves.empty() && !message.drain;
-}
-
 }  // namespace
 
 class SessionPool::Impl {
  public:
-  Impl(SessionPoolOptions options, PlannerThread& planner, const Clock& clock)
-      : options_(std::move(options)), planner_(planner), clock_(clock) {}
-  ~Impl();
-  absl::Status Start();
-  void Send(WorkerId worker, wire::RouterMessage message, Outbox::Lane lane);
+  Impl(SessionPoolOptions options, const Clock& clock) : options_(std::move(options)), clock_(clock) {}
+  ~Impl() { Stop(); }
+  absl::Status Start(PlannerThread& planner);
+  void Stop();
+  void Send(WorkerId worker, wire::RouterMessage message, SessionBox::Lane lane);
+  void Close(WorkerId worker, const absl::Status& status);
 
  private:
   class Stream;
@@ -83,7 +79,7 @@ class SessionPool::Impl {
   void ResolveNames();
 
   const SessionPoolOptions options_;
-  PlannerThread& planner_;
+  PlannerThread* planner_ = nullptr;  // set once, before the thread
   const Clock& clock_;
   std::thread thread_;
   Mutex mutex_;  // the planner sends while streams come and go on gRPC threads
@@ -100,8 +96,11 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
   Stream(Impl& pool, Link& link)
       : pool_(pool), worker_(link.worker), address_(link.address), outbox_(pool.options_.max_outbox_messages),
         last_heard_us_(absl::ToUnixMicros(pool.clock_.Now())) {
-    outbox_.Push(Outbox::Lane::kControl,
-                 {.hello = wire::RouterHello{.router_id = pool.options_.router_id, .incarnation = pool.options_.incarnation}});
+    wire::RouterMessage first;
+    first.hello.emplace();
+    first.hello->router_id = pool.options_.router_id;
+    first.hello->incarnation = pool.options_.incarnation;
+    outbox_.Push(SessionBox::Lane::kControl, std::move(first));
     link.stub->async()->Session(&context_, this);
     AddHold();  // for writes that start outside of reactions; removed by End
     StartCall();
@@ -113,32 +112,37 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
   const std::string& address() const { return address_; }
   bool is_up() const { return is_up_; }
 
-  void Push(wire::RouterMessage message, Outbox::Lane lane) {
-    if (outbox_.Push(lane, std::move(message)) == Outbox::Pushed::kFull) {
+  void Push(wire::RouterMessage message, SessionBox::Lane lane) {
+    if (outbox_.Push(lane, std::move(message)) == SessionBox::Pushed::kFull) {
       End(absl::ResourceExhaustedError("the worker reads too slowly: its outbox is full"));
       return;
     }
     WriteNext();
   }
 
-  void End(const absl::Status& status) {
+  // `cancels`: breaks off what is in flight; a stream that the other side ended keeps that side's status.
+  void End(const absl::Status& status, bool cancels = true) {
     MutexLock lock(operation_mutex_);
     if (is_ended_) return;
     is_ended_ = true;
     end_status_ = status;
-    context_.TryCancel();
+    if (cancels) context_.TryCancel();
     RemoveHold();
   }
 
   void Beat(uint64_t number) {
-    Push({.beat = wire::Beat{.number = number, .echo = last_beat_.load()}}, Outbox::Lane::kBeat);
+    wire::RouterMessage message;
+    message.beat.emplace();
+    message.beat->number = number;
+    message.beat->echo = last_beat_.load();
+    Push(std::move(message), SessionBox::Lane::kBeat);
   }
 
   absl::Duration Silence() const { return pool_.clock_.Now() - absl::FromUnixMicros(last_heard_us_.load()); }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
-      End(absl::UnavailableError("the worker ended the stream"));
+      End(absl::UnavailableError("the worker ended the stream"), /*cancels=*/false);
       return;
     }
     last_heard_us_ = absl::ToUnixMicros(pool_.clock_.Now());
@@ -176,11 +180,13 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
       return absl::InvalidArgumentError(is_up_ ? "hello: sent twice" : "hello: must be the first message");
     if (!is_up_) {
       is_up_ = true;
-      pool_.planner_.OnWorkerEvent(worker_, SessionUp{*message->hello, address_});
+      Log(LogLevel::kInfo, "session_up", absl::StrFormat("worker=%s id=%s incarnation=%d", address_, message->hello->worker_id,
+                                                         message->hello->incarnation.value));
+      pool_.planner_->OnWorkerEvent(worker_, SessionUp{*message->hello, address_});
       message->hello.reset();
     }
     if (message->beat) last_beat_ = message->beat->number;
-    pool_.planner_.OnWorkerEvent(worker_, *std::move(message));
+    pool_.planner_->OnWorkerEvent(worker_, *std::move(message));
     return absl::OkStatus();
   }
 
@@ -198,7 +204,7 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
   const WorkerId worker_;
   const std::string address_;
   grpc::ClientContext context_;
-  Outbox outbox_;
+  SessionBox outbox_;
   pb::WorkerMessage incoming_;
   pb::RouterMessage outgoing_;  // of the write in flight
   std::atomic<bool> is_up_ = false;
@@ -210,7 +216,7 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
   absl::Status end_status_ GUARDED_BY(operation_mutex_);
 };
 
-SessionPool::Impl::~Impl() {
+void SessionPool::Impl::Stop() {
   {
     MutexLock lock(mutex_);
     is_stopping_ = true;
@@ -223,7 +229,8 @@ SessionPool::Impl::~Impl() {
   while (open_streams_ > 0) changed_.WaitFor(mutex_, absl::Milliseconds(50));
 }
 
-absl::Status SessionPool::Impl::Start() {
+absl::Status SessionPool::Impl::Start(PlannerThread& planner) {
+  planner_ = &planner;
   {
     MutexLock lock(mutex_);
     for (const std::string& entry : options_.workers) {
@@ -239,7 +246,7 @@ absl::Status SessionPool::Impl::Start() {
 void SessionPool::Impl::AddLink(const std::string& address) {
   if (links_.contains(address)) return;
   Link& link = links_[address];
-  link.worker = planner_.AddWorker(address);
+  link.worker = planner_->AddWorker(address);
   link.address = address;
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
@@ -257,16 +264,23 @@ void SessionPool::Impl::Connect(Link& link) {
   link.stream = new Stream(*this, link);  // deletes itself in OnDone
 }
 
-void SessionPool::Impl::Send(WorkerId worker, wire::RouterMessage message, Outbox::Lane lane) {
+void SessionPool::Impl::Send(WorkerId worker, wire::RouterMessage message, SessionBox::Lane lane) {
   MutexLock lock(mutex_);
   const auto link = links_by_worker_.find(worker);
-  if (link != links_by_worker_.end() && link->second->stream != nullptr) link->second->stream->Push(std::move(message), lane);
+  if (link == links_by_worker_.end() || link->second->stream == nullptr) return;
+  link->second->stream->Push(std::move(message), lane);
+}
+
+void SessionPool::Impl::Close(WorkerId worker, const absl::Status& status) {
+  MutexLock lock(mutex_);
+  const auto link = links_by_worker_.find(worker);
+  if (link != links_by_worker_.end() && link->second->stream != nullptr) link->second->stream->End(status);
 }
 
 void SessionPool::Impl::Forget(Stream* stream, const absl::Status& status) {
   if (stream->is_up()) {
     Log(LogLevel::kInfo, "session_down", absl::StrFormat("worker=%s status=%s", stream->address(), status.ToString()));
-    planner_.OnWorkerEvent(stream->worker(), SessionDown{status});
+    planner_->OnWorkerEvent(stream->worker(), SessionDown{status});
   }
   MutexLock lock(mutex_);
   Link& link = links_.at(stream->address());
@@ -319,15 +333,22 @@ void SessionPool::Impl::ResolveNames() {
   }
 }
 
-SessionPool::SessionPool(SessionPoolOptions options, PlannerThread& planner, const Clock& clock)
-    : impl_(std::make_unique<Impl>(std::move(options), planner, clock)) {}
+SessionPool::SessionPool(SessionPoolOptions options, const Clock& clock)
+    : impl_(std::make_unique<Impl>(std::move(options), clock)) {}
 SessionPool::~SessionPool() = default;
 
-absl::Status SessionPool::Start() { return impl_->Start(); }
+absl::Status SessionPool::Start(PlannerThread& planner) { return impl_->Start(planner); }
+void SessionPool::Stop() { impl_->Stop(); }
+void SessionPool::Close(WorkerId worker, const absl::Status& status) { impl_->Close(worker, status); }
 
+// Prompt chunks go on their own: a Run goes before its chunks either way, and a transfer's chunks, which must keep their order, then
+// never travel in two lanes.
 void SessionPool::Send(WorkerId worker, wire::RouterMessage message) {
-  const Outbox::Lane lane = IsBulk(message) ? Outbox::Lane::kBulk : Outbox::Lane::kControl;
-  impl_->Send(worker, std::move(message), lane);
+  wire::RouterMessage chunks;
+  chunks.prompt_chunks.swap(message.prompt_chunks);
+  const bool has_chunks = !chunks.prompt_chunks.empty();
+  if (message != wire::RouterMessage{}) impl_->Send(worker, std::move(message), SessionBox::Lane::kControl);
+  if (has_chunks) impl_->Send(worker, std::move(chunks), SessionBox::Lane::kBulk);
 }
 
 }  // namespace baton::router

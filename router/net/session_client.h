@@ -27,14 +27,15 @@ struct SessionPoolOptions {
 // thread of its own, everything else goes to the planner. DNS only adds addresses. Start and stop: one thread; Send: any.
 class SessionPool final : public WorkerLinks {
  public:
-  // `planner` outlives the pool.
-  SessionPool(SessionPoolOptions options, PlannerThread& planner, const Clock& clock);
-  ~SessionPool() override;  // ends every stream
+  SessionPool(SessionPoolOptions options, const Clock& clock);
+  ~SessionPool() override;  // Stop
 
-  // Connects. Errors name a worker entry that cannot be parsed.
-  absl::Status Start();
+  // Connects; `planner` outlives the sessions. Errors name a worker entry that cannot be parsed.
+  absl::Status Start(PlannerThread& planner);
+  void Stop();  // ends every stream and waits for it
   // Dropped when that worker has no session: the planner has heard or will hear SessionDown.
   void Send(WorkerId worker, wire::RouterMessage message) override;
+  void Close(WorkerId worker, const absl::Status& status) override;
 
  private:
   class Impl;

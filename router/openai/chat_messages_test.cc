@@ -99,7 +99,8 @@ TEST(ChatMessages, NamesThePathOfEveryMistake) {
        "object"},
       {R"({"messages": [{"role": "user", "content": "x"}], "thinking": {"type": "maybe"}})",
        "thinking.type", "maybe"},
-      {R"({"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"thinking": 1}})",
+      {R"({"messages": [{"role": "user", "content": "x"}],)"
+       R"("chat_template_kwargs": {"thinking": 1}})",
        "chat_template_kwargs.thinking", "expected boolean, got integer"},
       {R"({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": 0.5})",
        "reasoning_effort", "expected string, got number"},
@@ -112,7 +113,8 @@ TEST(ChatMessages, NamesThePathOfEveryMistake) {
       {R"({"messages": [{"role": "user", "content": "x"}], "continue_final_message": true,)"
        R"("add_generation_prompt": true})",
        "continue_final_message", "Cannot set both"},
-      {R"({"messages": [{"role": "assistant", "tool_calls": [{"id": 1, "function": {"name": "f"}}]}]})",
+      {R"({"messages": [{"role": "assistant",)"
+       R"("tool_calls": [{"id": 1, "function": {"name": "f"}}]}]})",
        "messages[0].tool_calls[0].id", "expected string"},
   };
   for (const Refusal& refusal : cases) {

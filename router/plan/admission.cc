@@ -7,8 +7,8 @@
 namespace baton::router {
 namespace {
 
-// What a live request keeps of its tokens: the prompt, and what it may emit per choice; the latter is
-// bounded here to 4,096 so that a generous max_tokens does not count as memory.
+// What a live request keeps of its tokens: the prompt, and what it may emit per choice; the latter
+// is bounded here to 4,096 so that a generous max_tokens does not count as memory.
 uint64_t BytesOf(const Request& request) {
   const int64_t emitted = std::clamp<int64_t>(request.spec.finish.max_tokens, 0, 4'096);
   const uint64_t per_choice = static_cast<uint64_t>(emitted) * sizeof(int32_t);
@@ -33,9 +33,9 @@ absl::Status Admission::Admit(Request& request) {
                         tokens, config_.max_queued_tokens));
   const uint64_t bytes = BytesOf(request);
   if (live_bytes_ > 0 && live_bytes_ + bytes > config_.max_live_bytes)
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "requests in flight hold %d bytes, %d more exceed %d", live_bytes_, bytes,
-        config_.max_live_bytes));
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("requests in flight hold %d bytes, %d more exceed %d", live_bytes_, bytes,
+                        config_.max_live_bytes));
   request.booked_bytes = bytes;
   live_bytes_ += bytes;
   return absl::OkStatus();

@@ -17,7 +17,8 @@ class Admission {
  public:
   explicit Admission(const PlanConfig& config) : config_(config) {}
 
-  // kResourceExhausted if a new request does not fit; otherwise its bytes are counted until Release.
+  // kResourceExhausted if a new request does not fit; otherwise its bytes are counted until
+  // Release.
   absl::Status Admit(Request& request);
   void Release(Request& request);
   // Queues a request; one that comes back is never refused.

@@ -11,7 +11,8 @@
 
 namespace baton::router {
 
-// Which pages one worker's prefix cache holds, from its CacheEvents (contracts.md 5). Planner thread.
+// Which pages one worker's prefix cache holds, from its CacheEvents (contracts.md 5). Planner
+// thread.
 class CacheIndex {
  public:
   // Applies a part. A snapshot replaces everything once its last part is in, a delta waits for its

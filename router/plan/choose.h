@@ -18,18 +18,18 @@ struct PrefillCandidate {
 
 struct DecodeCandidate {
   WorkerId worker;
-  uint32_t free_pages = 0;     // free or evictable, less what is promised already
-  uint32_t sequences = 0;      // running, waiting and promised
-  uint32_t running = 0;        // in the batch whose step time is known
+  uint32_t free_pages = 0;  // free or evictable, less what is promised already
+  uint32_t sequences = 0;   // running, waiting and promised
+  uint32_t running = 0;     // in the batch whose step time is known
   uint32_t max_sequences = 0;
-  uint32_t last_step_us = 0;   // 0: not measured
+  uint32_t last_step_us = 0;  // 0: not measured
 };
 
 struct RequestFacts {
   uint32_t prompt_tokens = 0;
-  uint32_t num_pages = 0;      // to book
+  uint32_t num_pages = 0;  // to book
   uint32_t num_sequences = 1;
-  bool reads_cache = true;     // false with prompt_logprobs (contracts.md 5)
+  bool reads_cache = true;  // false with prompt_logprobs (contracts.md 5)
 };
 
 struct ChooseWeights {
@@ -37,9 +37,9 @@ struct ChooseWeights {
 };
 
 struct PrefillChoice {
-  size_t index = 0;             // into the candidates
+  size_t index = 0;              // into the candidates
   uint32_t uncached_tokens = 0;  // to compute, at least 1
-  double seconds = 0;           // expected until the first token
+  double seconds = 0;            // expected until the first token
 };
 
 // Prompt tokens a worker with that overlap still computes: at least the last one.
@@ -54,7 +54,8 @@ std::optional<PrefillChoice> ChoosePrefill(std::span<const PrefillCandidate> can
 double ExpectedStepUs(const DecodeCandidate& candidate, const RequestFacts& request,
                       const ChooseWeights& weights);
 
-// The candidate with room for the request and the lowest expected step time; absent if none has room.
+// The candidate with room for the request and the lowest expected step time; absent if none has
+// room.
 std::optional<size_t> ChooseDecode(std::span<const DecodeCandidate> candidates,
                                    const RequestFacts& request, const ChooseWeights& weights);
 

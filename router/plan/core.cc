@@ -99,9 +99,9 @@ void RouterCore::EndUncovered() {
     const absl::Time due =
         std::max(request->queued_since, uncovered_since_) + config_.no_worker_grace;
     if (due <= now_)
-      End(*request, absl::UnavailableError(absl::StrFormat(
-                        "no prefill and decode worker is ready (waited %s)",
-                        absl::FormatDuration(now_ - request->queued_since))));
+      End(*request, absl::UnavailableError(
+                        absl::StrFormat("no prefill and decode worker is ready (waited %s)",
+                                        absl::FormatDuration(now_ - request->queued_since))));
     else
       next = std::min(next, due);
   }
@@ -118,7 +118,8 @@ void RouterCore::MoveFromWedged() {
     if (now_ < worker.wedged_since + config_.max_wedged) continue;
     ArmCore(now_ + config_.max_wedged);
     const auto& all = workers_.all();
-    if (std::none_of(all.begin(), all.end(), [&](const auto& entry) { return is_other(entry.second); }))
+    if (std::none_of(all.begin(), all.end(),
+                     [&](const auto& entry) { return is_other(entry.second); }))
       continue;
     for (auto it = requests_.begin(); it != requests_.end();) {
       Request& request = *(it++)->second;
@@ -131,10 +132,10 @@ void RouterCore::MoveFromWedged() {
 void RouterCore::CheckTimers(Request& request) {
   if (now_ >= request.Deadline()) {
     const bool is_queued = request.step == Step::kQueued && !request.has_token;
-    const std::string text = absl::StrFormat(
-        "the deadline passed while %s", RequestStateName(request.State()));
-    return End(request, is_queued ? absl::ResourceExhaustedError(text)
-                                  : absl::DeadlineExceededError(text));
+    const std::string text =
+        absl::StrFormat("the deadline passed while %s", RequestStateName(request.State()));
+    return End(request,
+               is_queued ? absl::ResourceExhaustedError(text) : absl::DeadlineExceededError(text));
   }
   if (request.is_recovering && now_ >= request.lost_at + config_.recovery_wait)
     return End(request, absl::DeadlineExceededError(
@@ -205,12 +206,23 @@ void RouterCore::End(Request& request, const absl::Status& status) {
 
 void RouterCore::CountEnd(const Request& request, const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: ++facts_.outcomes.ok; break;
-    case absl::StatusCode::kCancelled: ++facts_.outcomes.cancelled; break;
-    case absl::StatusCode::kResourceExhausted: ++facts_.outcomes.rejected; break;
-    case absl::StatusCode::kUnavailable: ++facts_.outcomes.no_worker; break;
-    case absl::StatusCode::kDeadlineExceeded: ++facts_.outcomes.deadline; break;
-    default: ++facts_.outcomes.failed;
+    case absl::StatusCode::kOk:
+      ++facts_.outcomes.ok;
+      break;
+    case absl::StatusCode::kCancelled:
+      ++facts_.outcomes.cancelled;
+      break;
+    case absl::StatusCode::kResourceExhausted:
+      ++facts_.outcomes.rejected;
+      break;
+    case absl::StatusCode::kUnavailable:
+      ++facts_.outcomes.no_worker;
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      ++facts_.outcomes.deadline;
+      break;
+    default:
+      ++facts_.outcomes.failed;
   }
   if (!request.has_token) return;
   const StageTimes& times = request.clock.times;

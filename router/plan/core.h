@@ -23,11 +23,11 @@
 
 namespace baton::router {
 
-// All placement decisions of one router process and each request's state machine (contracts.md 4.2, 6).
-// Events in, actions out; no I/O, no clock, no thread: the caller executes the actions in order and
-// hands events in with times that never go back. Every request ends exactly once, and every worker that
-// was told anything of a transfer gets one Cancel for it unless its session ended first.
-// Planner thread (or the simulator's).
+// All placement decisions of one router process and each request's state machine (contracts.md 4.2,
+// 6). Events in, actions out; no I/O, no clock, no thread: the caller executes the actions in order
+// and hands events in with times that never go back. Every request ends exactly once, and every
+// worker that was told anything of a transfer gets one Cancel for it unless its session ended
+// first. Planner thread (or the simulator's).
 class RouterCore {
  public:
   RouterCore(const PlanConfig& config, Rng& rng);  // rng: transfer ids; outlives the core
@@ -37,7 +37,7 @@ class RouterCore {
   // Appends to `out`. No allocation per token beyond the emitted records.
   void On(CoreEvent event, absl::Time now, std::vector<CoreAction>& out);
 
-  RouterFacts Facts(absl::Time now) const;   // counters and gauges
+  RouterFacts Facts(absl::Time now) const;  // counters and gauges
   ClusterView View(absl::Time now) const;
   // Raised whenever a worker comes, goes or changes state: publish the view at once.
   uint64_t view_version() const { return view_version_; }
@@ -55,7 +55,8 @@ class RouterCore {
     uint32_t uncached_tokens = 0;
     bool is_fallback = false;  // prefill on D, for want of a prefill worker
   };
-  // What a placement must agree with: nothing before the first token, the request's identity after it.
+  // What a placement must agree with: nothing before the first token, the request's identity after
+  // it.
   struct Wanted {
     const Identity* pinned = nullptr;
     bool any_prompt_class = true, any_decode_class = true;
@@ -108,11 +109,14 @@ class RouterCore {
   void OnItem(WorkerRecord& worker, wire::Landed& item);
   void OnItem(WorkerRecord& worker, wire::SequenceStep& item);
   void OnItem(WorkerRecord& worker, wire::Finished& item);
-  bool AcceptTokens(Request& request, int choice, int64_t position, std::vector<TokenRecord>& tokens);
+  bool AcceptTokens(Request& request, int choice, int64_t position,
+                    std::vector<TokenRecord>& tokens);
   bool AcceptFirstTokens(Request& request, std::vector<TokenRecord>& tokens);
 
   // core_choice.cc: which workers.
   std::optional<PairChoice> ChoosePair(Request& request, Placed& why);
+  std::optional<PairChoice> PairFrom(Request& request, const Wanted& wanted,
+                                     std::vector<const WorkerRecord*> prefills, Placed& why);
   std::optional<PairChoice> ChooseFallback(Request& request, const Wanted& wanted, Placed& why);
   std::vector<const WorkerRecord*> DecodesFor(const Request& request, const Wanted& wanted,
                                               const WorkerRecord* prefill) const;
@@ -157,7 +161,7 @@ class RouterCore {
   uint64_t next_order_ = 0;
   uint64_t view_version_ = 0;
   bool should_schedule_ = false;
-  std::set<absl::Time> core_timers_;  // set and not yet fired
+  std::set<absl::Time> core_timers_;                   // set and not yet fired
   absl::Time uncovered_since_ = absl::InfinitePast();  // no serving pair; future: covered
   absl::Time decode_blocked_since_ = absl::InfiniteFuture();
 

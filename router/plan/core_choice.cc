@@ -1,5 +1,6 @@
 // RouterCore: which workers may take a request, and which of them does (design.md 9).
 #include <algorithm>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -46,13 +47,15 @@ bool RouterCore::HasServing(const Identity& identity, bool is_decode) const {
 }
 
 void RouterCore::KeepPreferred(const Request& request, Workers& workers) const {
-  Workers preferred;
-  for (const WorkerRecord* worker : workers) {
-    const auto& avoid = request.avoid;
-    const bool is_avoided = std::find(avoid.begin(), avoid.end(), worker->id) != avoid.end();
-    if (!is_avoided && !worker->IsSuspect(now_, config_)) preferred.push_back(worker);
-  }
-  if (!preferred.empty()) workers = std::move(preferred);
+  const auto keep = [&workers](auto is_wanted) {
+    Workers kept;
+    std::copy_if(workers.begin(), workers.end(), std::back_inserter(kept), is_wanted);
+    if (!kept.empty()) workers = std::move(kept);
+  };
+  keep([&request](const WorkerRecord* worker) {
+    return std::find(request.avoid.begin(), request.avoid.end(), worker->id) == request.avoid.end();
+  });
+  keep([this](const WorkerRecord* worker) { return !worker->IsSuspect(now_, config_); });
 }
 
 std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, Placed& why) {
@@ -63,7 +66,8 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
     if (!worker.IsReady() || !worker.IsPrefillOnly()) continue;
     if (worker.hello.max_context <= request.prompt_tokens()) continue;
     if (wanted.pinned != nullptr && worker.hello.weights != wanted.pinned->weights) continue;
-    if (!wanted.any_prompt_class && worker.hello.prompt_class != wanted.pinned->prompt_class) continue;
+    if (!wanted.any_prompt_class && worker.hello.prompt_class != wanted.pinned->prompt_class)
+      continue;
     is_any_ready = true;
     if (worker.HasPrefillSlot(now_, config_)) prefills.push_back(&worker);
   }
@@ -72,16 +76,26 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
     why = Placed::kNoPrefillSlot;
     return std::nullopt;
   }
-  KeepPreferred(request, prefills);
-  Placed best_why = Placed::kNoWorker;
+  Workers preferred = prefills;
+  KeepPreferred(request, preferred);
+  for (const Workers* group : {&preferred, &prefills}) {
+    if (const auto pair = PairFrom(request, wanted, *group, why)) return pair;
+    if (why == Placed::kNoDecodeRoom) return std::nullopt;
+  }
+  return ChooseFallback(request, wanted, why);
+}
+
+// The best of `prefills` that pairs with a decode worker with room, and that decode worker.
+std::optional<RouterCore::PairChoice> RouterCore::PairFrom(Request& request, const Wanted& wanted,
+                                                           Workers prefills, Placed& why) {
+  why = Placed::kNoWorker;
   while (!prefills.empty()) {
     const PrefillChoice choice = PickPrefill(request, prefills);
     const WorkerRecord& prefill = *prefills[choice.index];
     Placed here = Placed::kNoWorker;
     if (const auto decode = PickDecode(request, DecodesFor(request, wanted, &prefill), here)) {
       const WorkerRecord& landing = *workers_.Find(*decode);
-      const uint32_t at_decode =
-          UncachedTokens(FactsOf(request, 0), CachedPages(request, landing));
+      const uint32_t at_decode = UncachedTokens(FactsOf(request, 0), CachedPages(request, landing));
       const bool skips = at_decode <= config_.prefill_on_decode_max_tokens &&
                          landing.hello.serves_prefill &&
                          landing.hello.prompt_class == prefill.hello.prompt_class;
@@ -89,26 +103,25 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
                         .decode = *decode,
                         .uncached_tokens = skips ? at_decode : choice.uncached_tokens};
     }
-    if (here == Placed::kNoDecodeRoom) best_why = here;
-    std::erase_if(prefills, [&prefill](const WorkerRecord* other) { return Pairs(prefill, *other); });
+    if (here == Placed::kNoDecodeRoom) why = here;
+    std::erase_if(prefills,
+                  [&prefill](const WorkerRecord* other) { return Pairs(prefill, *other); });
   }
-  why = best_why;
-  if (why == Placed::kNoWorker) return ChooseFallback(request, wanted, why);
   return std::nullopt;
 }
 
 // No prefill worker is ready that pairs with a decode worker: one that serves both.
 std::optional<RouterCore::PairChoice> RouterCore::ChooseFallback(Request& request,
-                                                                 const Wanted& wanted, Placed& why) {
+                                                                 const Wanted& wanted,
+                                                                 Placed& why) {
   Workers mixed = DecodesFor(request, wanted, nullptr);
   std::erase_if(mixed, [&wanted](const WorkerRecord* worker) {
     if (!worker->hello.serves_prefill) return true;
     return !wanted.any_prompt_class && worker->hello.prompt_class != wanted.pinned->prompt_class;
   });
   const bool is_any_ready = !mixed.empty();
-  std::erase_if(mixed, [this](const WorkerRecord* worker) {
-    return !worker->HasPrefillSlot(now_, config_);
-  });
+  std::erase_if(
+      mixed, [this](const WorkerRecord* worker) { return !worker->HasPrefillSlot(now_, config_); });
   if (mixed.empty()) {
     why = is_any_ready ? Placed::kNoPrefillSlot : Placed::kNoWorker;
     return std::nullopt;
@@ -131,7 +144,8 @@ Workers RouterCore::DecodesFor(const Request& request, const Wanted& wanted,
     if (worker.hello.max_context <= request.prompt_tokens()) continue;
     if (prefill != nullptr && !Pairs(*prefill, worker)) continue;
     if (wanted.pinned != nullptr && worker.hello.weights != wanted.pinned->weights) continue;
-    if (!wanted.any_decode_class && worker.hello.decode_class != wanted.pinned->decode_class) continue;
+    if (!wanted.any_decode_class && worker.hello.decode_class != wanted.pinned->decode_class)
+      continue;
     decodes.push_back(&worker);
   }
   return decodes;
@@ -177,7 +191,8 @@ bool RouterCore::CanEverFit(const Request& request) const {
   const uint32_t pages = request.PagesToBook(1);
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.is_up || !worker.hello.serves_decode) continue;
-    if (worker.hello.pages >= pages && worker.hello.max_sequences >= request.OpenChoices()) return true;
+    if (worker.hello.pages >= pages && worker.hello.max_sequences >= request.OpenChoices())
+      return true;
   }
   return false;
 }

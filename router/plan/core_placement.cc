@@ -15,9 +15,8 @@ std::vector<wire::SequenceSpec> SequencesOf(const Request& request) {
   std::vector<wire::SequenceSpec> sequences;
   for (const int i : request.placement->choices) {
     const Choice& choice = request.choices[static_cast<size_t>(i)];
-    sequences.push_back({.handle = choice.handle,
-                         .choice = static_cast<uint32_t>(i),
-                         .received = choice.received});
+    sequences.push_back(
+        {.handle = choice.handle, .choice = static_cast<uint32_t>(i), .received = choice.received});
   }
   return sequences;
 }
@@ -27,7 +26,8 @@ wire::Reserve MakeReserve(const Request& request, absl::Time now) {
   reserve.transfer = request.placement->transfer;
   reserve.request_id = request.spec.request_id;
   reserve.prompt_tokens = request.prompt_tokens();
-  reserve.num_pages = request.placement->num_pages;
+  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 8), our count an estimate.
+  reserve.num_pages = (request.prompt_tokens() + kPageTokens - 1) / kPageTokens;
   reserve.sequences = SequencesOf(request);
   reserve.sampling = request.spec.sampling;
   reserve.finish = request.spec.finish;
@@ -96,9 +96,10 @@ RouterCore::Placed RouterCore::TryPlace(Request& request) {
     return Placed::kYes;
   }
   if (why != Placed::kNoDecodeRoom || CanEverFit(request)) return why;
-  End(request, absl::ResourceExhaustedError(absl::StrFormat(
-                   "%d sequences of %d prompt tokens need %d pages: more than any decode worker has",
-                   request.OpenChoices(), request.prompt_tokens(), request.PagesToBook(1))));
+  End(request,
+      absl::ResourceExhaustedError(absl::StrFormat(
+          "%d sequences of %d prompt tokens need %d pages: more than any decode worker has",
+          request.OpenChoices(), request.prompt_tokens(), request.PagesToBook(1))));
   return Placed::kYes;
 }
 
@@ -110,8 +111,9 @@ void RouterCore::Book(Request& request, const PairChoice& pair) {
                           .layout = decode.hello.layout,
                           .prompt_class = prefill.hello.prompt_class,
                           .decode_class = decode.hello.decode_class};
-  const bool is_exact = !request.has_token || (identity.prompt_class == request.identity->prompt_class &&
-                                               identity.decode_class == request.identity->decode_class);
+  const bool is_exact =
+      !request.has_token || (identity.prompt_class == request.identity->prompt_class &&
+                             identity.decode_class == request.identity->decode_class);
   if (!is_exact && !request.is_inexact) {
     request.is_inexact = true;
     ++facts_.inexact_continuations;
@@ -128,7 +130,8 @@ void RouterCore::Book(Request& request, const PairChoice& pair) {
     Choice& choice = request.choices[static_cast<size_t>(i)];
     if (choice.IsOver()) continue;
     choice.handle = SequenceHandle{decode.next_handle++};
-    decode.sequences.emplace(choice.handle, WorkerRecord::Sequence{.request = &request, .choice = i});
+    decode.sequences.emplace(choice.handle,
+                             WorkerRecord::Sequence{.request = &request, .choice = i});
     placement.choices.push_back(i);
   }
   transfers_.emplace(placement.transfer, &request);
@@ -165,24 +168,21 @@ void RouterCore::WaitForPrefill(Request& request) {
   should_schedule_ = true;
 }
 
-// A landing that waits for a prefill worker of its class; the decode worker itself if there is none.
+// A landing that waits for a prefill worker of its class; the decode worker itself if there is
+// none.
 void RouterCore::RunWaiting(Request& request) {
   Placement& placement = *request.placement;
   WorkerRecord& decode = *workers_.Find(placement.decode);
   const Identity& identity = *request.identity;
   std::vector<const WorkerRecord*> open;
   bool has_candidate = false;  // busy ones too
-  bool has_barred = false;     // ready, but not for this transfer
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.IsReady() || !worker.IsPrefillOnly()) continue;
-    if (worker.hello.weights != identity.weights || worker.hello.layout != identity.layout) continue;
-    const auto& used = placement.used_prefills;
-    const bool is_used = std::find(used.begin(), used.end(), id) != used.end();
-    const bool is_class = worker.hello.prompt_class == identity.prompt_class;
-    if (is_used || !is_class) {
-      has_barred = has_barred || is_class || !request.has_token;
+    if (worker.hello.weights != identity.weights || worker.hello.layout != identity.layout)
       continue;
-    }
+    if (worker.hello.prompt_class != identity.prompt_class) continue;
+    const auto& used = placement.used_prefills;
+    if (std::find(used.begin(), used.end(), id) != used.end()) continue;
     has_candidate = true;
     if (worker.HasPrefillSlot(now_, config_)) open.push_back(&worker);
   }
@@ -197,10 +197,12 @@ void RouterCore::RunWaiting(Request& request) {
     ++facts_.prefill_on_decode;
     return RunAt(request, decode, std::max(1u, request.prompt_tokens()));
   }
-  const bool is_class_gone = request.has_token && now_ >= request.lost_at + config_.no_worker_grace &&
-                             !HasServing(identity, false);
-  if (has_barred || is_class_gone)  // a new transfer may go where this one may not
-    LosePlacement(request, false, absl::UnavailableError("no other prefill worker for this landing"));
+  // A new transfer may go where this one may not: to a prefill worker it has used, another pair, a
+  // mixed worker.
+  Placed why = Placed::kNoWorker;
+  if (ChoosePair(request, why) || why != Placed::kNoWorker)
+    LosePlacement(request, false,
+                  absl::UnavailableError("no other prefill worker for this landing"));
 }
 
 void RouterCore::BeginRetarget(Request& request, bool is_fault, const absl::Status& why) {
@@ -277,8 +279,9 @@ void RouterCore::DropPlacement(Request& request, const std::string& reason) {
   ClosePrefill(placement);
   CloseLanding(placement, false);
   WorkerRecord& decode = *workers_.Find(placement.decode);
-  for (Choice& choice : request.choices) {
-    if (!choice.is_finished && decode.is_up) decode.sequences.erase(choice.handle);
+  for (const int i : placement.choices) {  // the others' handles are another worker's
+    Choice& choice = request.choices[static_cast<size_t>(i)];
+    decode.sequences.erase(choice.handle);
     choice.parked_since = absl::InfiniteFuture();
   }
   while (!placement.told.empty()) CancelAt(request, placement.told.front(), reason);
@@ -287,7 +290,8 @@ void RouterCore::DropPlacement(Request& request, const std::string& reason) {
   request.placement.reset();
 }
 
-void RouterCore::OpenPrefill(Placement& placement, WorkerRecord& prefill, uint32_t uncached_tokens) {
+void RouterCore::OpenPrefill(Placement& placement, WorkerRecord& prefill,
+                             uint32_t uncached_tokens) {
   placement.prefill = prefill.id;
   placement.uncached_tokens = uncached_tokens;
   placement.is_prefill_open = true;
@@ -323,10 +327,11 @@ void RouterCore::SendPrompt(Request& request, WorkerId worker) {
     const size_t end = std::min(prompt.size(), at + wire::kMaxPromptChunk);
     const auto from = prompt.begin() + static_cast<std::ptrdiff_t>(at);
     const auto to = prompt.begin() + static_cast<std::ptrdiff_t>(end);
-    Tell(request, worker, wire::PromptChunk{.transfer = request.placement->transfer,
-                                            .offset = static_cast<uint32_t>(at),
-                                            .tokens = std::vector<int32_t>(from, to),
-                                            .is_last = end == prompt.size()});
+    Tell(request, worker,
+         wire::PromptChunk{.transfer = request.placement->transfer,
+                           .offset = static_cast<uint32_t>(at),
+                           .tokens = std::vector<int32_t>(from, to),
+                           .is_last = end == prompt.size()});
   }
 }
 
@@ -341,9 +346,8 @@ void RouterCore::Tell(Request& request, WorkerId worker, RouterPiece piece) {
 void RouterCore::CancelAt(Request& request, WorkerId worker, const std::string& reason) {
   std::erase(request.placement->told, worker);
   ++facts_.cancels_sent;
-  out_->push_back(SendToWorker{
-      .worker = worker,
-      .piece = MakeCancel(request.placement->transfer, reason)});
+  out_->push_back(
+      SendToWorker{.worker = worker, .piece = MakeCancel(request.placement->transfer, reason)});
 }
 
 }  // namespace baton::router

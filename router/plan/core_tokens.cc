@@ -29,13 +29,14 @@ bool RouterCore::AcceptTokens(Request& request, int choice, int64_t position,
     request.attempts = 1;
   }
   facts_.tokens_emitted += static_cast<uint64_t>(verdict.num_new);
-  Emit(request, TokensEmitted{.choice = choice,
-                              .first_position = verdict.first_new,
-                              .tokens = std::move(tokens)});
+  Emit(request,
+       TokensEmitted{
+           .choice = choice, .first_position = verdict.first_new, .tokens = std::move(tokens)});
   return true;
 }
 
-// One token per sequence of the placement, at the prompt's end. False as above, or on a wrong count.
+// One token per sequence of the placement, at the prompt's end. False as above, or on a wrong
+// count.
 bool RouterCore::AcceptFirstTokens(Request& request, std::vector<TokenRecord>& tokens) {
   const std::vector<int> choices = request.placement->choices;
   if (tokens.size() != choices.size()) return false;

@@ -13,7 +13,8 @@ bool IsCapacity(absl::StatusCode code) {
   return code == absl::StatusCode::kResourceExhausted || code == absl::StatusCode::kUnavailable;
 }
 
-absl::Status StatusFrom(const WorkerRecord& worker, absl::StatusCode code, const std::string& text) {
+absl::Status StatusFrom(const WorkerRecord& worker, absl::StatusCode code,
+                        const std::string& text) {
   const absl::StatusCode real = code == absl::StatusCode::kOk ? absl::StatusCode::kInternal : code;
   return absl::Status(real, absl::StrFormat("worker %s: %s", worker.hello.worker_id, text));
 }
@@ -28,8 +29,10 @@ void RouterCore::OnEvent(WorkerAdded& event) {
 void RouterCore::OnEvent(WorkerUp& event) {
   WorkerRecord* worker = workers_.Find(event.worker);
   if (worker == nullptr) worker = &workers_.Add(event.worker, "");
-  if (worker->is_up) LoseWorker(*worker, absl::UnavailableError("the worker started a new session"));
+  if (worker->is_up)
+    LoseWorker(*worker, absl::UnavailableError("the worker started a new session"));
   workers_.Up(*worker, std::move(event.hello), now_);
+  if (!event.address.empty()) worker->address = std::move(event.address);
   UpdateCoverage();
 }
 
@@ -186,7 +189,9 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Retargeted& item) {
 }
 
 void RouterCore::NoteProgress(Request& request, const WorkerRecord& prefill) {
-  const double chunk = std::min(config_.chunk_tokens, request.placement->uncached_tokens);
+  // Its prompts take turns, so a chunk of each may come before our next one.
+  const double chunk = std::min(config_.chunk_tokens, request.placement->uncached_tokens) *
+                       static_cast<double>(std::max(1u, prefill.open_prefills));
   const absl::Duration predicted = absl::Seconds(chunk / prefill.PrefillRate(config_));
   request.placement->progress_due =
       now_ + std::max(config_.progress_floor, config_.progress_factor * predicted);

@@ -35,6 +35,7 @@ struct WorkerAdded {  // an address to connect to; nothing is known of it yet
 struct WorkerUp {  // a new session: nothing of an older one survives
   WorkerId worker;
   wire::WorkerHello hello;
+  std::string address = {};  // empty: as added
 };
 struct WorkerDown {  // the session ended or was silent too long
   WorkerId worker;

@@ -42,7 +42,8 @@ size_t BytesOf(const wire::Run& item) {
 struct Packer {
   wire::RouterMessage message;
   size_t bytes = 0;
-  std::unordered_map<TransferId, size_t> last_kind;  // of each transfer inside: an index of RouterPiece
+  std::unordered_map<TransferId, size_t>
+      last_kind;  // of each transfer inside: an index of RouterPiece
 
   // RouterPiece lists the kinds in the order in which a worker applies them.
   bool Fits(const RouterPiece& piece, size_t piece_bytes) const {

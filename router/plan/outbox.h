@@ -11,9 +11,10 @@
 
 namespace baton::router {
 
-// Packs the pieces of one batch of actions into session messages (contracts.md 5): a worker applies a
-// message's fields in a fixed order, so a piece that must come after another of its transfer starts a
-// new message; a Cancel takes back what it cancels while that is still here. Planner thread.
+// Packs the pieces of one batch of actions into session messages (contracts.md 5): a worker applies
+// a message's fields in a fixed order, so a piece that must come after another of its transfer
+// starts a new message; a Cancel takes back what it cancels while that is still here. Planner
+// thread.
 class Outbox {
  public:
   void Add(SendToWorker send);

@@ -7,7 +7,8 @@ namespace {
 
 absl::Status AtLeast(const char* field, double value, double least) {
   if (value >= least) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat("plan.%s is %g, at least %g", field, value, least));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("plan.%s is %g, at least %g", field, value, least));
 }
 
 absl::Status Positive(const char* field, absl::Duration value) {

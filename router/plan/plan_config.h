@@ -18,29 +18,31 @@ struct PlanConfig {
   absl::Duration min_retry_after = absl::Seconds(1);
   absl::Duration max_retry_after = absl::Seconds(60);
 
-  // No worker that could serve is known: wait this long, then 503. Also the wait for a worker of the
-  // request's class to come back before a continuation becomes inexact.
+  // No worker that could serve is known: wait this long, then 503. Also the wait for a worker of
+  // the request's class to come back before a continuation becomes inexact.
   absl::Duration no_worker_grace = absl::Seconds(3);
-  absl::Duration recovery_wait = absl::Seconds(600);  // request_deadline, from the loss to the next token
+  absl::Duration recovery_wait =
+      absl::Seconds(600);  // request_deadline, from the loss to the next token
 
-  Attempt max_attempts = 3;                            // since the last new token
-  absl::Duration answer_timeout = absl::Seconds(10);   // Reserved, Retargeted
-  absl::Duration progress_floor = absl::Seconds(1);    // max(this, 4 x predicted chunk)
+  Attempt max_attempts = 3;                           // since the last new token
+  absl::Duration answer_timeout = absl::Seconds(10);  // Reserved, Retargeted
+  absl::Duration progress_floor = absl::Seconds(1);   // max(this, 4 x predicted chunk)
   double progress_factor = 4;
-  uint32_t chunk_tokens = 2048;                        // for the prediction only
+  uint32_t chunk_tokens = 2048;  // for the prediction only
   absl::Duration max_parked = absl::Seconds(30);
-  absl::Duration max_wedged = absl::Seconds(10);       // then its work moves, if there is another worker
-  absl::Duration suspect_after = absl::Seconds(1.5);   // since the last word of a worker
+  absl::Duration max_wedged = absl::Seconds(10);  // then its work moves, if there is another worker
+  absl::Duration suspect_after = absl::Seconds(1.5);     // since the last word of a worker
   absl::Duration min_backoff = absl::Milliseconds(100);  // of a worker that refused
 
   // Prefill slots: the router keeps the queue, workers keep little.
   uint32_t max_prefills_per_worker = 4;
   absl::Duration max_worker_queue = absl::Seconds(0.5);  // queued tokens at the measured rate
   double assumed_prefill_tokens_per_s = 500;             // until a worker has measured its own
-  uint32_t prefill_on_decode_max_tokens = 0;  // uncached tokens up to which a decode worker prefills; 0: off
+  uint32_t prefill_on_decode_max_tokens =
+      0;  // uncached tokens up to which a decode worker prefills; 0: off
 
-  uint32_t headroom_tokens = 512;      // booked per sequence beyond the prompt, at most
-  double nominal_step_us = 5'000;      // of an idle decode worker
+  uint32_t headroom_tokens = 512;  // booked per sequence beyond the prompt, at most
+  double nominal_step_us = 5'000;  // of an idle decode worker
   absl::Duration view_interval = absl::Milliseconds(50);
 
   // kInvalidArgument naming the field, the value and the limit.

@@ -34,7 +34,8 @@ struct SessionDown {
 };
 using WorkerEvent = std::variant<SessionUp, wire::WorkerMessage, SessionDown>;
 
-// The sessions as the planner sees them (router/net). Called on the planner thread; must only queue.
+// The sessions as the planner sees them (router/net). Called on the planner thread; must only
+// queue.
 class WorkerLinks {
  public:
   virtual ~WorkerLinks() = default;
@@ -45,8 +46,8 @@ class WorkerLinks {
 };
 
 struct PlannerThreadConfig {
-  size_t max_inputs = 65'536;       // requests, cancels and worker messages waiting for the thread
-  size_t max_batch = 1'024;         // taken per turn
+  size_t max_inputs = 65'536;  // requests, cancels and worker messages waiting for the thread
+  size_t max_batch = 1'024;    // taken per turn
   absl::Duration idle_wait = absl::Milliseconds(50);
 };
 
@@ -69,8 +70,8 @@ class PlannerThread final : public Dispatcher {
 
   // A worker to connect to; its id is the same for all its sessions.
   WorkerId AddWorker(const std::string& address);
-  // In order per worker. Should the thread be so far behind that an event is lost, the session counts
-  // as down and WorkerLinks::Close follows.
+  // In order per worker. Should the thread be so far behind that an event is lost, the session
+  // counts as down and WorkerLinks::Close follows.
   void OnWorkerEvent(WorkerId worker, WorkerEvent event);
 
   // One turn without the thread (tests): inputs that wait, timers that are due, views. Waits up to
@@ -102,7 +103,7 @@ class PlannerThread final : public Dispatcher {
   void Feed(CoreEvent event);
   void FireTimers();
   void Execute();
-  void Publish(bool is_forced);
+  void Publish();
   absl::Duration WaitFor(absl::Duration max_wait) const;
   void EndAll();
 
@@ -127,9 +128,9 @@ class PlannerThread final : public Dispatcher {
   BoundedQueue<Input> queue_;
   std::thread thread_;
 
-  // What must not be lost when the queue is full (cancels, lost sessions): few, so a locked vector; the
-  // queue itself has one limit for all. The published snapshots are swapped under the same lock, since
-  // g++ 12's atomic shared_ptr is a data race to TSan.
+  // What must not be lost when the queue is full (cancels, lost sessions): few, so a locked vector;
+  // the queue itself has one limit for all. The published snapshots are swapped under the same
+  // lock, since g++ 12's atomic shared_ptr is a data race to TSan.
   mutable Mutex mutex_;
   std::vector<Input> urgent_ GUARDED_BY(mutex_);
   std::shared_ptr<const ClusterView> view_ GUARDED_BY(mutex_);

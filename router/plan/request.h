@@ -13,10 +13,12 @@
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 
-// What the API side of the router and its planner say to each other. Plain values; tokens only, no text.
+// What the API side of the router and its planner say to each other. Plain values; tokens only, no
+// text.
 namespace baton::router {
 
-using RequestKey = StrongId<struct RequestKeyTag, uint64_t>;  // unique in the process; drawn by Dispatcher::Submit
+using RequestKey =
+    StrongId<struct RequestKeyTag, uint64_t>;  // unique in the process; drawn by Dispatcher::Submit
 
 // One client request, parsed, validated, rendered and tokenized.
 struct GenerateRequest {
@@ -34,10 +36,11 @@ struct GenerateRequest {
   absl::Time total_deadline = absl::InfiniteFuture();
 };
 
-// How the time to the first token and to the second one divides (issue's acceptance 9; router's clock, workers report durations).
+// How the time to the first token and to the second one divides (issue's acceptance 9; router's
+// clock, workers report durations).
 struct StageTimes {
   absl::Duration parse, queue, booking, prefill_queue, prefill, emit;  // sum = time to first token
-  absl::Duration transfer, decode_queue, first_step;                   // sum = wait for the second token
+  absl::Duration transfer, decode_queue, first_step;  // sum = wait for the second token
 };
 
 struct RequestAccepted {};  // queued: an early failure is no longer possible for lack of room
@@ -56,15 +59,16 @@ struct ChoiceFinished {
   int32_t stop_token = -1;
 };
 struct ContinuationInexact {};  // L1 could not be kept (contracts.md 1.2)
-// Exactly once, last. Codes: kOk; kResourceExhausted = 429; kUnavailable = 503; kDeadlineExceeded = 504 (429 while queued:
-// kResourceExhausted); kCancelled; anything else 500.
+// Exactly once, last. Codes: kOk; kResourceExhausted = 429; kUnavailable = 503; kDeadlineExceeded =
+// 504 (429 while queued: kResourceExhausted); kCancelled; anything else 500.
 struct RequestEnded {
   absl::Status status;
   absl::Duration retry_after;
   int cached_tokens = 0;
   StageTimes times;
 };
-using RequestEvent = std::variant<RequestAccepted, TokensEmitted, PromptLogprobsEmitted, ChoiceFinished, ContinuationInexact, RequestEnded>;
+using RequestEvent = std::variant<RequestAccepted, TokensEmitted, PromptLogprobsEmitted,
+                                  ChoiceFinished, ContinuationInexact, RequestEnded>;
 
 // Called on the planner thread with a batch in order; must only post.
 using RequestSink = std::function<void(std::vector<RequestEvent>)>;
@@ -80,7 +84,8 @@ struct ClusterView {
   struct Worker {
     std::string name, address, state;  // connecting, ready, suspect, draining, wedged, gone
     bool serves_prefill = false, serves_decode = false;
-    uint32_t pages = 0, free_pages = 0, leased_pages = 0, cached_pages = 0, running = 0, waiting = 0;
+    uint32_t pages = 0, free_pages = 0, leased_pages = 0, cached_pages = 0, running = 0,
+             waiting = 0;
     uint64_t queued_prompt_tokens = 0;
   };
   std::vector<Worker> workers;
@@ -92,7 +97,8 @@ class Dispatcher {
   virtual ~Dispatcher() = default;
   // The sink hears RequestAccepted or at once RequestEnded.
   virtual RequestKey Submit(GenerateRequest request, RequestSink sink) = 0;
-  // The client left, or has enough (`choice`: a stop string matched there; absent: the whole request). No event of that choice follows.
+  // The client left, or has enough (`choice`: a stop string matched there; absent: the whole
+  // request). No event of that choice follows.
   virtual void Cancel(RequestKey request, std::optional<int> choice, const std::string& reason) = 0;
   virtual std::shared_ptr<const ClusterView> View() const = 0;
 };

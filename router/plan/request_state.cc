@@ -6,14 +6,22 @@ namespace baton::router {
 
 std::string RequestStateName(RequestState state) {
   switch (state) {
-    case RequestState::kQueued: return "queued";
-    case RequestState::kBooking: return "booking";
-    case RequestState::kPrefilling: return "prefilling";
-    case RequestState::kRetarget: return "retarget";
-    case RequestState::kDecoding: return "decoding";
-    case RequestState::kRecovering: return "recovering";
-    case RequestState::kDone: return "done";
-    case RequestState::kFailed: return "failed";
+    case RequestState::kQueued:
+      return "queued";
+    case RequestState::kBooking:
+      return "booking";
+    case RequestState::kPrefilling:
+      return "prefilling";
+    case RequestState::kRetarget:
+      return "retarget";
+    case RequestState::kDecoding:
+      return "decoding";
+    case RequestState::kRecovering:
+      return "recovering";
+    case RequestState::kDone:
+      return "done";
+    case RequestState::kFailed:
+      return "failed";
   }
   return "unknown";
 }
@@ -28,10 +36,17 @@ void StageClock::Start(absl::Time arrival, absl::Duration parse_time, absl::Time
 void StageClock::Enter(Stage next, absl::Time now) {
   const absl::Duration spent = now - since;
   switch (stage) {
-    case Stage::kQueue: times.queue += spent; break;
-    case Stage::kBooking: times.booking += spent; break;
-    case Stage::kPrefill: times.prefill_queue += spent; break;
-    case Stage::kOver: return;
+    case Stage::kQueue:
+      times.queue += spent;
+      break;
+    case Stage::kBooking:
+      times.booking += spent;
+      break;
+    case Stage::kPrefill:
+      times.prefill_queue += spent;
+      break;
+    case Stage::kOver:
+      return;
   }
   stage = next;
   since = now;
@@ -59,13 +74,18 @@ void StageClock::SecondToken(uint32_t queue_us, uint32_t step_us, absl::Time now
 
 RequestState Request::State() const {
   switch (step) {
-    case Step::kQueued: return is_recovering ? RequestState::kRecovering : RequestState::kQueued;
-    case Step::kBooking: return is_recovering ? RequestState::kRecovering : RequestState::kBooking;
+    case Step::kQueued:
+      return is_recovering ? RequestState::kRecovering : RequestState::kQueued;
+    case Step::kBooking:
+      return is_recovering ? RequestState::kRecovering : RequestState::kBooking;
     case Step::kPrefilling:
       return is_recovering ? RequestState::kRecovering : RequestState::kPrefilling;
-    case Step::kRetarget: return RequestState::kRetarget;
-    case Step::kDecoding: return is_recovering ? RequestState::kRecovering : RequestState::kDecoding;
-    case Step::kEnded: return AllChoicesOver() ? RequestState::kDone : RequestState::kFailed;
+    case Step::kRetarget:
+      return RequestState::kRetarget;
+    case Step::kDecoding:
+      return is_recovering ? RequestState::kRecovering : RequestState::kDecoding;
+    case Step::kEnded:
+      return AllChoicesOver() ? RequestState::kDone : RequestState::kFailed;
   }
   return RequestState::kFailed;
 }
@@ -106,9 +126,8 @@ std::optional<int64_t> Request::RemainingMs(absl::Time now) const {
 absl::Time Request::Due(const PlanConfig& config) const {
   absl::Time due = Deadline();
   if (is_recovering) due = std::min(due, lost_at + config.recovery_wait);
-  const bool waits_for_answer =
-      step == Step::kBooking ||
-      (step == Step::kRetarget && placement && !placement->has_retarget_answer);
+  const bool waits_for_answer = step == Step::kBooking || (step == Step::kRetarget && placement &&
+                                                           !placement->has_retarget_answer);
   if (waits_for_answer) due = std::min(due, step_since + config.answer_timeout);
   if (step == Step::kPrefilling && placement) due = std::min(due, placement->progress_due);
   if (step != Step::kDecoding) return due;

@@ -17,7 +17,14 @@
 namespace baton::router {
 
 enum class RequestState {
-  kQueued, kBooking, kPrefilling, kRetarget, kDecoding, kRecovering, kDone, kFailed
+  kQueued,
+  kBooking,
+  kPrefilling,
+  kRetarget,
+  kDecoding,
+  kRecovering,
+  kDone,
+  kFailed
 };
 std::string RequestStateName(RequestState state);
 
@@ -35,7 +42,7 @@ struct Choice {
   std::vector<int32_t> received;  // with the client or on the way to it, from the prompt's end on
   bool is_finished = false;
   bool is_cancelled = false;
-  SequenceHandle handle;          // at the current decode worker
+  SequenceHandle handle;  // at the current decode worker
   absl::Time parked_since = absl::InfiniteFuture();
   bool IsOver() const { return is_finished || is_cancelled; }
 };
@@ -45,20 +52,20 @@ struct Placement {
   TransferId transfer;
   Attempt attempt = 1;
   WorkerId decode;
-  std::optional<WorkerId> prefill;  // absent: to be chosen when the landing waits for one
-  std::vector<WorkerId> told;       // each gets Cancel once when the placement is given up
+  std::optional<WorkerId> prefill;      // absent: to be chosen when the landing waits for one
+  std::vector<WorkerId> told;           // each gets Cancel once when the placement is given up
   std::vector<WorkerId> used_prefills;  // their jobs of this transfer are cancelled: not again
-  std::vector<int> choices;         // by sequence index
+  std::vector<int> choices;             // by sequence index
   wire::Landing landing;
   std::vector<bool> verified_pages;
   uint32_t num_pages = 0;
-  uint32_t uncached_tokens = 0;     // expected work at `prefill`
-  bool is_prefill_open = false;     // counted at the prefill worker
-  bool is_landing_asked = false;    // counted at the decode worker, unanswered
+  uint32_t uncached_tokens = 0;   // expected work at `prefill`
+  bool is_prefill_open = false;   // counted at the prefill worker
+  bool is_landing_asked = false;  // counted at the decode worker, unanswered
   bool is_landing_answered = false;
   bool has_retarget_answer = false;
-  bool has_first_token = false;     // from this placement's prefill
-  bool is_prefilled = false;        // every block acked: the prefill worker is no longer needed
+  bool has_first_token = false;  // from this placement's prefill
+  bool is_prefilled = false;     // every block acked: the prefill worker is no longer needed
   bool had_data_loss = false;
   absl::Time progress_due = absl::InfiniteFuture();
   bool IsSameWorker() const { return prefill == decode; }
@@ -79,7 +86,8 @@ struct StageClock {
   // prefill_queue becomes everything since Run that the worker did not call prefill: its queue, the
   // network and lost attempts. emit: from the wire to the emission.
   void FirstToken(uint32_t prefill_us, absl::Time received_at, absl::Time now);
-  // transfer becomes what the worker calls neither queue nor step: transfer, network, lost attempts.
+  // transfer becomes what the worker calls neither queue nor step: transfer, network, lost
+  // attempts.
   void SecondToken(uint32_t queue_us, uint32_t step_us, absl::Time now);
 };
 
@@ -91,18 +99,18 @@ struct Request {
   absl::Time lost_at = absl::InfiniteFuture();
   absl::Time step_since;
   absl::Time queued_since;
-  uint64_t queue_order = 0;    // of arrival, breaks ties
+  uint64_t queue_order = 0;                      // of arrival, breaks ties
   absl::Time armed_at = absl::InfiniteFuture();  // the timer that is set
-  Attempt attempts = 1;        // started since the last new token
+  Attempt attempts = 1;                          // started since the last new token
   absl::Status last_fault = absl::OkStatus();
   std::vector<WorkerId> avoid;  // workers that failed this request: others first
   std::vector<Choice> choices;
   std::optional<Identity> identity;
   std::optional<Placement> placement;
   bool is_inexact = false;
-  bool has_token = false;      // any choice
+  bool has_token = false;  // any choice
   int64_t next_prompt_logprob = 1;
-  uint64_t booked_bytes = 0;   // in Admission
+  uint64_t booked_bytes = 0;  // in Admission
   int cached_tokens = 0;
   StageClock clock;
   std::vector<PageName> page_names;  // of the prompt under `named_as`
@@ -123,11 +131,11 @@ struct Request {
 
 // What a batch of tokens of one choice was.
 struct TokenVerdict {
-  int64_t first_new = 0;       // position of the first token kept
-  int num_new = 0;             // left in `tokens`
+  int64_t first_new = 0;  // position of the first token kept
+  int num_new = 0;        // left in `tokens`
   int num_repeats = 0;
   int num_mismatches = 0;
-  bool has_gap = false;        // starts beyond the next position; nothing was taken
+  bool has_gap = false;  // starts beyond the next position; nothing was taken
 };
 // The position check: drops repeats from `tokens`, records the rest as received.
 TokenVerdict TakeTokens(Choice& choice, uint32_t prompt_tokens, int64_t first_position,

@@ -6,8 +6,8 @@
 
 #include "absl/time/time.h"
 
-// What the planner counts. Plain values, bumped by the core on the planner thread; other threads read
-// copies published with the view. router/http turns them into Prometheus.
+// What the planner counts. Plain values, bumped by the core on the planner thread; other threads
+// read copies published with the view. router/http turns them into Prometheus.
 namespace baton::router {
 
 // Upper borders in seconds; the last bucket is +Inf.

@@ -14,7 +14,8 @@ double WorkerRecord::PrefillRate(const PlanConfig& config) const {
   return config.assumed_prefill_tokens_per_s;
 }
 
-// What it reported includes what we sent it, unless that came later; other routers' work only shows there.
+// What it reported includes what we sent it, unless that came later; other routers' work only shows
+// there.
 uint64_t WorkerRecord::QueuedTokens() const {
   return std::max(open_tokens, load ? load->queued_prompt_tokens : 0);
 }
@@ -27,7 +28,8 @@ bool WorkerRecord::HasPrefillSlot(absl::Time now, const PlanConfig& config) cons
 }
 
 DecodeCandidate WorkerRecord::AsDecodeCandidate() const {
-  DecodeCandidate candidate{.worker = id, .free_pages = hello.pages, .max_sequences = hello.max_sequences};
+  DecodeCandidate candidate{
+      .worker = id, .free_pages = hello.pages, .max_sequences = hello.max_sequences};
   if (load) {
     candidate.free_pages = load->free_pages + load->cached_pages;
     candidate.sequences = load->running + load->waiting;
@@ -83,7 +85,8 @@ bool WorkerTable::IsCovered() const {
     if (decode.hello.serves_prefill) return true;
     for (const auto& [prefill_id, prefill] : workers_) {
       if (!prefill.IsServing() || !prefill.hello.serves_prefill) continue;
-      if (prefill.hello.weights == decode.hello.weights && prefill.hello.layout == decode.hello.layout)
+      if (prefill.hello.weights == decode.hello.weights &&
+          prefill.hello.layout == decode.hello.layout)
         return true;
     }
   }

@@ -36,8 +36,8 @@ struct WorkerRecord {
   CacheIndex cache;
   uint32_t next_handle = 1;
   std::unordered_map<SequenceHandle, Sequence> sequences;
-  uint32_t open_prefills = 0;   // placements whose first token is to come from here
-  uint64_t open_tokens = 0;     // their uncached tokens
+  uint32_t open_prefills = 0;  // placements whose first token is to come from here
+  uint64_t open_tokens = 0;    // their uncached tokens
   uint32_t asked_pages = 0, asked_sequences = 0;  // Reserve sent, no answer yet
   uint32_t fresh_pages = 0, fresh_sequences = 0;  // answered, not yet in a Load
   absl::Time no_prefill_before = absl::InfinitePast();
@@ -45,7 +45,7 @@ struct WorkerRecord {
 
   bool IsDraining() const { return load && load->is_draining; }
   bool IsWedged() const { return wedged_since != absl::InfiniteFuture(); }
-  bool IsServing() const { return is_up && !IsDraining(); }       // may be busy or wedged
+  bool IsServing() const { return is_up && !IsDraining(); }  // may be busy or wedged
   bool IsReady() const { return IsServing() && !IsWedged(); }
   bool IsSuspect(absl::Time now, const PlanConfig& config) const;
   bool IsPrefillOnly() const { return hello.serves_prefill && !hello.serves_decode; }

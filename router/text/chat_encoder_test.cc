@@ -1,5 +1,6 @@
 #include "router/text/chat_encoder.h"
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -123,9 +124,11 @@ TEST(ChatEncoder, RendersTheVectors) {
 TEST(ChatEncoder, SpellsTheNumbersOfAToolLikePython) {
   const JsonValue file = LoadVectors("chat/render_encoder.json");
   const JsonValue function = *JsonValue::Parse(
-      R"({"parameters":{"type":"object","properties":{"n":{"type":"number","minimum":1e-7,"maximum":1E16,)"
-      R"("default":0.1,"multipleOf":1.0,"examples":[1,-0.0,12345678901234567890,1e22,1.5e300,true,null,)"
-      R"("<\/script>","\u2028","\u007f","\u0001","\u00e9","\ud83d\ude00"]}}},"name":"odd","description":""})");
+      R"({"parameters":{"type":"object","properties":{"n":{"type":"number","minimum":1e-7,)"
+      R"("maximum":1E16,"default":0.1,"multipleOf":1.0,"examples":[1,-0.0,12345678901234567890,)"
+      R"(1e22,1.5e300,true,null,"<\/script>",)"
+      R"("\u2028","\u007f","\u0001","\u00e9","\ud83d\ude00"]}}},)"
+      R"("name":"odd","description":""})");
   for (const JsonValue& item : file.Find("cases")->items()) {
     if (item.Find("id")->text() != kRespelledCase) continue;
     ChatMessage system = {.role = ChatRole::kSystem, .content = "n", .tools = {function.Dump()}};
@@ -215,6 +218,24 @@ TEST(ChatEncoder, NamesWhatItCannotRender) {
   EXPECT_THAT(Render({Message(ChatRole::kUser, "q")},
                      {.effort = Effort::kLow, .profile = EffortProfile::kPreview}),
               HasSubstr("effort low"));
+}
+
+// The checkpoint that ships with the project has the same names at other ids.
+TEST(ChatEncoder, LooksTokensUpByName) {
+  const absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load("models/demo/tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const absl::StatusOr<ChatEncoder> encoder = ChatEncoder::Create(*tokenizer);
+  ASSERT_TRUE(encoder.ok()) << encoder.status();
+  const auto segments = encoder->Encode({Message(ChatRole::kUser, "<think> 12")}, {});
+  ASSERT_TRUE(segments.ok());
+  const std::vector<TokenId> ids = tokenizer->EncodeSegments(*segments);
+  EXPECT_EQ(ids.front(), 0);
+  EXPECT_EQ(ids[1], 4052);
+  EXPECT_EQ(ids.back(), 4070);
+  EXPECT_EQ(tokenizer->Decode(ids, false),
+            "<｜begin▁of▁sentence｜><｜User｜><think> 12<｜Assistant｜><think>");
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), 4070), 1);
+  EXPECT_EQ(tokenizer->vocab_size(), 4096);
 }
 
 }  // namespace

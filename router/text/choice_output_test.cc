@@ -138,7 +138,7 @@ TEST(ChoiceOutput, EmitsTextAsSoonAsItIsCertain) {
   EXPECT_EQ(deltas[0].text, "hello");
 }
 
-TEST(MarkupIds, NamesTheMissingToken) {
+TEST(StartsInReasoning, LooksAtThePromptsLastToken) {
   EXPECT_TRUE(StartsInReasoning(Ids("a<think>"), *MarkupIds::Find(RealTokenizer())));
   EXPECT_FALSE(StartsInReasoning(Ids("a</think>"), *MarkupIds::Find(RealTokenizer())));
   EXPECT_FALSE(StartsInReasoning({}, *MarkupIds::Find(RealTokenizer())));

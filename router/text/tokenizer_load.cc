@@ -245,7 +245,11 @@ class TokenizerLoader {
       }
       const TokenId token = static_cast<TokenId>(*id->AsInt64());
       const std::string& text = content->text();
-      tokenizer_.tokens_[static_cast<size_t>(token)] = text;
+      std::string& bytes = tokenizer_.tokens_[static_cast<size_t>(token)];
+      if (!bytes.empty() && bytes != text) {
+        return Error(path + ".id", absl::StrFormat("%d is another token's", token));
+      }
+      bytes = text;
       tokenizer_.is_special_[static_cast<size_t>(token)] = !IsFalseOrNull(entry.Find("special"));
       if (!tokenizer_.added_ids_.emplace(text, token).second) {
         return Error(path + ".content", absl::StrFormat("\"%s\" is given twice", text));

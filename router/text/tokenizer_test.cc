@@ -183,6 +183,8 @@ TEST(TokenizerFile, NamesFileAndMemberInErrors) {
               HasSubstr("added_tokens[0].id"));
   EXPECT_THAT(ErrorOf(TinyFile("", "", R"({"id": 300, "content": "x", "lstrip": true})")),
               HasSubstr("added_tokens[0].lstrip"));
+  EXPECT_THAT(ErrorOf(TinyFile("", "", R"({"id": 97, "content": "x"})")),
+              HasSubstr("added_tokens[0].id: 97 is another token's"));
   EXPECT_EQ(Tokenizer::Load("/nonexistent").status().code(), absl::StatusCode::kNotFound);
 }
 

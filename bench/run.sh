@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs every benchmark in BIN_DIR and appends rows to bench/results. Usage: bench/run.sh BIN_DIR
+set -euo pipefail
+bin=${1:?folder of the built programs}
+cd "$(dirname "$0")/.."
+commit=$(git rev-parse --short HEAD)
+machine="$(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"
+for bench in "$bin"/*_bench; do
+  [ -x "$bench" ] || continue
+  name=$(basename "$bench")
+  out=bench/results/${name%_bench}.csv
+  echo "$name -> $out"
+  "$bench" --machine "$machine" --commit "$commit" --csv "$out"
+done

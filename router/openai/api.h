@@ -1,0 +1,77 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/clock.h"
+#include "common/rng.h"
+#include "router/http/cpu_pool.h"
+#include "router/http/http_message.h"
+#include "router/openai/generation.h"
+#include "router/text/chat_encoder.h"
+
+namespace baton::router {
+
+// Everything a request's handling needs; all of it outlives the HTTP server.
+struct ApiParts {
+  const ApiConfig& config;
+  const Tokenizer& tokenizer;
+  const MarkupIds& markup;
+  const ChatEncoder& encoder;
+  Dispatcher& dispatcher;
+  CpuPool& cpu_pool;
+  const Clock& clock;
+  std::function<std::string()> render_metrics;  // any thread
+};
+
+// Whether a client's request id is taken over: [A-Za-z0-9._:-]{1,128} (protocol.md 5.2).
+bool IsRequestId(std::string_view text);
+
+// The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the CPU pool and come back.
+class Api final : public HttpHandler {
+ public:
+  explicit Api(ApiParts parts);
+
+  void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
+  std::string ErrorBody(int status, std::string_view message) override;
+  // From now on new work is refused with 503 and /ready says no. Any thread.
+  void Drain() { is_draining_ = true; }
+
+ private:
+  struct Call {  // one request on its way
+    HttpRequest request;
+    std::string id;
+    std::shared_ptr<HttpExchange> exchange;
+  };
+  // Reads the body and prepares a generation. Pure but for the seed and the clock; any thread.
+  ApiResult<GenerationJob> PrepareChat(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> Prepare(Call& call) const;  // may take the request id from the body
+  std::optional<ApiError> FillRequest(const Call& call, GenerationJob& job) const;
+  std::optional<ApiError> CheckModel(const JsonValue& body, std::string& model) const;
+  std::optional<ApiError> FitLength(GenerationJob& job) const;
+
+  int MaxContext() const;
+  void Generate(Call call);
+  void Reply(const Call& call, int status, std::string json) const;
+  void Fail(const Call& call, const ApiError& error) const;
+  void Models(const Call& call) const;
+  void Model(const Call& call, const std::string& name) const;
+  void Tokenize(const Call& call) const;
+  void Detokenize(const Call& call) const;
+  void Health(const Call& call) const;
+  void Ready(const Call& call) const;
+  ApiResult<std::vector<int32_t>> RenderChat(const JsonValue& body) const;
+  ApiResult<JsonValue> ReadBody(const Call& call) const;
+  bool RouteGet(const Call& call) const;
+  bool RoutePost(Call& call);
+
+  const ApiParts parts_;
+  const ApiContext context_;
+  const int64_t started_;  // UNIX seconds
+  std::atomic<bool> is_draining_ = false;
+};
+
+}  // namespace baton::router

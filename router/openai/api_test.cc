@@ -1,0 +1,348 @@
+#include "router/openai/api.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "absl/strings/str_format.h"
+#include "router/openai/api_fakes.h"
+#include "router/text/test_data.h"
+
+namespace baton::router {
+namespace {
+
+class ApiTest : public testing::Test {
+ protected:
+  ApiTest() { Configure({}); }
+
+  void Configure(ClusterView view) {
+    config_.served_model_names = {"deepseek-v4-flash"};
+    config_.model_path = "models/flash";
+    config_.max_context = 4096;
+    dispatcher_.view = std::make_shared<ClusterView>(std::move(view));
+    api_ = std::make_unique<Api>(ApiParts{.config = config_,
+                                          .tokenizer = RealTokenizer(),
+                                          .markup = markup_,
+                                          .encoder = encoder_,
+                                          .dispatcher = dispatcher_,
+                                          .cpu_pool = cpu_pool_,
+                                          .clock = clock_,
+                                          .render_metrics = [] { return std::string("metrics"); }});
+  }
+
+  std::shared_ptr<FakeExchange> Call(HttpRequest request) {
+    auto exchange = std::make_shared<FakeExchange>();
+    request.arrival = clock_.Now();
+    api_->Handle(std::move(request), exchange);
+    exchange->RunTasks();
+    return exchange;
+  }
+  std::shared_ptr<FakeExchange> Get(const std::string& path) {
+    HttpRequest request;
+    request.method = "GET";
+    request.path = path;
+    return Call(std::move(request));
+  }
+  static ClusterView ViewOf(int prefill_ready, int decode_ready, int max_context) {
+    ClusterView view;
+    view.prefill_ready = prefill_ready;
+    view.decode_ready = decode_ready;
+    view.max_context = max_context;
+    return view;
+  }
+  static RequestEnded Ended(absl::Status status, absl::Duration retry_after = {}, int cached_tokens = 0) {
+    return {.status = std::move(status), .retry_after = retry_after, .cached_tokens = cached_tokens, .times = {}};
+  }
+  std::shared_ptr<FakeExchange> Post(const std::string& path, const std::string& body,
+                                     std::map<std::string, std::string> headers = {}) {
+    headers.emplace("content-type", "application/json");
+    HttpRequest request;
+    request.method = "POST";
+    request.path = path;
+    request.headers = std::move(headers);
+    request.body = body;
+    return Call(std::move(request));
+  }
+  std::shared_ptr<FakeExchange> Chat(const std::string& members, std::map<std::string, std::string> headers = {}) {
+    return Post("/v1/chat/completions",
+                R"({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"thinking": false})" +
+                    (members.empty() ? "" : ", " + members) + "}",
+                std::move(headers));
+  }
+
+  // What the planner says about request `index`, in one batch.
+  void Say(size_t index, std::vector<RequestEvent> events, FakeExchange& exchange) {
+    dispatcher_.submitted.at(index).sink(std::move(events));
+    exchange.RunTasks();
+  }
+  static TokensEmitted Tokens(const std::string& text, int choice = 0) {
+    TokensEmitted event;
+    event.choice = choice;
+    for (const int32_t id : RealTokenizer().Encode(text, SpecialTokens::kRecognise))
+      event.tokens.push_back({.token = id, .logprob = -0.5f, .top = {{id, -0.5f}}});
+    return event;
+  }
+  ChoiceFinished Eos(int choice = 0) const { return {.choice = choice, .reason = FinishReason::kStop, .stop_token = markup_.eos}; }
+  static JsonValue Json(std::string_view text) {
+    auto value = JsonValue::Parse(text);
+    EXPECT_TRUE(value.ok()) << value.status() << text;
+    return value.ok() ? *std::move(value) : JsonValue();
+  }
+  // The data of each event of a stream.
+  static std::vector<std::string> Events(const std::string& body) {
+    std::vector<std::string> out;
+    for (size_t from = 0; from < body.size();) {
+      const size_t end = body.find("\n\n", from);
+      if (body.compare(from, 6, "data: ") == 0) out.push_back(body.substr(from + 6, end - from - 6));
+      from = end + 2;
+    }
+    return out;
+  }
+
+  ManualClock clock_;
+  ApiConfig config_;
+  MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
+  ChatEncoder encoder_ = *ChatEncoder::Create(RealTokenizer());
+  FakeDispatcher dispatcher_;
+  CpuPool cpu_pool_{1, 4};
+  std::unique_ptr<Api> api_;
+};
+
+const JsonValue& Member(const JsonValue& object, std::string_view key) {
+  const JsonValue* value = object.Find(key);
+  EXPECT_NE(value, nullptr) << key;
+  static const JsonValue kNull;
+  return value == nullptr ? kNull : *value;
+}
+
+TEST_F(ApiTest, JudgesTheValidationVectors) {
+  // Anthropic's and the Responses endpoints, and the choice among tools, are not served yet.
+  const std::set<std::string> skipped = {"ant-no-max", "ant-too-long", "resp-previous", "choice-no-tools", "choice-bad"};
+  dispatcher_.on_submit = [&](FakeDispatcher::Submitted& request) {
+    request.sink({RequestAccepted{}, Tokens("ok"), Eos(), RequestEnded{}});
+  };
+  int covered = 0;
+  const JsonValue vectors = LoadVectors("api/validation.json");
+  for (const JsonValue& item : Member(vectors, "cases").items()) {
+    const std::string& id = Member(item, "id").text();
+    SCOPED_TRACE(id);
+    if (skipped.contains(id)) continue;
+    std::map<std::string, std::string> headers;
+    if (const JsonValue* given = item.Find("headers"))
+      for (const auto& [key, value] : given->members()) headers["content-type"] = value.text();
+    const JsonValue* raw = item.Find("raw");
+    const auto answer =
+        Post(Member(item, "path").text(), raw != nullptr ? raw->text() : Member(item, "body").Dump(), headers);
+    EXPECT_EQ(answer->status, *Member(item, "status").AsInt64()) << answer->body;
+    ++covered;
+    if (answer->status == 200) continue;
+    const JsonValue body = Json(answer->body);
+    const JsonValue& error = Member(body, "error");
+    if (const JsonValue* param = item.Find("param")) {
+      EXPECT_EQ(Member(error, "param").text(), param->text());
+    }
+    if (const JsonValue* part = item.Find("message_contains")) {
+      EXPECT_NE(Member(error, "message").text().find(part->text()), std::string::npos) << answer->body;
+    }
+  }
+  EXPECT_EQ(covered, 30);
+}
+
+TEST_F(ApiTest, AnswersWhole) {
+  const auto answer = Chat(R"("max_tokens": 5)", {{"x-request-id", "abc"}});
+  ASSERT_EQ(dispatcher_.submitted.size(), 1u);
+  EXPECT_EQ(dispatcher_.submitted[0].request.finish.max_tokens, 5);
+  EXPECT_EQ(dispatcher_.submitted[0].request.request_id, "abc");
+  Say(0, {RequestAccepted{}, Tokens("Paris"), Tokens("<｜end▁of▁sentence｜>"), Eos(), Ended(absl::OkStatus(), {}, 3)}, *answer);
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_EQ(answer->Header("x-request-id"), "abc");
+  const JsonValue body = Json(answer->body);
+  EXPECT_EQ(Member(body, "id").text(), "chatcmpl-abc");
+  const JsonValue& choice = Member(body, "choices").items().at(0);
+  EXPECT_EQ(Member(Member(choice, "message"), "content").text(), "Paris");
+  EXPECT_TRUE(Member(Member(choice, "message"), "reasoning_content").is_null());
+  EXPECT_EQ(Member(choice, "finish_reason").text(), "stop");
+  EXPECT_TRUE(Member(choice, "stop_reason").is_null());
+  const auto prompt_tokens = static_cast<int64_t>(dispatcher_.submitted[0].request.prompt->size());
+  const auto answer_tokens = static_cast<int64_t>(Tokens("Paris").tokens.size()) + 1;  // and eos
+  EXPECT_EQ(Member(body, "usage").Dump(),
+            absl::StrFormat("{\"prompt_tokens\": %d, \"completion_tokens\": %d, \"total_tokens\": %d, \"prompt_tokens_details\": "
+                            "{\"cached_tokens\": 3}, \"completion_tokens_details\": {\"reasoning_tokens\": 0}}",
+                            prompt_tokens, answer_tokens, prompt_tokens + answer_tokens));
+}
+
+TEST_F(ApiTest, StreamsRoleTextEndUsageDone) {
+  const auto answer = Chat(R"("stream": true, "stream_options": {"include_usage": true})");
+  EXPECT_FALSE(answer->is_stream);  // a refusal could still be a status
+  Say(0, {RequestAccepted{}}, *answer);
+  EXPECT_TRUE(answer->is_stream);
+  EXPECT_TRUE(Events(answer->body).empty());  // the first chunk comes with the first token
+  Say(0, {Tokens("Par")}, *answer);
+  Say(0, {Tokens("is"), Eos(), RequestEnded{}}, *answer);
+  const std::vector<std::string> events = Events(answer->body);
+  ASSERT_EQ(events.size(), 6u);
+  const auto delta = [&](size_t i) { return Member(Member(Json(events[i]), "choices").items().at(0), "delta").Dump(); };
+  EXPECT_EQ(delta(0), R"({"role": "assistant", "content": ""})");
+  EXPECT_EQ(delta(1), R"({"content": "Par"})");
+  EXPECT_EQ(delta(2), R"({"content": "is"})");
+  EXPECT_EQ(delta(3), "{}");
+  EXPECT_EQ(Member(Member(Json(events[3]), "choices").items().at(0), "finish_reason").text(), "stop");
+  EXPECT_TRUE(Member(Json(events[4]), "choices").items().empty());
+  EXPECT_EQ(Member(Member(Json(events[4]), "usage"), "completion_tokens").text(), "2");
+  EXPECT_EQ(events[5], "[DONE]");
+  EXPECT_TRUE(answer->is_ended);
+}
+
+TEST_F(ApiTest, SplitsReasoning) {
+  const auto answer = Post("/v1/chat/completions",
+                           R"({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"thinking": true}})");
+  Say(0, {RequestAccepted{}, Tokens("hm</think>yes"), Eos(), RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  const JsonValue& message = Member(Member(body, "choices").items().at(0), "message");
+  EXPECT_EQ(Member(message, "content").text(), "yes");
+  EXPECT_EQ(Member(message, "reasoning_content").text(), "hm");
+}
+
+TEST_F(ApiTest, CutsAtAStopStringThatSpansTokens) {
+  const auto answer = Chat(R"("stop": ["is fr"])");
+  Say(0, {RequestAccepted{}, Tokens("Paris")}, *answer);
+  EXPECT_FALSE(answer->is_ended);
+  Say(0, {Tokens(" from here")}, *answer);
+  const std::vector<FakeDispatcher::Cancelled> cancelled = {{RequestKey{1}, 0}};
+  EXPECT_EQ(dispatcher_.cancelled, cancelled);
+  Say(0, {RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  const JsonValue& choice = Member(body, "choices").items().at(0);
+  EXPECT_EQ(Member(Member(choice, "message"), "content").text(), "Par");
+  EXPECT_EQ(Member(choice, "finish_reason").text(), "stop");
+  EXPECT_EQ(Member(choice, "stop_reason").text(), "is fr");
+}
+
+TEST_F(ApiTest, KeepsTwoChoicesApart) {
+  const auto answer = Chat(R"("n": 2, "seed": 7)");
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.num_choices, 2);
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.sampling.seed, 7u);
+  Say(0, {RequestAccepted{}, Tokens("b", 1), Tokens("a", 0), Eos(1), Tokens("c", 0), Eos(0), RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  const auto content = [&](size_t i) { return Member(Member(Member(body, "choices").items().at(i), "message"), "content").text(); };
+  EXPECT_EQ(content(0), "ac");
+  EXPECT_EQ(content(1), "b");
+}
+
+TEST_F(ApiTest, BatchOfPromptsNumbersItsChoices) {
+  const auto answer = Post("/v1/completions", R"({"prompt": ["one", "two"], "max_tokens": 4, "echo": true})");
+  ASSERT_EQ(dispatcher_.submitted.size(), 2u);
+  Say(1, {RequestAccepted{}, Tokens("B"), Eos(), RequestEnded{}}, *answer);
+  EXPECT_FALSE(answer->is_ended);
+  Say(0, {RequestAccepted{}, Tokens("A"), ChoiceFinished{.reason = FinishReason::kLength}, RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  EXPECT_EQ(Member(Member(body, "choices").items().at(0), "text").text(), "oneA");
+  EXPECT_EQ(Member(Member(body, "choices").items().at(0), "finish_reason").text(), "length");
+  EXPECT_EQ(Member(Member(body, "choices").items().at(1), "text").text(), "twoB");
+}
+
+TEST_F(ApiTest, ReportsLogprobs) {
+  const auto answer = Chat(R"("logprobs": true, "top_logprobs": 1)");
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.sampling.top_logprobs, 1);
+  Say(0, {RequestAccepted{}, Tokens("a"), Eos(), RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  EXPECT_EQ(Member(Member(Member(body, "choices").items().at(0), "logprobs"), "content").Dump(),
+            R"([{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}])");
+}
+
+TEST_F(ApiTest, AnErrorBeforeTheStreamIsAStatus) {
+  const auto answer = Chat(R"("stream": true)");
+  Say(0, {Ended(absl::ResourceExhaustedError("full"), absl::Seconds(2.5))}, *answer);
+  EXPECT_EQ(answer->status, 429);
+  EXPECT_EQ(answer->Header("Retry-After"), "3");
+  EXPECT_EQ(Member(Member(Json(answer->body), "error"), "type").text(), "TooManyRequestsError");
+}
+
+TEST_F(ApiTest, AnErrorInTheStreamIsAnEvent) {
+  const auto answer = Chat(R"("stream": true)");
+  Say(0, {RequestAccepted{}, Tokens("a")}, *answer);
+  Say(0, {Ended(absl::DeadlineExceededError("late"))}, *answer);
+  const std::vector<std::string> events = Events(answer->body);
+  ASSERT_GE(events.size(), 2u);
+  EXPECT_EQ(Member(Member(Json(events[events.size() - 2]), "error"), "code").text(), "504");
+  EXPECT_EQ(events.back(), "[DONE]");
+  EXPECT_TRUE(answer->is_ended);
+}
+
+TEST_F(ApiTest, CancelsWhenTheClientLeaves) {
+  const auto answer = Chat(R"("n": 2, "stream": true)");
+  Say(0, {RequestAccepted{}, Tokens("a")}, *answer);
+  answer->Gone();
+  const std::vector<FakeDispatcher::Cancelled> cancelled = {{RequestKey{1}, std::nullopt}};
+  EXPECT_EQ(dispatcher_.cancelled, cancelled);
+  Say(0, {Ended(absl::CancelledError("client gone"))}, *answer);  // is harmless
+}
+
+TEST_F(ApiTest, SubmitsNothingForAClientThatHasLeft) {
+  auto exchange = std::make_shared<FakeExchange>();
+  exchange->Gone();
+  HttpRequest request;
+  request.method = "POST";
+  request.path = "/v1/completions";
+  request.headers = {{"content-type", "application/json"}};
+  request.body = R"({"prompt": "a"})";
+  api_->Handle(std::move(request), exchange);
+  EXPECT_TRUE(dispatcher_.submitted.empty());
+}
+
+TEST_F(ApiTest, ReadsDeadlines) {
+  Chat("", {{"x-baton-deadline-ms", "1500"}, {"x-baton-deadline-total-ms", "3000"}});
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.first_token_deadline, clock_.Now() + absl::Milliseconds(1500));
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.total_deadline, clock_.Now() + absl::Milliseconds(3000));
+  Chat("", {{"x-baton-deadline-ms", "999999999"}});  // never lengthens
+  EXPECT_EQ(dispatcher_.submitted.at(1).request.first_token_deadline, clock_.Now() + config_.request_deadline);
+  const auto refused = Chat("", {{"x-baton-deadline-ms", "0"}});
+  EXPECT_EQ(refused->status, 400);
+  EXPECT_EQ(Member(Member(Json(refused->body), "error"), "param").text(), "x-baton-deadline-ms");
+}
+
+TEST_F(ApiTest, PingsAQuietStream) {
+  const auto answer = Chat(R"("stream": true)");
+  Say(0, {RequestAccepted{}}, *answer);
+  answer->RunTimers();
+  EXPECT_EQ(answer->body, ": ping\n\n");
+}
+
+TEST_F(ApiTest, AWorkerWithLessContextLowersTheLimit) {
+  Configure(ViewOf(0, 1, 512));
+  const auto answer = Chat(R"("max_tokens": 600)");
+  EXPECT_EQ(answer->status, 400);
+  EXPECT_NE(answer->body.find("maximum context length is 512 tokens"), std::string::npos);
+  EXPECT_NE(answer->body.find("context_length_exceeded"), std::string::npos);
+}
+
+TEST_F(ApiTest, ProbesSayWhatTheClusterCanDo) {
+  EXPECT_EQ(Get("/health")->status, 503);
+  EXPECT_EQ(Get("/ready")->status, 503);
+  Configure(ViewOf(1, 1, 0));
+  EXPECT_EQ(Get("/health")->status, 200);
+  EXPECT_EQ(Get("/ready")->status, 200);
+  api_->Drain();
+  EXPECT_EQ(Get("/ready")->status, 503);
+  EXPECT_EQ(Chat("")->status, 503);
+}
+
+TEST_F(ApiTest, SmallEndpoints) {
+  const JsonValue models = Json(Get("/v1/models")->body);
+  EXPECT_EQ(Member(Member(models, "data").items().at(0), "id").text(), "deepseek-v4-flash");
+  EXPECT_EQ(Get("/v1/models/other")->status, 404);
+  EXPECT_EQ(Get("/nothing")->status, 404);
+  EXPECT_EQ(Get("/v1/chat/completions")->status, 405);
+  EXPECT_EQ(Get("/metrics")->body, "metrics");
+  EXPECT_EQ(Chat(R"("model": "other")")->status, 404);
+  const JsonValue tokens = Json(Post("/tokenize", R"({"prompt": "Hello world", "return_token_strs": true})")->body);
+  EXPECT_EQ(Member(tokens, "token_strs").Dump(), R"(["Hello", " world"])");
+  const auto text = Post("/detokenize", "{\"tokens\": " + Member(tokens, "tokens").Dump() + "}");
+  EXPECT_EQ(Member(Json(text->body), "prompt").text(), "Hello world");
+  const JsonValue chat = Json(Post("/v1/tokenize", R"({"messages": [{"role": "user", "content": "hi"}]})")->body);
+  Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "hi"}]})");
+  EXPECT_EQ(Member(chat, "tokens").items().size(), dispatcher_.submitted.back().request.prompt->size());
+}
+
+}  // namespace
+}  // namespace baton::router

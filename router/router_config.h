@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/config.h"
+#include "router/http/http_server.h"
+#include "router/net/session_client.h"
+#include "router/openai/api_config.h"
+#include "router/plan/plan_config.h"
+
+namespace baton::router {
+
+// Everything the program is told: one struct per component (style.md 3.8).
+struct RouterConfig {
+  std::string model;                  // the checkpoint's folder: config.json, tokenizer.json
+  std::vector<std::string> workers;   // session addresses, see SessionPoolOptions
+  std::vector<std::string> names;     // as clients call the model; empty: the folder's name
+  std::string log_level = "info";
+  std::string router_id = "router";
+  std::string http_host = "0.0.0.0";
+  int http_port = 8000;  // 0: any
+  HttpLimits http;
+  int cpu_threads = 1;  // for bodies above api.offload_bytes
+  uint64_t max_waiting_bodies = 64;
+  SessionPoolOptions sessions;
+  PlannerThreadConfig planner;
+  PlanConfig plan;
+  ApiConfig api;
+  std::string effort_profile = "auto";
+  absl::Duration drain_timeout = absl::Seconds(30);  // after SIGTERM, for what is open
+};
+
+void BindConfig(ConfigReader& reader, RouterConfig& config);
+// kInvalidArgument names the key, the value and the limit.
+absl::Status Validate(const RouterConfig& config);
+
+}  // namespace baton::router

@@ -1,0 +1,112 @@
+#include "router/router_process.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "common/log.h"
+#include "common/status.h"
+#include "router/model_facts.h"
+
+namespace baton::router {
+namespace {
+
+constexpr absl::Duration kLastAnswers = absl::Seconds(1);  // for errors to reach their clients
+
+std::vector<std::string> NamesOf(const RouterConfig& config) {
+  if (!config.names.empty()) return config.names;
+  std::filesystem::path folder(config.model);
+  if (!folder.has_filename()) folder = folder.parent_path();  // "models/demo/"
+  return {folder.filename().string()};
+}
+
+absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokenizer& tokenizer) {
+  ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model + "/config.json"));
+  if (tokenizer.vocab_size() > facts.vocab_size)
+    return absl::InvalidArgumentError(absl::StrFormat("%s: tokenizer.json has ids up to %d, config.json a vocabulary of %d",
+                                                      config.model, tokenizer.vocab_size() - 1, facts.vocab_size));
+  ApiConfig api = config.api;
+  api.served_model_names = NamesOf(config);
+  api.model_path = config.model;
+  if (api.max_context == 0) api.max_context = facts.max_context;
+  if (api.max_context > facts.max_context)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("api.max_context is %d, the model's limit is %d", api.max_context, facts.max_context));
+  api.chat.profile = facts.profile;
+  if (config.effort_profile != "auto")
+    api.chat.profile = config.effort_profile == "0731" ? EffortProfile::k0731 : EffortProfile::kPreview;
+  return api;
+}
+
+SessionPoolOptions SessionOptions(const RouterConfig& config, Rng& rng) {
+  SessionPoolOptions options = config.sessions;
+  options.router_id = config.router_id;
+  options.workers = config.workers;
+  options.incarnation = Incarnation{rng.Next() | 1};
+  return options;
+}
+
+}  // namespace
+
+RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Tokenizer tokenizer)
+    : clock_(clock),
+      tokenizer_(std::move(tokenizer)),
+      sessions_(SessionOptions(config, rng_), clock),
+      planner_(config.plan, config.planner, clock, rng_, sessions_),
+      cpu_pool_(config.cpu_threads, config.max_waiting_bodies) {}
+
+absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config, const Clock& clock) {
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(config.model + "/tokenizer.json"));
+  if (!tokenizer.warning().empty())
+    LogF(LogLevel::kWarn, "tokenizer", "model=%s note=\"%s\"", config.model, tokenizer.warning());
+  std::unique_ptr<RouterProcess> process(new RouterProcess(config, clock, std::move(tokenizer)));
+  RETURN_IF_ERROR(process->Load());
+  ASSIGN_OR_RETURN(process->api_config_, MakeApiConfig(config, process->tokenizer_));
+  RETURN_IF_ERROR(process->Serve(config));
+  return process;
+}
+
+absl::Status RouterProcess::Load() {
+  ASSIGN_OR_RETURN(ChatEncoder encoder, ChatEncoder::Create(tokenizer_));
+  encoder_ = std::make_unique<ChatEncoder>(std::move(encoder));
+  ASSIGN_OR_RETURN(markup_, MarkupIds::Find(tokenizer_));
+  return absl::OkStatus();
+}
+
+absl::Status RouterProcess::Serve(const RouterConfig& config) {
+  api_ = std::make_unique<Api>(ApiParts{.config = api_config_,
+                                        .tokenizer = tokenizer_,
+                                        .markup = markup_,
+                                        .encoder = *encoder_,
+                                        .dispatcher = planner_,
+                                        .cpu_pool = cpu_pool_,
+                                        .clock = clock_,
+                                        .render_metrics = [this] { return RenderMetrics(); }});
+  RETURN_IF_ERROR(sessions_.Start(planner_));
+  planner_.Start();
+  ASSIGN_OR_RETURN(server_, HttpServer::Start(config.http_host, config.http_port, config.http, *api_, clock_));
+  counters_ = &server_->counters();
+  return absl::OkStatus();
+}
+
+std::string RouterProcess::RenderMetrics() {
+  return metrics_.Render(*planner_.Facts(), *planner_.View(), *counters_.load(), cpu_pool_.waiting());
+}
+
+void RouterProcess::Drain() {
+  api_->Drain();
+  server_->StopAccepting();
+}
+
+RouterProcess::~RouterProcess() {
+  if (server_) Drain();
+  cpu_pool_.Stop();  // before the server: what waits there holds exchanges
+  planner_.Stop();   // likewise, and its last events are errors that the server still sends
+  const absl::Time until = clock_.Now() + kLastAnswers;
+  while (server_ && !IsIdle() && clock_.Now() < until) baton::SleepFor(absl::Milliseconds(5));
+  sessions_.Stop();
+  counters_ = &no_counters_;
+  server_.reset();
+}
+
+}  // namespace baton::router

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/rng.h"
+#include "router/http/cpu_pool.h"
+#include "router/http/http_server.h"
+#include "router/metrics_export.h"
+#include "router/net/session_client.h"
+#include "router/openai/api.h"
+#include "router/plan/planner_thread.h"
+#include "router/router_config.h"
+#include "router/text/chat_encoder.h"
+#include "router/text/tokenizer.h"
+
+namespace baton::router {
+
+// A running router: tokenizer, planner thread, sessions, HTTP. Start and stop: one thread.
+class RouterProcess {
+ public:
+  // Loads the tokenizer, listens, and connects to the workers in the background. `clock` outlives it. Errors name file, key or address.
+  static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const RouterConfig& config, const Clock& clock);
+  // Live requests end with 503, then every thread ends, in an order in which nobody calls what is gone.
+  ~RouterProcess();
+
+  int port() const { return server_->port(); }
+  // Takes no new connections and no new work; what is open goes on.
+  void Drain();
+  // True when no answer is open.
+  bool IsIdle() const { return server_->counters().exchanges.load() == 0; }
+
+ private:
+  RouterProcess(const RouterConfig& config, const Clock& clock, Tokenizer tokenizer);
+  absl::Status Load();
+  absl::Status Serve(const RouterConfig& config);
+  std::string RenderMetrics();
+
+  const Clock& clock_;
+  ApiConfig api_config_;
+  const Tokenizer tokenizer_;
+  std::unique_ptr<ChatEncoder> encoder_;
+  MarkupIds markup_;
+  RouterMetrics metrics_;
+  SystemRng rng_;
+  SessionPool sessions_;
+  PlannerThread planner_;
+  CpuPool cpu_pool_;
+  std::unique_ptr<Api> api_;
+  HttpCounters no_counters_;  // shown until the server is there
+  std::atomic<const HttpCounters*> counters_ = &no_counters_;
+  std::unique_ptr<HttpServer> server_;
+};
+
+}  // namespace baton::router

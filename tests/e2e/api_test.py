@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""The HTTP surface of a real cluster: what a curl, an OpenAI client and Prometheus see."""
+import subprocess
+import sys
+
+import cluster
+from cluster import expect_equal, text_of
+
+CHAT = "/v1/chat/completions"
+FRANCE = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0,
+          "reasoning_effort": "none"}
+FIRST_STAGES = ("parse", "queue", "booking", "prefill_queue", "prefill", "emit")
+SECOND_STAGES = ("transfer", "decode_queue", "first_step")
+
+
+class Api:
+    """Each public method is one check; they share one cluster."""
+
+    def __init__(self, running):
+        self.running = running
+
+    def capital_of_france(self):
+        whole = self.running.post(CHAT, FRANCE).json()
+        content = whole["choices"][0]["message"]["content"]
+        assert "Paris" in content, content
+        expect_equal(whole["choices"][0]["finish_reason"], "stop", "finish_reason")
+        events = self.running.stream(CHAT, {**FRANCE, "stream_options": {"include_usage": True}})
+        expect_equal(events[-1], "[DONE]", "the last event")
+        streamed, reasoning, finish, usage = text_of(events)
+        expect_equal((streamed, reasoning, finish), (content, "", "stop"), "the streamed answer")
+        rendered = self.running.post("/tokenize", FRANCE).json()
+        answer = self.running.post("/tokenize", {"prompt": content}).json()
+        for counts in (whole["usage"], usage):
+            expect_equal(counts["prompt_tokens"], rendered["count"], "prompt_tokens")
+            expect_equal(counts["total_tokens"], counts["prompt_tokens"] + counts["completion_tokens"], "total_tokens")
+            expect_equal(counts["completion_tokens_details"]["reasoning_tokens"], 0, "reasoning_tokens")
+        # The model need not have chosen the canonical cut of its text, so the count is bounded, eos included.
+        assert answer["count"] + 1 <= usage["completion_tokens"] <= len(content.encode()) + 1, usage
+        expect_equal(whole["usage"]["completion_tokens"], usage["completion_tokens"], "completion_tokens of both ways")
+
+    def openai_client(self):
+        try:
+            import openai  # pylint: disable=import-outside-toplevel
+        except ImportError:
+            print("        the openai module is not installed: the wire shapes are checked by the other checks alone")
+            return
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.running.port}/v1", api_key="none")
+        model = client.models.list().data[0].id
+        answer = client.chat.completions.create(model=model, messages=FRANCE["messages"], temperature=0, reasoning_effort="none")
+        assert "Paris" in answer.choices[0].message.content
+        stream = client.chat.completions.create(model=model, messages=FRANCE["messages"], temperature=0, stream=True,
+                                                reasoning_effort="none", stream_options={"include_usage": True})
+        chunks = list(stream)
+        text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        expect_equal(text, answer.choices[0].message.content, "the streamed answer")
+        expect_equal(chunks[-1].usage.completion_tokens, answer.usage.completion_tokens, "usage")
+
+    def thinking_is_split(self):
+        answer = self.running.post(CHAT, {**FRANCE, "reasoning_effort": "high"}).json()
+        message = answer["choices"][0]["message"]
+        assert message["reasoning_content"] and "<think>" not in str(message), message
+        reasoning_tokens = answer["usage"]["completion_tokens_details"]["reasoning_tokens"]
+        assert 0 < reasoning_tokens < answer["usage"]["completion_tokens"], answer["usage"]
+
+    def seeds_repeat(self):
+        request = {**FRANCE, "temperature": 1.2, "top_p": 0.95, "seed": 11, "n": 2, "max_tokens": 40,
+                   "presence_penalty": 0.5}
+        first, second = (self.running.post(CHAT, request).json() for _ in range(2))
+        texts = [[choice["message"]["content"] for choice in answer["choices"]] for answer in (first, second)]
+        expect_equal(texts[0], texts[1], "two runs of one seed")
+        expect_equal([choice["index"] for choice in first["choices"]], [0, 1], "indices")
+
+    def prefix_cache_is_reported(self):
+        text = "".join(f"Line {i}: the code is {i * 7}. " for i in range(120))
+        request = {**FRANCE, "messages": [{"role": "user", "content": text + "What is line 3?"}], "max_tokens": 8}
+        first, second = (self.running.post(CHAT, request).json() for _ in range(2))
+        expect_equal(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "cached_tokens of the first time")
+        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= 256, second["usage"]
+        expect_equal(second["choices"][0]["message"], first["choices"][0]["message"], "the answer from cached pages")
+
+    def text_completions(self):
+        request = {"prompt": ["The capital of France is", "Two and two is"], "max_tokens": 6, "temperature": 0, "logprobs": 2}
+        answer = self.running.post("/v1/completions", request).json()
+        expect_equal(answer["object"], "text_completion", "object")
+        expect_equal([choice["index"] for choice in answer["choices"]], [0, 1], "indices")
+        for choice in answer["choices"]:
+            lists = choice["logprobs"]
+            counts = {len(lists[key]) for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
+            assert len(counts) == 1 and 1 <= counts.pop() <= 6, lists
+            assert all(value <= 0 for value in lists["token_logprobs"]), lists
+
+    def stop_strings_cut(self):
+        whole = self.running.post(CHAT, FRANCE).json()["choices"][0]["message"]["content"]
+        stop = whole[len(whole) // 2:len(whole) // 2 + 4]
+        choice = self.running.post(CHAT, {**FRANCE, "stop": [stop]}).json()["choices"][0]
+        expect_equal(choice["message"]["content"], whole[:whole.index(stop)], "the text before the stop string")
+        expect_equal((choice["finish_reason"], choice["stop_reason"]), ("stop", stop), "the reason")
+
+    def length_limits(self):
+        choice = self.running.post(CHAT, {**FRANCE, "max_tokens": 2}).json()["choices"][0]
+        expect_equal(choice["finish_reason"], "length", "finish_reason")
+        limit = self.running.get("/v1/models").json()["data"][0]["max_model_len"]
+        answer = self.running.post(CHAT, {**FRANCE, "max_tokens": limit})
+        expect_equal(answer.status, 400, "max_tokens of the whole context")
+        expect_equal(answer.json()["error"]["error_code"], "context_length_exceeded", "error_code")
+        answer = self.running.post("/v1/completions", {"prompt": [5] * (limit + 1)})
+        expect_equal((answer.status, answer.json()["error"]["param"]), (400, "prompt"), "a prompt beyond the context")
+
+    def bad_input_is_named(self):
+        for body, status, param in (("{\"messages\": [", 400, None), ({**FRANCE, "top_p": 2}, 400, "top_p"),
+                                    ({**FRANCE, "model": "other"}, 404, "model"), ({"messages": []}, 400, "messages")):
+            answer = self.running.post(CHAT, body)
+            expect_equal((answer.status, answer.json()["error"]["param"]), (status, param), f"the answer to {body}")
+        expect_equal(self.running.post(CHAT, FRANCE, {"Content-Type": "text/plain"}).status, 415, "text/plain")
+        expect_equal(self.running.get("/v1/nothing").status, 404, "an unknown path")
+        expect_equal(self.running.post(CHAT, FRANCE, {"x-request-id": "mine-1"}).headers["x-request-id"], "mine-1", "x-request-id")
+
+    def tokens_round_trip(self):
+        text = "Bonjour, 世界! 1234 <think>"
+        tokens = self.running.post("/tokenize", {"prompt": text}).json()["tokens"]
+        expect_equal(self.running.post("/detokenize", {"tokens": tokens}).json()["prompt"], text, "detokenize(tokenize)")
+
+    def stages_add_up(self):
+        router = self.running.processes("router")[0]
+        samples = self.running.metrics(router)
+
+        def total(stages, suffix):
+            return [samples[(f"baton_router_stage_seconds_{suffix}", frozenset({("stage", stage)}))] for stage in stages]
+
+        for stages, whole in ((FIRST_STAGES, "first_token"), (SECOND_STAGES, "second_token")):
+            count = samples[(f"baton_router_{whole}_seconds_count", frozenset())]
+            assert count > 0, whole
+            expect_equal(set(total(stages, "count")), {count}, f"observations of the stages of {whole}")
+            difference = abs(sum(total(stages, "sum")) - samples[(f"baton_router_{whole}_seconds_sum", frozenset())])
+            assert difference <= 0.001 * count, f"{whole}: the stages differ by {difference} s over {count} requests"
+
+    def promtool_is_content(self):
+        for process in self.running.state["processes"]:
+            text = self.running.metrics_text(process)
+            done = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+            expect_equal((done.returncode, done.stdout + done.stderr), (0, ""), f"promtool on {process['name']}")
+            names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+            strange = {name for name in names if not name.startswith("baton_")}
+            expect_equal(strange, set(), f"foreign metrics of {process['name']}")
+
+    def nothing_is_left(self):
+        expect_equal(self.running.wait_until_clean(5), {}, "still held after all answers")
+
+
+def main():
+    args = cluster.arguments(__doc__).parse_args()
+    with cluster.Cluster(args) as running:
+        api = Api(running)
+        code = cluster.run_checks(
+            [api.capital_of_france, api.openai_client, api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
+             api.text_completions, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
+             api.stages_add_up, api.promtool_is_content, api.nothing_is_left], args.only)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

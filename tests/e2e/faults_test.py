@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Faults of each kind against real processes over UCX: the client's bytes must be those of a run without faults."""
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import cluster
+from cluster import expect_equal, text_of
+
+CHAT = "/v1/chat/completions"
+
+
+def eval_request(args, name, salt=""):
+    with open(os.path.join(args.model, "evals.json"), encoding="utf-8") as file:
+        request = next(case["request"] for case in json.load(file) if case["id"] == name)
+    return {**request, "cache_salt": salt} if salt else request
+
+
+def longest_answer(args):
+    """The exact case whose answer takes the most tokens."""
+    with open(os.path.join(args.model, "evals.json"), encoding="utf-8") as file:
+        cases = [case for case in json.load(file) if case["exact"] and set(case["expected"]) == {"answer"}]
+    return max((case for case in cases if "tools" not in case["request"]), key=lambda case: len(case["expected"]["answer"]))["id"]
+
+
+def wait_for(condition, seconds, what):
+    """The first true value of `condition`, asked until `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.002)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def busy(running, role, name):
+    """A process of that role whose gauge is above 0."""
+    return next((p for p in running.processes(role) if running.metric(p, name) > 0), None)
+
+
+class Faults:
+    """Each public method is one check; they share a parsed command line."""
+
+    def __init__(self, args):
+        self.args = args
+
+    def prefill_killed_in_mid_prompt(self):
+        name = "459-recall-lines-8192"
+        with cluster.Cluster(self.args, prefill=2, decode=1) as running:
+            want = text_of(running.stream(CHAT, eval_request(self.args, name, "calm")))[:3]
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                job = pool.submit(running.stream, CHAT, eval_request(self.args, name, "storm"))
+                victim = wait_for(lambda: busy(running, "prefill", "baton_worker_prompts_computing"), 30, "a prompt computing")
+                running.kill(victim)
+                expect_equal(text_of(job.result())[:3], want, "the answer after the loss")
+            router = running.processes("router")[0]
+            expect_equal(running.metric(router, "baton_router_workers_lost_total"), 1, "workers lost")
+            expect_equal(running.wait_until_clean(5, skip=[victim["name"]]), {}, "still held")
+
+    def decode_killed_in_mid_stream(self):
+        request = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True}
+        with cluster.Cluster(self.args, prefill=1, decode=2) as running:
+            want = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
+            victim = []
+
+            def kill_at_tenth(index, _):
+                if index == 10:
+                    victim.append(busy(running, "decode", "baton_worker_sequences_running"))
+                    running.kill(victim[0])
+
+            events = running.stream(CHAT, request, on_event=kill_at_tenth)
+            expect_equal(tokens_of([e["choices"] for e in events[:-1]]), tokens_of(want), "the tokens after the loss")
+            expect_equal(text_of(events)[:3], text_of([{"choices": choices} for choices in want])[:3], "the text after the loss")
+            router = running.processes("router")[0]
+            if running.metric(router, "baton_router_recoveries_total") < 1:
+                raise AssertionError("no recovery was counted: the worker died too late")
+            expect_equal(running.metric(router, "baton_router_repeat_mismatches_total"), 0, "repeats that differ")
+            expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
+
+    def client_gone_frees_its_pages(self):
+        with cluster.Cluster(self.args) as running:
+            for name, role, gauge in ((longest_answer(self.args), "decode", "baton_worker_sequences_running"),
+                                      ("459-recall-lines-8192", "prefill", "baton_worker_prompts_computing")):
+                body = json.dumps({**eval_request(self.args, name), "stream": True, "ignore_eos": True, "max_tokens": 2000}).encode()
+                client = socket.create_connection(("127.0.0.1", running.port))
+                client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                               b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                wait_for(lambda g=gauge, r=role: busy(running, r, g), 30, gauge)
+                client.close()
+                expect_equal(running.wait_until_clean(1), {}, f"still held 1 s after the client of {name} left")
+            expect_equal(running.metric(running.processes("router")[0], "baton_router_requests_ended_total", outcome="cancelled"),
+                         2, "requests cancelled")
+
+    def overload_is_429(self):
+        settings = ["router.plan.max_queued_requests=2", "decode.limits.max_sequences=1"]
+        with cluster.Cluster(self.args, settings=settings) as running:
+            request = {**eval_request(self.args, longest_answer(self.args)), "max_tokens": 60}
+            with concurrent.futures.ThreadPoolExecutor(12) as pool:
+                answers = list(pool.map(lambda _: running.post(CHAT, request), range(12)))
+            codes = sorted({answer.status for answer in answers})
+            expect_equal(codes, [200, 429], "status codes of 12 requests for 1 place and 2 waiting")
+            for answer in answers:
+                if answer.status == 429:
+                    assert int(answer.headers["retry-after"]) >= 1, answer.headers
+                    expect_equal(answer.json()["error"]["type"], "TooManyRequestsError", "error type")
+            texts = {answer.json()["choices"][0]["message"]["content"] for answer in answers if answer.status == 200}
+            expect_equal(len(texts), 1, "different greedy answers")
+
+    def no_worker_is_503(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [os.path.join(self.args.bin, "baton-router"), "--model", self.args.model, "--set", "workers=127.0.0.1:1",
+                   "--set", f"http.port={port}", "--set", "plan.no_worker_grace_ms=100"]
+        with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as router:
+            try:
+                running = cluster.Cluster(self.args)
+                running.port = port
+                wait_for(lambda: is_listening(port), 20, "the router listening")
+                expect_equal(running.get("/health").status, 503, "/health")
+                expect_equal(running.get("/ready").status, 503, "/ready")
+                answer = running.post(CHAT, {"messages": [{"role": "user", "content": "hi"}]})
+                expect_equal(answer.status, 503, "a chat")
+                assert int(answer.headers["retry-after"]) >= 1, answer.headers
+                router.send_signal(signal.SIGTERM)
+                expect_equal(router.wait(20), 0, "exit code after SIGTERM")
+            finally:
+                router.kill()
+
+    def drain_finishes_what_is_open(self):
+        with cluster.Cluster(self.args) as running:
+            request = eval_request(self.args, longest_answer(self.args))
+            want = text_of(running.stream(CHAT, request))[:3]
+            router = running.processes("router")[0]
+
+            def stop_at_fifth(index, _):
+                if index == 5:
+                    os.kill(router["pid"], signal.SIGTERM)
+
+            expect_equal(text_of(running.stream(CHAT, request, on_event=stop_at_fifth))[:3], want, "the answer of a draining router")
+            expect_equal(running.process.wait(30), 1, "baton up without its router")
+            running.process = subprocess.Popen(["sleep", "0"])  # what __exit__ stops
+
+
+def tokens_of(chunks):
+    """(bytes, logprob) of every token of a streamed chat answer with logprobs; chunk borders do not matter."""
+    return [(tuple(entry["bytes"]), entry["logprob"]) for choices in chunks for choice in choices
+            for entry in (choice["logprobs"] or {"content": []})["content"]]
+
+
+def is_listening(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main():
+    args = cluster.arguments(__doc__).parse_args()
+    faults = Faults(args)
+    checks = [faults.prefill_killed_in_mid_prompt, faults.decode_killed_in_mid_stream, faults.client_gone_frees_its_pages,
+              faults.overload_is_429, faults.no_worker_is_503, faults.drain_finishes_what_is_open]
+    sys.exit(cluster.run_checks(checks, args.only))
+
+
+if __name__ == "__main__":
+    main()

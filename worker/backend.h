@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "common/class_id.h"
+#include "common/ids.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+#include "kvtransfer/transport.h"
+
+// The two hardware interfaces as main.cc hands them in: only there a back end and a transport are named.
+namespace baton::worker {
+
+struct OpsRequest {
+  const kernels::ModelConfig& config;
+  kernels::NumericsMode mode;
+  const kernels::PageLayout& layout;
+  std::byte* pages = nullptr;
+  int num_pages = 0;
+  int num_tail_slots = 0;
+  int max_rows = 0;
+  int max_sequences = 0;
+  int max_head_rows = 0;
+  int max_context = 0;
+  kernels::ParallelFor parallel;
+};
+
+struct TransportRequest {
+  Incarnation incarnation;
+  std::string listen, advertise, transports;
+};
+struct OpenTransport {
+  std::unique_ptr<kvtransfer::Transport> transport;
+  std::string transports;     // what carries blocks, for the hello and the log
+  double self_test_gbps = 0;  // GB/s over loopback; 0: not measured
+};
+
+struct Backend {
+  NumericsClass (*numerics)(bool is_float32) = nullptr;
+  std::unique_ptr<kernels::Device> (*make_device)(kernels::NumericsMode mode) = nullptr;
+  absl::StatusOr<std::unique_ptr<kernels::Ops>> (*make_ops)(const OpsRequest& request, kernels::Device& device) = nullptr;
+  int (*count_promoted_experts)(const kernels::ModelWeights& weights) = nullptr;
+  absl::StatusOr<OpenTransport> (*open_transport)(const TransportRequest& request) = nullptr;
+};
+
+}  // namespace baton::worker

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <vector>
+
+#include "common/metrics.h"
+#include "engine/loop.h"
+#include "kvtransfer/metrics.h"
+#include "worker/worker_core.h"
+
+namespace baton::worker {
+
+// The metrics of a worker process. Constructed at start; Update: engine thread.
+class WorkerMetrics {
+ public:
+  explicit WorkerMetrics(MetricRegistry& registry);
+  void Update(const WorkerCore& core, const engine::LoopCounters& loop, const EngineWatch& watch);
+  void Update(const kvtransfer::TransferMetrics& transfer);
+  void SetStart(double self_test_gbps, int experts_promoted);
+
+ private:
+  struct PoolGauge {
+    GaugeMetric gauge;
+    int engine::PoolCounts::*field;
+  };
+  struct CoreGauge {
+    GaugeMetric gauge;
+    double (*value)(const CoreGauges& gauges);
+  };
+  struct CoreCounter {
+    CounterMetric counter;
+    uint64_t CoreCounters::*field;
+  };
+  struct LoopCounter {
+    CounterMetric counter;
+    uint64_t engine::LoopCounters::*field;
+  };
+  struct TransferCounter {
+    CounterMetric counter;
+    std::atomic<uint64_t> kvtransfer::TransferMetrics::*field;
+  };
+  struct TransferGauge {
+    GaugeMetric gauge;
+    std::atomic<int64_t> kvtransfer::TransferMetrics::*field;
+  };
+  void AddEngineMetrics(MetricRegistry& registry);
+  void AddCoreMetrics(MetricRegistry& registry);
+  void AddTransferMetrics(MetricRegistry& registry);
+
+  std::vector<PoolGauge> pool_;
+  std::vector<CoreGauge> core_gauges_;
+  std::vector<CoreCounter> core_counters_;
+  std::vector<LoopCounter> loop_counters_;
+  std::vector<TransferCounter> transfer_counters_;
+  std::vector<TransferGauge> transfer_gauges_;
+  std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket
+  GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;
+  HistogramMetric step_histogram_;
+  uint64_t seen_steps_ = 0;
+};
+
+}  // namespace baton::worker
