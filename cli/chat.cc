@@ -25,7 +25,8 @@ class EventReader {
     text_ += piece;
     for (size_t end = text_.find("\n\n"); end != std::string::npos; end = text_.find("\n\n")) {
       constexpr std::string_view kData = "data: ";
-      if (text_.rfind(kData, 0) == 0) on_data(std::string_view(text_).substr(kData.size(), end - kData.size()));
+      if (text_.rfind(kData, 0) == 0)
+        on_data(std::string_view(text_).substr(kData.size(), end - kData.size()));
       text_.erase(0, end + 2);
     }
   }
@@ -66,9 +67,11 @@ class Printer {
 
 class Conversation {
  public:
-  Conversation(const ChatSettings& settings, HttpUrl url) : settings_(settings), url_(std::move(url)) {
+  Conversation(const ChatSettings& settings, HttpUrl url)
+      : settings_(settings), url_(std::move(url)) {
     url_.path += "/v1/chat/completions";
-    if (!settings.system.empty()) messages_.push_back({{"role", "system"}, {"content", settings.system}});
+    if (!settings.system.empty())
+      messages_.push_back({{"role", "system"}, {"content", settings.system}});
   }
 
   // Asks, prints the answer, and remembers both. A question that failed is forgotten.
@@ -77,9 +80,10 @@ class Conversation {
     content_.clear();
     error_.clear();
     EventReader events;
-    const auto reply = Fetch({.url = url_, .method = "POST", .body = Body(), .on_piece = [&](std::string_view piece) {
-                                events.Push(piece, [this](std::string_view data) { OnData(data); });
-                              }});
+    const auto reply = Fetch(
+        {.url = url_, .method = "POST", .body = Body(), .on_piece = [&](std::string_view piece) {
+           events.Push(piece, [this](std::string_view data) { OnData(data); });
+         }});
     printer_.End();
     absl::Status status = reply.status();
     if (reply.ok() && reply->status != 200) status = absl::UnavailableError(ErrorOf(*reply));
@@ -94,7 +98,9 @@ class Conversation {
 
  private:
   std::string Body() const {
-    json body = {{"messages", messages_}, {"stream", true}, {"chat_template_kwargs", {{"thinking", settings_.is_thinking}}}};
+    json body = {{"messages", messages_},
+                 {"stream", true},
+                 {"chat_template_kwargs", {{"thinking", settings_.is_thinking}}}};
     if (!settings_.model.empty()) body["model"] = settings_.model;
     if (settings_.temperature) body["temperature"] = *settings_.temperature;
     if (settings_.max_tokens) body["max_tokens"] = *settings_.max_tokens;
@@ -105,11 +111,13 @@ class Conversation {
     if (data == "[DONE]") return;
     const json event = json::parse(data, nullptr, /*allow_exceptions=*/false);
     if (!event.is_object()) return;
-    if (event.contains("error")) error_ = event["error"].value("message", "the server reported an error");
+    if (event.contains("error"))
+      error_ = event["error"].value("message", "the server reported an error");
     if (!event.contains("choices") || event["choices"].empty()) return;
     const json delta = event["choices"][0].value("delta", json::object());
     const auto text = [&](const char* key) {
-      return delta.contains(key) && delta[key].is_string() ? delta[key].get<std::string>() : std::string();
+      return delta.contains(key) && delta[key].is_string() ? delta[key].get<std::string>()
+                                                           : std::string();
     };
     printer_.Reasoning(text("reasoning_content"));
     printer_.Content(text("content"));
@@ -118,8 +126,10 @@ class Conversation {
 
   static std::string ErrorOf(const HttpReply& reply) {
     const json body = json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-    const bool has_message = body.is_object() && body.contains("error") && body["error"].is_object();
-    return absl::StrFormat("%d: %s", reply.status, has_message ? body["error"].value("message", "") : reply.body);
+    const bool has_message =
+        body.is_object() && body.contains("error") && body["error"].is_object();
+    return absl::StrFormat("%d: %s", reply.status,
+                           has_message ? body["error"].value("message", "") : reply.body);
   }
 
   const ChatSettings& settings_;
@@ -143,7 +153,8 @@ int RunChat(const ChatSettings& settings) {
   Conversation conversation(settings, *std::move(url));
   if (!settings.message.empty()) return Report(conversation.Ask(settings.message));
   if (isatty(STDIN_FILENO) == 0) {
-    const std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+    const std::string text((std::istreambuf_iterator<char>(std::cin)),
+                           std::istreambuf_iterator<char>());
     return Report(conversation.Ask(text));
   }
   std::printf("%s; an empty line or Ctrl-D ends it\n", settings.url.c_str());

@@ -23,7 +23,7 @@ namespace {
 [[noreturn]] void Become(const char* program, char* const* arguments, int log, pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // the parent ended before the line above
-  setpgid(0, 0);                        // Ctrl-C goes to the parent alone, which stops its children in order
+  setpgid(0, 0);  // Ctrl-C goes to the parent alone, which stops its children in order
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -41,16 +41,19 @@ absl::StatusOr<Child> Child::Start(Spec spec) {
   if (access(program.c_str(), X_OK) != 0)
     return absl::NotFoundError(absl::StrFormat("%s: %s", program, strerror(errno)));
   const int log = open(child.log_path().c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0644);
-  if (log < 0) return absl::UnavailableError(absl::StrFormat("%s: %s", child.log_path(), strerror(errno)));
+  if (log < 0)
+    return absl::UnavailableError(absl::StrFormat("%s: %s", child.log_path(), strerror(errno)));
   std::vector<char*> arguments = {const_cast<char*>(program.c_str())};
-  for (const std::string& argument : child.spec_.arguments) arguments.push_back(const_cast<char*>(argument.c_str()));
+  for (const std::string& argument : child.spec_.arguments)
+    arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   const pid_t parent = getpid();
   child.pid_ = fork();
   if (child.pid_ == 0) Become(program.c_str(), arguments.data(), log, parent);
   const int error = errno;
   close(log);
-  if (child.pid_ < 0) return absl::UnavailableError(absl::StrFormat("%s: fork: %s", program, strerror(error)));
+  if (child.pid_ < 0)
+    return absl::UnavailableError(absl::StrFormat("%s: fork: %s", program, strerror(error)));
   child.is_running_ = true;
   return child;
 }
@@ -62,7 +65,8 @@ bool Child::Reap() {
 }
 
 std::string Child::HowItEnded() const {
-  if (WIFSIGNALED(wait_status_)) return absl::StrFormat("was killed by signal %d", WTERMSIG(wait_status_));
+  if (WIFSIGNALED(wait_status_))
+    return absl::StrFormat("was killed by signal %d", WTERMSIG(wait_status_));
   return absl::StrFormat("exited with %d", WEXITSTATUS(wait_status_));
 }
 
@@ -74,6 +78,7 @@ std::string Child::LogTail(int num_lines) const {
   std::ifstream file(log_path());
   std::deque<std::string> lines;
   for (std::string line; std::getline(file, line);) {
+    if (line.find(" config ") != std::string::npos) continue;  // the effective configuration
     lines.push_back(line);
     if (static_cast<int>(lines.size()) > num_lines) lines.pop_front();
   }
@@ -93,7 +98,8 @@ absl::StatusOr<int> FreePort() {
   const bool is_bound = bind(fd, raw, size) == 0 && getsockname(fd, raw, &size) == 0;
   const int error = errno;
   close(fd);
-  if (!is_bound) return absl::UnavailableError(absl::StrFormat("no free port: %s", strerror(error)));
+  if (!is_bound)
+    return absl::UnavailableError(absl::StrFormat("no free port: %s", strerror(error)));
   return ntohs(address.sin_port);
 }
 

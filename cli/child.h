@@ -32,7 +32,7 @@ class Child {
   // "exited with 1", "was killed by signal 9".
   std::string HowItEnded() const;
   void Signal(int number) const;
-  // The end of its log.
+  // The end of its log, without the lines of its configuration.
   std::string LogTail(int num_lines) const;
 
  private:

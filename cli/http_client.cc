@@ -32,13 +32,21 @@ class Connection {
     asio::ip::tcp::resolver resolver(io_);
     const auto addresses = resolver.resolve(url_.host, url_.port, error);
     if (error) return Failed(url_, error);
-    Wait([&](auto done) { stream_.async_connect(addresses, [done](error_code e, const auto&) { done(e); }); }, error);
+    Wait(
+        [&](auto done) {
+          stream_.async_connect(addresses, [done](error_code e, const auto&) { done(e); });
+        },
+        error);
     return error ? Failed(url_, error) : absl::OkStatus();
   }
 
   absl::Status Send(const http::request<http::string_body>& request) {
     error_code error;
-    Wait([&](auto done) { http::async_write(stream_, request, [done](error_code e, size_t) { done(e); }); }, error);
+    Wait(
+        [&](auto done) {
+          http::async_write(stream_, request, [done](error_code e, size_t) { done(e); });
+        },
+        error);
     return error ? Failed(url_, error) : absl::OkStatus();
   }
 
@@ -46,10 +54,20 @@ class Connection {
     http::response_parser<http::string_body> parser;
     parser.body_limit(boost::none);
     error_code error;
-    Wait([&](auto done) { http::async_read_header(stream_, buffer_, parser, [done](error_code e, size_t) { done(e); }); }, error);
+    Wait(
+        [&](auto done) {
+          http::async_read_header(stream_, buffer_, parser,
+                                  [done](error_code e, size_t) { done(e); });
+        },
+        error);
     const int status = error ? 0 : parser.get().result_int();
     while (!error && !parser.is_done()) {
-      Wait([&](auto done) { http::async_read_some(stream_, buffer_, parser, [done](error_code e, size_t) { done(e); }); }, error);
+      Wait(
+          [&](auto done) {
+            http::async_read_some(stream_, buffer_, parser,
+                                  [done](error_code e, size_t) { done(e); });
+          },
+          error);
       std::string& body = parser.get().body();
       if (!on_piece || status != 200) continue;
       on_piece(body);
@@ -90,7 +108,8 @@ absl::StatusOr<HttpUrl> ParseUrl(std::string_view text) {
   const size_t colon = authority.rfind(':');
   url.host = std::string(authority.substr(0, std::min(colon, authority.size())));
   url.port = colon == std::string_view::npos ? "80" : std::string(authority.substr(colon + 1));
-  const bool is_number = !url.port.empty() && url.port.find_first_not_of("0123456789") == std::string::npos;
+  const bool is_number =
+      !url.port.empty() && url.port.find_first_not_of("0123456789") == std::string::npos;
   if (url.host.empty() || !is_number)
     return absl::InvalidArgumentError(absl::StrFormat("%s: want http://host:port", text));
   return url;
@@ -99,7 +118,8 @@ absl::StatusOr<HttpUrl> ParseUrl(std::string_view text) {
 absl::StatusOr<HttpReply> Fetch(const HttpCall& call) {
   Connection connection(call.url, call.timeout);
   RETURN_IF_ERROR(connection.Open());
-  http::request<http::string_body> request(http::string_to_verb(call.method), call.url.path.empty() ? "/" : call.url.path, 11);
+  http::request<http::string_body> request(http::string_to_verb(call.method),
+                                           call.url.path.empty() ? "/" : call.url.path, 11);
   request.set(http::field::host, call.url.host + ":" + call.url.port);
   request.set(http::field::connection, "close");
   if (!call.body.empty()) request.set(http::field::content_type, "application/json");

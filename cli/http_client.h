@@ -19,8 +19,8 @@ struct HttpReply {
   int status = 0;
   std::string body;
 };
-// One request on a connection of its own. `timeout` bounds each wait for the server. kUnavailable: no answer. With `on_piece` the body of a
-// 200 goes there as it arrives instead of into the reply.
+// One request on a connection of its own. `timeout` bounds each wait for the server. kUnavailable:
+// no answer. With `on_piece` the body of a 200 goes there as it arrives instead of into the reply.
 struct HttpCall {
   HttpUrl url;
   std::string method = "GET";

@@ -38,29 +38,34 @@ std::string Text(const json& object, const char* key) {
 }
 
 void PrintCluster(const json& view) {
-  std::printf("ready: %s    in flight: %s    queued: %s\n\n", Text(view, "ready").c_str(), Text(view, "in_flight").c_str(),
-              Text(view, "queued").c_str());
-  std::vector<std::vector<std::string>> rows = {{"worker", "address", "state", "serves", "pages", "free", "leased", "cached",
-                                                 "running", "waiting", "queued prompt tokens"}};
+  std::printf("ready: %s    in flight: %s    queued: %s\n\n", Text(view, "ready").c_str(),
+              Text(view, "in_flight").c_str(), Text(view, "queued").c_str());
+  std::vector<std::vector<std::string>> rows = {{"worker", "address", "state", "serves", "pages",
+                                                 "free", "leased", "cached", "running", "waiting",
+                                                 "queued prompt tokens"}};
   for (const json& worker : view["workers"]) {
     std::string serves;
     if (worker.value("serves_prefill", false)) serves = "prefill";
     if (worker.value("serves_decode", false)) serves += serves.empty() ? "decode" : ",decode";
-    rows.push_back({Text(worker, "name"), Text(worker, "address"), Text(worker, "state"), serves, Text(worker, "pages"),
-                    Text(worker, "free_pages"), Text(worker, "leased_pages"), Text(worker, "cached_pages"),
-                    Text(worker, "running"), Text(worker, "waiting"), Text(worker, "queued_prompt_tokens")});
+    rows.push_back({Text(worker, "name"), Text(worker, "address"), Text(worker, "state"), serves,
+                    Text(worker, "pages"), Text(worker, "free_pages"), Text(worker, "leased_pages"),
+                    Text(worker, "cached_pages"), Text(worker, "running"), Text(worker, "waiting"),
+                    Text(worker, "queued_prompt_tokens")});
   }
   PrintTable(rows);
 }
 
 // A worker's gauges and counters; histograms are for Prometheus.
 void PrintWorker(const HttpReply& ready, const std::string& metrics) {
-  std::printf("ready: %s (%s)\n\n", ready.status == 200 ? "true" : "false", ready.body.substr(0, ready.body.find('\n')).c_str());
+  std::printf("ready: %s (%s)\n\n", ready.status == 200 ? "true" : "false",
+              ready.body.substr(0, ready.body.find('\n')).c_str());
   std::vector<std::vector<std::string>> rows = {{"metric", "value"}};
   std::istringstream lines(metrics);
   for (std::string line; std::getline(lines, line);) {
     const size_t space = line.rfind(' ');
-    if (line.empty() || line[0] == '#' || space == std::string::npos || line.find("_bucket{") != std::string::npos) continue;
+    if (line.empty() || line[0] == '#' || space == std::string::npos ||
+        line.find("_bucket{") != std::string::npos)
+      continue;
     rows.push_back({line.substr(0, space), line.substr(space + 1)});
   }
   PrintTable(rows);
@@ -78,7 +83,8 @@ absl::Status InspectUrl(const std::string& target) {
   url.path = "/metrics";
   ASSIGN_OR_RETURN(const HttpReply metrics, Fetch({.url = url, .timeout = absl::Seconds(10)}));
   if (metrics.status != 200)
-    return absl::UnavailableError(absl::StrFormat("%s/metrics answered %d", target, metrics.status));
+    return absl::UnavailableError(
+        absl::StrFormat("%s/metrics answered %d", target, metrics.status));
   PrintWorker(ready, metrics.body);
   return absl::OkStatus();
 }

@@ -18,19 +18,30 @@ std::string ProgramFolder() {
 }
 
 CLI::App* AddUp(CLI::App& app, baton::cli::UpOptions& options) {
-  CLI::App* up = app.add_subcommand("up", "Start a cluster on this machine and keep it until Ctrl-C");
-  up->add_option("--prefill", options.num_prefill, "Prefill workers")->check(CLI::Range(1, 64))->capture_default_str();
-  up->add_option("--decode", options.num_decode, "Decode workers")->check(CLI::Range(1, 64))->capture_default_str();
+  CLI::App* up =
+      app.add_subcommand("up", "Start a cluster on this machine and keep it until Ctrl-C");
+  up->add_option("--prefill", options.num_prefill, "Prefill workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  up->add_option("--decode", options.num_decode, "Decode workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   up->add_option("--host", options.host, "Address to listen on for HTTP")->capture_default_str();
-  up->add_option("--port", options.port, "HTTP port; 0: any")->check(CLI::Range(0, 65535))->capture_default_str();
+  up->add_option("--port", options.port, "HTTP port; 0: any")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
   up->add_option("--model", options.model, "Folder of the checkpoint")->capture_default_str();
-  up->add_option("--set", options.settings, "router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE, as often as needed");
-  up->add_option("--log-dir", options.log_folder, "Folder for the programs' logs; default: a new temporary one");
-  up->add_option("--state-file", options.state_file, "Write pids and ports here, as JSON, when all is ready");
+  up->add_option("--set", options.settings,
+                 "router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE, as often as needed");
+  up->add_option("--log-dir", options.log_folder,
+                 "Folder for the programs' logs; default: a new temporary one");
+  up->add_option("--state-file", options.state_file,
+                 "Write pids and ports here, as JSON, when all is ready");
   return up;
 }
 
-CLI::App* AddChat(CLI::App& app, baton::cli::ChatSettings& settings, std::vector<std::string>& words, bool& no_thinking) {
+CLI::App* AddChat(CLI::App& app, baton::cli::ChatSettings& settings,
+                  std::vector<std::string>& words, bool& no_thinking) {
   CLI::App* chat = app.add_subcommand("chat", "Talk to a running cluster, or ask it one thing");
   chat->add_option("message", words, "What to ask; without it: a conversation, or standard input");
   chat->add_option("--url", settings.url, "The router")->capture_default_str();
@@ -56,13 +67,16 @@ int main(int argc, char** argv) {
   const CLI::App* up = AddUp(app, up_options);
   const CLI::App* chat = AddChat(app, chat_settings, words, no_thinking);
   CLI::App* inspect = app.add_subcommand("inspect", "Show a checkpoint, a cluster or a worker");
-  inspect->add_option("target", target, "A folder, http://router:port or http://worker:metrics-port")->required();
+  inspect
+      ->add_option("target", target, "A folder, http://router:port or http://worker:metrics-port")
+      ->required();
   app.add_subcommand("version", "Print the version");
   CLI11_PARSE(app, argc, argv);
   if (up->parsed()) return RunUp(up_options, ProgramFolder());
   if (inspect->parsed()) return baton::cli::RunInspect(target, ProgramFolder());
   if (!chat->parsed()) return std::printf("baton %s\n", BATON_VERSION) < 0;
   chat_settings.is_thinking = !no_thinking;
-  for (const std::string& word : words) chat_settings.message += (chat_settings.message.empty() ? "" : " ") + word;
+  for (const std::string& word : words)
+    chat_settings.message += (chat_settings.message.empty() ? "" : " ") + word;
   return RunChat(chat_settings);
 }

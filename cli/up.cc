@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "cli/child.h"
@@ -55,7 +56,8 @@ class Cluster {
   absl::Status CheckSettings() const;
   absl::Status StartWorker(const std::string& role, int index);
   absl::Status StartRouter();
-  absl::Status StartChild(const std::string& name, const std::string& role, std::vector<std::string> settings, json ports);
+  absl::Status StartChild(const std::string& name, const std::string& role,
+                          std::vector<std::string> settings, json ports);
   bool WaitUntilReady();
   void ShowProgress();
   void Announce();
@@ -66,11 +68,15 @@ class Cluster {
   void Stop();
   bool WaitForSignal(absl::Duration timeout) const;
   int NumRunning(const std::string& role) const {
-    const auto is_one = [&](const Child& child) { return child.role() == role && child.is_running(); };
+    const auto is_one = [&](const Child& child) {
+      return child.role() == role && child.is_running();
+    };
     return static_cast<int>(std::count_if(children_.begin(), children_.end(), is_one));
   }
   HttpUrl Endpoint(const std::string& path) const {
-    return {.host = options_.host == "0.0.0.0" ? "127.0.0.1" : options_.host, .port = std::to_string(port_), .path = path};
+    return {.host = options_.host == "0.0.0.0" ? "127.0.0.1" : options_.host,
+            .port = std::to_string(port_),
+            .path = path};
   }
 
   const UpOptions& options_;
@@ -91,8 +97,8 @@ absl::Status Cluster::CheckSettings() const {
   for (const std::string& setting : options_.settings) {
     const std::string target = setting.substr(0, setting.find('.'));
     if (target != "router" && target != "prefill" && target != "decode")
-      return absl::InvalidArgumentError(
-          absl::StrFormat("--set %s: want router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE", setting));
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "--set %s: want router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE", setting));
   }
   return absl::OkStatus();
 }
@@ -109,8 +115,9 @@ absl::Status Cluster::Start() {
   std::error_code error;
   std::filesystem::create_directories(log_folder_, error);
   if (error) return absl::UnavailableError(absl::StrFormat("%s: %s", log_folder_, error.message()));
-  std::printf("starting 1 router, %d prefill and %d decode worker(s) with %s; logs in %s\n", options_.num_prefill,
-              options_.num_decode, options_.model.c_str(), log_folder_.c_str());
+  std::printf("starting 1 router, %d prefill and %d decode worker(s) with %s; logs in %s\n",
+              options_.num_prefill, options_.num_decode, options_.model.c_str(),
+              log_folder_.c_str());
   for (int i = 0; i < options_.num_prefill; ++i) RETURN_IF_ERROR(StartWorker("prefill", i));
   for (int i = 0; i < options_.num_decode; ++i) RETURN_IF_ERROR(StartWorker("decode", i));
   return StartRouter();
@@ -124,12 +131,14 @@ absl::Status Cluster::StartWorker(const std::string& role, int index) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const std::string name = absl::StrFormat("%s-%d", role, index);
   sessions_.push_back(absl::StrFormat("127.0.0.1:%d", session_port));
-  // timers=dev: on a machine whose cores are all computing, a beat may be late without anybody being dead.
-  return StartChild(name, role,
-                    {"checkpoint=" + options_.model, "worker_id=" + name, "listen=" + sessions_.back(),
-                     absl::StrFormat("metrics_listen=127.0.0.1:%d", metrics_port), "kv.listen=127.0.0.1:0",
-                     absl::StrFormat("engine.threads=%d", std::max(1, (cores + pool - 1) / pool)), "timers=dev"},
-                    {{"session_port", session_port}, {"metrics_port", metrics_port}});
+  // timers=dev: on a machine whose cores are all computing, a beat may be late without anybody
+  // being dead.
+  return StartChild(
+      name, role,
+      {"checkpoint=" + options_.model, "worker_id=" + name, "listen=" + sessions_.back(),
+       absl::StrFormat("metrics_listen=127.0.0.1:%d", metrics_port), "kv.listen=127.0.0.1:0",
+       absl::StrFormat("engine.threads=%d", std::max(1, (cores + pool - 1) / pool)), "timers=dev"},
+      {{"session_port", session_port}, {"metrics_port", metrics_port}});
 }
 
 absl::Status Cluster::StartRouter() {
@@ -140,13 +149,13 @@ absl::Status Cluster::StartRouter() {
   for (const std::string& session : sessions_) workers += (workers.empty() ? "" : ",") + session;
   return StartChild("router", "router",
                     {"model=" + options_.model, "workers=" + workers, "http.host=" + options_.host,
-                     absl::StrFormat("http.port=%d", port_), "sessions.beat_interval_ms=1000", "sessions.silence_ms=10000",
-                     "plan.suspect_after_ms=5000"},
+                     absl::StrFormat("http.port=%d", port_), "sessions.beat_interval_ms=1000",
+                     "sessions.silence_ms=10000", "plan.suspect_after_ms=5000"},
                     {{"http_port", port_}});
 }
 
-absl::Status Cluster::StartChild(const std::string& name, const std::string& role, std::vector<std::string> settings,
-                                 json ports) {
+absl::Status Cluster::StartChild(const std::string& name, const std::string& role,
+                                 std::vector<std::string> settings, json ports) {
   const std::string prefix = role + ".";
   for (const std::string& setting : options_.settings)
     if (setting.rfind(prefix, 0) == 0) settings.push_back(setting.substr(prefix.size()));
@@ -183,18 +192,21 @@ bool Cluster::WaitUntilReady() {
 void Cluster::ShowProgress() {
   const auto reply = Fetch({.url = Endpoint("/ready"), .timeout = absl::Seconds(5)});
   int prefill = 0, decode = 0;
-  const json view = reply.ok() ? json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : json();
+  const json view =
+      reply.ok() ? json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : json();
   if (view.is_object()) {
     prefill = view.value("prefill_ready", 0);
     decode = view.value("decode_ready", 0);
   }
   is_ready_ = prefill >= options_.num_prefill && decode >= options_.num_decode;
-  const std::string state = absl::StrFormat("router %s, prefill %d/%d, decode %d/%d", reply.ok() ? "up" : "starting", prefill,
-                                            options_.num_prefill, decode, options_.num_decode);
+  const std::string state =
+      absl::StrFormat("router %s, prefill %d/%d, decode %d/%d", reply.ok() ? "up" : "starting",
+                      prefill, options_.num_prefill, decode, options_.num_decode);
   const bool is_terminal = isatty(STDOUT_FILENO) != 0;
   if (!is_terminal && state == shown_) return;
   shown_ = state;
-  std::printf("%s%s (%.0f s)", is_terminal ? "\r" : "\n", state.c_str(), absl::ToDoubleSeconds(clock_.Now() - started_));
+  std::printf("%s%s (%.0f s)", is_terminal ? "\r" : "\n", state.c_str(),
+              absl::ToDoubleSeconds(clock_.Now() - started_));
   std::fflush(stdout);
 }
 
@@ -207,13 +219,16 @@ void Cluster::Announce() {
   const HttpUrl url = Endpoint("");
   std::printf(
       "ready: http://%s:%s/v1\n\n"
-      "  curl -s http://%s:%s/v1/chat/completions -H 'Content-Type: application/json' -d '{\"messages\": [{\"role\": \"user\", "
-      "\"content\": \"What is the capital of France?\"}], \"temperature\": 0, \"reasoning_effort\": \"none\"}'\n\n"
+      "  curl -s http://%s:%s/v1/chat/completions -H 'Content-Type: application/json' -d "
+      "'{\"messages\": [{\"role\": \"user\", "
+      "\"content\": \"What is the capital of France?\"}], \"temperature\": 0, "
+      "\"reasoning_effort\": \"none\"}'\n\n"
       "  %s/baton chat --url http://%s:%s      talk to it\n"
       "  %s/baton inspect http://%s:%s         look at it\n\n"
       "Ctrl-C stops everything.\n",
-      url.host.c_str(), url.port.c_str(), url.host.c_str(), url.port.c_str(), program_folder_.c_str(), url.host.c_str(),
-      url.port.c_str(), program_folder_.c_str(), url.host.c_str(), url.port.c_str());
+      url.host.c_str(), url.port.c_str(), url.host.c_str(), url.port.c_str(),
+      program_folder_.c_str(), url.host.c_str(), url.port.c_str(), program_folder_.c_str(),
+      url.host.c_str(), url.port.c_str());
   std::fflush(stdout);
 }
 
@@ -229,12 +244,15 @@ absl::Status Cluster::WriteState() const {
     processes.push_back(std::move(entry));
   }
   const HttpUrl url = Endpoint("");
-  const json state = {{"endpoint", "http://" + url.host + ":" + url.port}, {"port", port_}, {"processes", processes}};
+  const json state = {{"endpoint", "http://" + url.host + ":" + url.port},
+                      {"port", port_},
+                      {"processes", processes}};
   const std::string next = options_.state_file + ".next";  // a reader sees all of it or nothing
   std::ofstream(next) << state.dump(2) << "\n";
   std::error_code error;
   std::filesystem::rename(next, options_.state_file, error);
-  if (error) return absl::UnavailableError(absl::StrFormat("%s: %s", options_.state_file, error.message()));
+  if (error)
+    return absl::UnavailableError(absl::StrFormat("%s: %s", options_.state_file, error.message()));
   return absl::OkStatus();
 }
 
@@ -244,26 +262,34 @@ void Cluster::Watch() {
     if (child.Reap()) OnEnd(child);
 }
 
-// A worker that is lost while another of its kind runs is what the cluster is built for: it goes on.
+// A worker that is lost while another of its kind runs is what the cluster is built for: it goes
+// on.
 void Cluster::OnEnd(const Child& child) {
-  std::fprintf(stderr, "\n%s (pid %d) %s\n", child.name().c_str(), child.pid(), child.HowItEnded().c_str());
+  std::fprintf(stderr, "\n%s (pid %d) %s\n", child.name().c_str(), child.pid(),
+               child.HowItEnded().c_str());
   if (is_ready_ && NumRunning(child.role()) > 0) {
-    std::fprintf(stderr, "%d %s worker(s) left, going on\n", NumRunning(child.role()), child.role().c_str());
+    std::fprintf(stderr, "%d %s worker(s) left, going on\n", NumRunning(child.role()),
+                 child.role().c_str());
     return;
   }
-  std::fprintf(stderr, "the end of %s:\n%s", child.log_path().c_str(), child.LogTail(kTailLines).c_str());
-  has_failed_ = true;
+  if (std::exchange(has_failed_, true)) return;  // the first end says why
+  std::fprintf(stderr, "the end of %s:\n%s", child.log_path().c_str(),
+               child.LogTail(kTailLines).c_str());
 }
 
 // The router first, so that it can finish what is open; a second signal, or time, kills.
 void Cluster::Stop() {
   bool is_hard = false;
   for (const bool is_router : {true, false}) {
-    const auto is_group = [&](const Child& child) { return (child.role() == "router") == is_router; };
+    const auto is_group = [&](const Child& child) {
+      return (child.role() == "router") == is_router;
+    };
     for (const Child& child : children_)
       if (is_group(child)) child.Signal(SIGTERM);
     const absl::Time until = clock_.Now() + kStopTime;
-    const auto runs = [&](Child& child) { return is_group(child) && (child.Reap(), child.is_running()); };
+    const auto runs = [&](Child& child) {
+      return is_group(child) && (child.Reap(), child.is_running());
+    };
     while (std::any_of(children_.begin(), children_.end(), runs)) {
       is_hard = is_hard || WaitForSignal(absl::Milliseconds(20)) || clock_.Now() > until;
       if (!is_hard) continue;
@@ -276,6 +302,8 @@ void Cluster::Stop() {
 
 }  // namespace
 
-int RunUp(const UpOptions& options, const std::string& program_folder) { return Cluster(options, program_folder).Run(); }
+int RunUp(const UpOptions& options, const std::string& program_folder) {
+  return Cluster(options, program_folder).Run();
+}
 
 }  // namespace baton::cli

@@ -1,7 +1,9 @@
 // Real worker processes over gRPC and UCX: the router's part is played by hand.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -49,9 +51,9 @@ class Process {
     char line[4096];
     while (port_ == 0 && fgets(line, sizeof(line), log_) != nullptr) {
       text_ += line;
-      const char* found = std::string_view(line).find(" serving ") == std::string_view::npos ? nullptr : line;
-      const char* port = found == nullptr ? nullptr : std::strstr(found, "session_port=");
-      if (port != nullptr) port_ = std::atoi(port + std::strlen("session_port="));
+      if (std::strstr(line, " serving ") == nullptr) continue;
+      port_ = NumberAfter(line, "session_port=");
+      metrics_port_ = NumberAfter(line, "metrics_port=");
     }
     reader_ = std::thread([this] {
       char more[4096];
@@ -75,25 +77,51 @@ class Process {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
   int port() const { return port_; }
+  int metrics_port() const { return metrics_port_; }
   std::string text() {
     MutexLock lock(mutex_);
     return text_;
   }
 
  private:
+  static int NumberAfter(const char* line, const char* key) {
+    const char* found = std::strstr(line, key);
+    return found == nullptr ? 0 : std::atoi(found + std::strlen(key));
+  }
+
   pid_t pid_ = 0;
   FILE* log_ = nullptr;
-  int port_ = 0;
+  int port_ = 0, metrics_port_ = 0;
   Mutex mutex_;
   std::string text_;
   std::thread reader_;
 };
 
+// The whole answer of the metrics port, head included.
+std::string Get(int port, const std::string& path) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string answer;
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
+    const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    char part[4096];
+    for (ssize_t got = read(fd, part, sizeof(part)); got > 0; got = read(fd, part, sizeof(part)))
+      answer.append(part, static_cast<size_t>(got));
+  }
+  close(fd);
+  return answer;
+}
+
 // One session; answers collect in `said_`. A thread beats.
 class Router {
  public:
   explicit Router(int port)
-      : stub_(pb::Worker::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials()))),
+      : stub_(pb::Worker::NewStub(grpc::CreateChannel("127.0.0.1:" + std::to_string(port),
+                                                      grpc::InsecureChannelCredentials()))),
         stream_(stub_->Session(&context_)) {
     wire::RouterMessage hello;
     hello.hello = wire::RouterHello{.router_id = "test", .incarnation = {5}};
@@ -160,8 +188,11 @@ class Router {
 };
 
 std::vector<std::string> Arguments(const std::string& serve) {
-  return {"--serve", serve, "--set", "checkpoint=models/demo", "--set", "timers=dev", "--set", "engine.pages=64",
-          "--set", "wedge_floor_ms=60000"};
+  return {"--serve", serve,
+          "--set",   "checkpoint=models/demo",
+          "--set",   "timers=dev",
+          "--set",   "engine.pages=64",
+          "--set",   "wedge_floor_ms=60000"};
 }
 
 struct Job {
@@ -186,14 +217,16 @@ wire::Landing Reserve(Router& decode, const Job& job) {
   reserve.sequences.push_back({.handle = {job.transfer}, .choice = 0, .received = {}});
   reserve.sampling.greedy = true;
   reserve.finish.max_tokens = job.max_tokens;
-  message.prompt_chunks.push_back({.transfer = reserve.transfer, .offset = 0, .tokens = job.prompt, .is_last = true});
+  message.prompt_chunks.push_back(
+      {.transfer = reserve.transfer, .offset = 0, .tokens = job.prompt, .is_last = true});
   decode.Send(message);
   return decode
-      .Await<wire::Reserved>("Reserved", [&](const wire::WorkerMessage& m) -> const wire::Reserved* {
-        for (const auto& r : m.reserved)
-          if (r.transfer == reserve.transfer) return &r;
-        return nullptr;
-      })
+      .Await<wire::Reserved>("Reserved",
+                             [&](const wire::WorkerMessage& m) -> const wire::Reserved* {
+                               for (const auto& r : m.reserved)
+                                 if (r.transfer == reserve.transfer) return &r;
+                               return nullptr;
+                             })
       .landing;
 }
 
@@ -208,21 +241,24 @@ void StartRun(Router& prefill, const Job& job, const wire::Landing& landing) {
   run.sequences.push_back({.handle = {job.transfer}, .choice = 0, .received = {}});
   run.sampling.greedy = true;
   run.finish.max_tokens = job.max_tokens;
-  message.prompt_chunks.push_back({.transfer = run.transfer, .offset = 0, .tokens = job.prompt, .is_last = true});
+  message.prompt_chunks.push_back(
+      {.transfer = run.transfer, .offset = 0, .tokens = job.prompt, .is_last = true});
   prefill.Send(message);
 }
 
 // All tokens of a job, by position, once it is finished.
 std::map<uint32_t, int32_t> Text(Router& decode, const Job& job) {
-  decode.Await<wire::Finished>("Finished", [&](const wire::WorkerMessage& m) -> const wire::Finished* {
-    for (const auto& f : m.finished)
-      if (f.handle.value == job.transfer) return &f;
-    return nullptr;
-  });
+  decode.Await<wire::Finished>("Finished",
+                               [&](const wire::WorkerMessage& m) -> const wire::Finished* {
+                                 for (const auto& f : m.finished)
+                                   if (f.handle.value == job.transfer) return &f;
+                                 return nullptr;
+                               });
   std::map<uint32_t, int32_t> text;
   for (const wire::WorkerMessage& m : decode.said()) {
     for (const wire::Landed& landed : m.landed)
-      if (landed.transfer.bytes[0] == job.transfer) text[static_cast<uint32_t>(job.prompt.size())] = landed.tokens.at(0).token;
+      if (landed.transfer.bytes[0] == job.transfer)
+        text[static_cast<uint32_t>(job.prompt.size())] = landed.tokens.at(0).token;
     if (!m.tokens) continue;
     for (const wire::SequenceStep& step : m.tokens->sequences) {
       if (step.handle.value != job.transfer) continue;
@@ -249,6 +285,12 @@ TEST(WorkerProcesses, APairGivesTheTokensOfOneMixedWorker) {
     EXPECT_EQ(text.size(), 24u);
     EXPECT_EQ(text.begin()->first, job.prompt.size());
   }
+  EXPECT_NE(Get(decode.metrics_port(), "/ready").find("200 OK"), std::string::npos);
+  absl::SleepFor(absl::Milliseconds(600));  // gauges are taken every 250 ms
+  const std::string metrics = Get(decode.metrics_port(), "/metrics");
+  EXPECT_NE(metrics.find("baton_worker_finished_total 3"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("baton_kv_blocks_landed_total 7"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("baton_worker_pages{state=\"leased\"} 0"), std::string::npos) << metrics;
   EXPECT_EQ(decode.Stop(SIGTERM), 0) << decode.text();
   EXPECT_EQ(prefill.Stop(SIGTERM), 0) << prefill.text();
 }
@@ -263,7 +305,9 @@ TEST(WorkerProcesses, APrefillWorkerKilledInMidPromptIsReplaced) {
   {
     Router p(first.port());
     StartRun(p, job, landing);
-    p.Await<wire::Progress>("Progress", [](const wire::WorkerMessage& m) { return m.progress.empty() ? nullptr : &m.progress[0]; });
+    p.Await<wire::Progress>("Progress", [](const wire::WorkerMessage& m) {
+      return m.progress.empty() ? nullptr : &m.progress[0];
+    });
     EXPECT_EQ(first.Stop(SIGKILL), 128 + SIGKILL);
   }
   wire::RouterMessage retarget;
@@ -271,7 +315,9 @@ TEST(WorkerProcesses, APrefillWorkerKilledInMidPromptIsReplaced) {
   request.transfer.bytes[0] = job.transfer;
   request.attempt = landing.attempt = 2;
   d.Send(retarget);
-  d.Await<wire::Retargeted>("Retargeted", [](const wire::WorkerMessage& m) { return m.retargeted.empty() ? nullptr : &m.retargeted[0]; });
+  d.Await<wire::Retargeted>("Retargeted", [](const wire::WorkerMessage& m) {
+    return m.retargeted.empty() ? nullptr : &m.retargeted[0];
+  });
   StartRun(q, job, landing);
   const auto text = Text(d, job);
   StartRun(d, same, Reserve(d, same));

@@ -11,16 +11,18 @@
 namespace baton::engine {
 namespace {
 
-// A section is microseconds long and the next one follows at once: waiting threads look this often before they sleep.
+// A section is microseconds long and the next one follows at once: waiting threads look this often
+// before they sleep.
 constexpr int kSpins = 2000;
-constexpr uint32_t kClosed = 0xffffffffu;  // as a next part: none is left
+constexpr uint32_t kClosed = 0xffffffffu;            // as a next part: none is left
 constexpr absl::Duration kSleep = absl::Seconds(1);  // a bound only; Start and Stop wake sleepers
 
 }  // namespace
 
 struct ThreadPool::State {
-  // One parallel section. `ticket` packs its number and the next part; a part is taken by compare-and-swap against the ticket seen before
-  // `parts` and `fn` were read. They change only while the ticket is closed, so a late thread's swap fails and it takes nothing.
+  // One parallel section. `ticket` packs its number and the next part; a part is taken by
+  // compare-and-swap against the ticket seen before `parts` and `fn` were read. They change only
+  // while the ticket is closed, so a late thread's swap fails and it takes nothing.
   std::atomic<uint64_t> ticket{0};  // section << 32 | next part
   std::atomic<int> unfinished{0};   // parts of the section that have not ended
   std::atomic<uint32_t> parts{0};

@@ -22,10 +22,12 @@ using baton::router::RouterConfig;
 using baton::router::RouterProcess;
 
 constexpr char kUsage[] =
-    "usage: baton-router --model DIR --set workers=HOST:PORT,... [--config FILE] [--set KEY=VALUE]...\n"
+    "usage: baton-router --model DIR --set workers=HOST:PORT,... [--config FILE] [--set "
+    "KEY=VALUE]...\n"
     "       baton-router --help | --version | --keys\n"
     "\n"
-    "The front door: speaks HTTP to clients and gives their requests to prefill and decode workers.\n"
+    "The front door: speaks HTTP to clients and gives their requests to prefill and decode "
+    "workers.\n"
     "Later arguments win. --keys prints every key with its default, limits and meaning.\n";
 
 struct Arguments {
@@ -67,13 +69,15 @@ void LogConfig(const ConfigReader& reader) {
   }
 }
 
-// The next stop signal, or false after `timeout`. They are blocked in every thread, so that only this sees them.
+// The next stop signal, or false after `timeout`. They are blocked in every thread, so that only
+// this sees them.
 bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
   const timespec wait = absl::ToTimespec(timeout);
   return sigtimedwait(&signals, nullptr, &wait) > 0;
 }
 
-void RunUntilStopped(RouterProcess& process, const sigset_t& signals, absl::Duration drain_timeout) {
+void RunUntilStopped(RouterProcess& process, const sigset_t& signals,
+                     absl::Duration drain_timeout) {
   while (!WaitForSignal(signals, absl::Hours(1))) {
   }
   LogF(LogLevel::kInfo, "draining", "timeout_ms=%d", absl::ToInt64Milliseconds(drain_timeout));
@@ -118,7 +122,8 @@ int main(int argc, char** argv) {
     LogF(LogLevel::kError, "start_failed", "error=%s", process.status().ToString());
     return 1;
   }
-  LogF(LogLevel::kInfo, "serving", "http_host=%s http_port=%d", config.http_host, (*process)->port());
+  LogF(LogLevel::kInfo, "serving", "http_host=%s http_port=%d", config.http_host,
+       (*process)->port());
   RunUntilStopped(**process, signals, config.drain_timeout);
   process->reset();
   return 0;

@@ -11,13 +11,14 @@
 
 namespace baton::router {
 
-// What /metrics of the router shows; the list is docs/metrics.md. The planner counts plain values (router_metrics.h), this turns them into
-// Prometheus when somebody scrapes. Any thread.
+// What /metrics of the router shows; the list is docs/metrics.md. The planner counts plain values
+// (router_metrics.h), this turns them into Prometheus when somebody scrapes. Any thread.
 class RouterMetrics {
  public:
   RouterMetrics();
   // Takes over what was counted since the last call; totals never go down.
-  std::string Render(const RouterFacts& facts, const ClusterView& view, const HttpCounters& http, size_t waiting_bodies);
+  std::string Render(const RouterFacts& facts, const ClusterView& view, const HttpCounters& http,
+                     size_t waiting_bodies);
   // "name type help" per family.
   std::string Describe() const { return registry_.Describe(); }
 
@@ -47,7 +48,9 @@ class RouterMetrics {
     CounterMetric counter;
     std::atomic<uint64_t> HttpCounters::*field;
   };
-  void AddPlannerMetrics();
+  void AddCounters();
+  void AddOutcomes();
+  void AddGauges();
   void AddStages();
   void AddHttpMetrics();
 

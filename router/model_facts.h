@@ -12,11 +12,12 @@ namespace baton::router {
 struct ModelFacts {
   int max_context = 0;  // max_position_embeddings
   int vocab_size = 0;
-  EffortProfile profile = EffortProfile::kPreview;  // 0731 if any dspark_* key is there (protocol.md 2.4)
+  EffortProfile profile =
+      EffortProfile::kPreview;  // 0731 if any dspark_* key is there (protocol.md 2.4)
 };
 
-// kNotFound: no such file; kInvalidArgument names the file and the member. Another model than DeepSeek-V4 is refused by name: it speaks
-// another wire format.
+// kNotFound: no such file; kInvalidArgument names the file and the member. Another model than
+// DeepSeek-V4 is refused by name: it speaks another wire format.
 absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& path);
 absl::StatusOr<ModelFacts> ParseModelFacts(std::string_view json, const std::string& name);
 

@@ -13,9 +13,9 @@ namespace baton::router {
 
 // Everything the program is told: one struct per component (style.md 3.8).
 struct RouterConfig {
-  std::string model;                  // the checkpoint's folder: config.json, tokenizer.json
-  std::vector<std::string> workers;   // session addresses, see SessionPoolOptions
-  std::vector<std::string> names;     // as clients call the model; empty: the folder's name
+  std::string model;                 // the checkpoint's folder: config.json, tokenizer.json
+  std::vector<std::string> workers;  // session addresses, see SessionPoolOptions
+  std::vector<std::string> names;    // as clients call the model; empty: the folder's name
   std::string log_level = "info";
   std::string router_id = "router";
   std::string http_host = "0.0.0.0";

@@ -23,18 +23,20 @@ std::vector<std::string> NamesOf(const RouterConfig& config) {
 absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokenizer& tokenizer) {
   ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model + "/config.json"));
   if (tokenizer.vocab_size() > facts.vocab_size)
-    return absl::InvalidArgumentError(absl::StrFormat("%s: tokenizer.json has ids up to %d, config.json a vocabulary of %d",
-                                                      config.model, tokenizer.vocab_size() - 1, facts.vocab_size));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: tokenizer.json has ids up to %d, config.json a vocabulary of %d",
+                        config.model, tokenizer.vocab_size() - 1, facts.vocab_size));
   ApiConfig api = config.api;
   api.served_model_names = NamesOf(config);
   api.model_path = config.model;
   if (api.max_context == 0) api.max_context = facts.max_context;
   if (api.max_context > facts.max_context)
-    return absl::InvalidArgumentError(
-        absl::StrFormat("api.max_context is %d, the model's limit is %d", api.max_context, facts.max_context));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "api.max_context is %d, the model's limit is %d", api.max_context, facts.max_context));
   api.chat.profile = facts.profile;
   if (config.effort_profile != "auto")
-    api.chat.profile = config.effort_profile == "0731" ? EffortProfile::k0731 : EffortProfile::kPreview;
+    api.chat.profile =
+        config.effort_profile == "0731" ? EffortProfile::k0731 : EffortProfile::kPreview;
   return api;
 }
 
@@ -55,7 +57,8 @@ RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Tok
       planner_(config.plan, config.planner, clock, rng_, sessions_),
       cpu_pool_(config.cpu_threads, config.max_waiting_bodies) {}
 
-absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config, const Clock& clock) {
+absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config,
+                                                                    const Clock& clock) {
   ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(config.model + "/tokenizer.json"));
   if (!tokenizer.warning().empty())
     LogF(LogLevel::kWarn, "tokenizer", "model=%s note=\"%s\"", config.model, tokenizer.warning());
@@ -84,13 +87,15 @@ absl::Status RouterProcess::Serve(const RouterConfig& config) {
                                         .render_metrics = [this] { return RenderMetrics(); }});
   RETURN_IF_ERROR(sessions_.Start(planner_));
   planner_.Start();
-  ASSIGN_OR_RETURN(server_, HttpServer::Start(config.http_host, config.http_port, config.http, *api_, clock_));
+  ASSIGN_OR_RETURN(
+      server_, HttpServer::Start(config.http_host, config.http_port, config.http, *api_, clock_));
   counters_ = &server_->counters();
   return absl::OkStatus();
 }
 
 std::string RouterProcess::RenderMetrics() {
-  return metrics_.Render(*planner_.Facts(), *planner_.View(), *counters_.load(), cpu_pool_.waiting());
+  return metrics_.Render(*planner_.Facts(), *planner_.View(), *counters_.load(),
+                         cpu_pool_.waiting());
 }
 
 void RouterProcess::Drain() {

@@ -22,9 +22,12 @@ namespace baton::router {
 // A running router: tokenizer, planner thread, sessions, HTTP. Start and stop: one thread.
 class RouterProcess {
  public:
-  // Loads the tokenizer, listens, and connects to the workers in the background. `clock` outlives it. Errors name file, key or address.
-  static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const RouterConfig& config, const Clock& clock);
-  // Live requests end with 503, then every thread ends, in an order in which nobody calls what is gone.
+  // Loads the tokenizer, listens, and connects to the workers in the background. `clock` outlives
+  // it. Errors name file, key or address.
+  static absl::StatusOr<std::unique_ptr<RouterProcess>> Start(const RouterConfig& config,
+                                                              const Clock& clock);
+  // Live requests end with 503, then every thread ends, in an order in which nobody calls what is
+  // gone.
   ~RouterProcess();
 
   int port() const { return server_->port(); }

@@ -12,7 +12,8 @@
 #include "kernels/ops.h"
 #include "kvtransfer/transport.h"
 
-// The two hardware interfaces as main.cc hands them in: only there a back end and a transport are named.
+// The two hardware interfaces as main.cc hands them in: only there a back end and a transport are
+// named.
 namespace baton::worker {
 
 struct OpsRequest {
@@ -42,7 +43,8 @@ struct OpenTransport {
 struct Backend {
   NumericsClass (*numerics)(bool is_float32) = nullptr;
   std::unique_ptr<kernels::Device> (*make_device)(kernels::NumericsMode mode) = nullptr;
-  absl::StatusOr<std::unique_ptr<kernels::Ops>> (*make_ops)(const OpsRequest& request, kernels::Device& device) = nullptr;
+  absl::StatusOr<std::unique_ptr<kernels::Ops>> (*make_ops)(const OpsRequest& request,
+                                                            kernels::Device& device) = nullptr;
   int (*count_promoted_experts)(const kernels::ModelWeights& weights) = nullptr;
   absl::StatusOr<OpenTransport> (*open_transport)(const TransportRequest& request) = nullptr;
 };

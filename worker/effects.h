@@ -12,18 +12,22 @@
 
 namespace baton::worker {
 
-// What one round of the core wants done outside: commands for the transfer thread, one message per session. The state machines
-// fill it; the core executes it. Engine thread.
+// What one round of the core wants done outside: commands for the transfer thread, one message per
+// session. The state machines fill it; the core executes it. Engine thread.
 struct Effects {
   std::vector<kvtransfer::AgentCommand> commands;
   std::map<SessionId, wire::WorkerMessage> messages;
   int replay_mismatches = 0;
 
   wire::WorkerMessage& To(SessionId session) { return messages[session]; }
-  void Refuse(SessionId session, wire::Refused refused) { To(session).refused.push_back(std::move(refused)); }
+  void Refuse(SessionId session, wire::Refused refused) {
+    To(session).refused.push_back(std::move(refused));
+  }
   void Fail(SessionId session, const TransferId& transfer, const absl::Status& status) {
-    To(session).failed.push_back(
-        {.transfer = transfer, .handle = {}, .code = status.code(), .message = std::string(status.message())});
+    To(session).failed.push_back({.transfer = transfer,
+                                  .handle = {},
+                                  .code = status.code(),
+                                  .message = std::string(status.message())});
   }
 };
 

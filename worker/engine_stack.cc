@@ -14,7 +14,7 @@ namespace baton::worker {
 namespace {
 
 constexpr int kMaxDefaultContext = 32768;
-constexpr uint32_t kMaxChoices = 8;   // of one request that a tail buffer has room for
+constexpr uint32_t kMaxChoices = 128;  // of one request that a tail buffer has room for
 constexpr int kProgressLines = 10;
 
 double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
@@ -22,7 +22,8 @@ double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 // Says how far the weights are, for checkpoints that take minutes.
 class ProgressDevice final : public kernels::Device {
  public:
-  ProgressDevice(kernels::Device& device, size_t num_tensors) : device_(device), num_tensors_(num_tensors) {}
+  ProgressDevice(kernels::Device& device, size_t num_tensors)
+      : device_(device), num_tensors_(num_tensors) {}
 
   absl::StatusOr<const kernels::Matrix*> Upload(const kernels::HostMatrix& matrix) override {
     Count();
@@ -45,8 +46,8 @@ class ProgressDevice final : public kernels::Device {
     ++done_;
     const size_t every = std::max<size_t>(num_tensors_ / kProgressLines, 1);
     if (done_ % every != 0) return;
-    LogF(LogLevel::kInfo, "weights_loading", "weights=%d of_tensors=%d mib=%.1f", done_, num_tensors_,
-         MiB(device_.allocated_bytes()));
+    LogF(LogLevel::kInfo, "weights_loading", "weights=%d of_tensors=%d mib=%.1f", done_,
+         num_tensors_, MiB(device_.allocated_bytes()));
   }
 
   kernels::Device& device_;
@@ -55,7 +56,8 @@ class ProgressDevice final : public kernels::Device {
 };
 
 kernels::NumericsMode ModeOf(const WorkerConfig& config) {
-  return config.mode == "float32" ? kernels::NumericsMode::kFloat32 : kernels::NumericsMode::kOfficial;
+  return config.mode == "float32" ? kernels::NumericsMode::kFloat32
+                                  : kernels::NumericsMode::kOfficial;
 }
 
 int NumTailBuffers(const WorkerConfig& config) {
@@ -69,18 +71,23 @@ EngineStack::EngineStack(const engine::ModelConfig& config, kernels::NumericsMod
 
 EngineStack::~EngineStack() = default;
 
-absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerConfig& config, const Backend& backend,
+absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerConfig& config,
+                                                                 const Backend& backend,
                                                                  const Clock& clock) {
-  ASSIGN_OR_RETURN(const engine::Checkpoint checkpoint, engine::Checkpoint::Open(config.checkpoint));
-  LogF(LogLevel::kInfo, "checkpoint_opened", "folder=%s tensors=%d mib=%.1f layers=%d", config.checkpoint,
-       checkpoint.tensors().size(), MiB(checkpoint.total_bytes()), checkpoint.config().num_hidden_layers);
+  ASSIGN_OR_RETURN(const engine::Checkpoint checkpoint,
+                   engine::Checkpoint::Open(config.checkpoint));
+  LogF(LogLevel::kInfo, "checkpoint_opened", "folder=%s tensors=%d mib=%.1f layers=%d",
+       config.checkpoint, checkpoint.tensors().size(), MiB(checkpoint.total_bytes()),
+       checkpoint.config().num_hidden_layers);
   std::unique_ptr<EngineStack> stack(new EngineStack(checkpoint.config(), ModeOf(config)));
-  const int by_model = std::min(checkpoint.config().max_position_embeddings, config.pages / 2 * kPageTokens);
-  stack->max_context_ = config.limits.max_context > 0 ? config.limits.max_context : std::min(by_model, kMaxDefaultContext);
+  const int by_model =
+      std::min(checkpoint.config().max_position_embeddings, config.pages / 2 * kPageTokens);
+  stack->max_context_ = config.limits.max_context > 0 ? config.limits.max_context
+                                                      : std::min(by_model, kMaxDefaultContext);
   if (stack->max_context_ > checkpoint.config().max_position_embeddings) {
-    return absl::InvalidArgumentError(absl::StrFormat("limits.max_context is %d, the model allows %d",
-                                                      stack->max_context_,
-                                                      checkpoint.config().max_position_embeddings));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("limits.max_context is %d, the model allows %d", stack->max_context_,
+                        checkpoint.config().max_position_embeddings));
   }
   RETURN_IF_ERROR(stack->Load(config, backend, checkpoint));
   RETURN_IF_ERROR(stack->Allocate(config, backend));
@@ -88,17 +95,19 @@ absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerCon
   return stack;
 }
 
-absl::Status EngineStack::Load(const WorkerConfig& config, const Backend& backend, const engine::Checkpoint& checkpoint) {
+absl::Status EngineStack::Load(const WorkerConfig& config, const Backend& backend,
+                               const engine::Checkpoint& checkpoint) {
   ASSIGN_OR_RETURN(weights_id_, checkpoint.ComputeWeightsId(config.cache_folder));
   const NumericsClass numerics = backend.numerics(mode_ == kernels::NumericsMode::kFloat32);
   class_id_ = ClassIdOf(numerics);
-  LogF(LogLevel::kInfo, "ids", "weights=%s layout=%s class=%s numerics=%s", weights_id_.Hex(), layout_.Id().Hex(),
-       class_id_.Hex(), CanonicalText(numerics));
+  LogF(LogLevel::kInfo, "ids", "weights=%s layout=%s class=%s numerics=%s", weights_id_.Hex(),
+       layout_.Id().Hex(), class_id_.Hex(), CanonicalText(numerics));
   device_ = backend.make_device(mode_);
   ProgressDevice progress(*device_, checkpoint.tensors().size());
   ASSIGN_OR_RETURN(weights_, engine::LoadWeights(checkpoint, progress));
   has_drafter_ = weights_.has_mtp;
-  num_promoted_experts_ = mode_ == kernels::NumericsMode::kOfficial ? backend.count_promoted_experts(weights_) : 0;
+  num_promoted_experts_ =
+      mode_ == kernels::NumericsMode::kOfficial ? backend.count_promoted_experts(weights_) : 0;
   LogF(LogLevel::kInfo, "weights_loaded", "mib=%.1f mtp=%d experts_promoted_per_32=%d",
        MiB(device_->allocated_bytes()), has_drafter_, num_promoted_experts_);
   return absl::OkStatus();
@@ -116,14 +125,17 @@ int EngineStack::NumHeadRows(const WorkerConfig& config) const {
 
 absl::Status EngineStack::Allocate(const WorkerConfig& config, const Backend& backend) {
   constexpr uint64_t kAlignment = 4096;
-  tail_stride_ = (kernels::MaxTailBytes(layout_, kMaxChoices) + kAlignment - 1) / kAlignment * kAlignment;
+  tail_stride_ =
+      (kernels::MaxTailBytes(layout_, kMaxChoices) + kAlignment - 1) / kAlignment * kAlignment;
   const uint64_t page_bytes = static_cast<uint64_t>(config.pages) * layout_.stride_bytes();
   const uint64_t tail_bytes = static_cast<uint64_t>(NumTailBuffers(config)) * tail_stride_;
   LogF(LogLevel::kInfo, "memory_plan",
-       "weights_mib=%.1f pages=%d page_bytes=%d pages_mib=%.1f tail_slots=%d tail_buffers=%d tail_buffers_mib=%.1f "
+       "weights_mib=%.1f pages=%d page_bytes=%d pages_mib=%.1f tail_slots=%d tail_buffers=%d "
+       "tail_buffers_mib=%.1f "
        "cached_tails_mib=%d max_context=%d",
-       MiB(device_->allocated_bytes()), config.pages, layout_.stride_bytes(), MiB(page_bytes), NumTailSlots(config),
-       NumTailBuffers(config), MiB(tail_bytes), config.cached_tail_mib, max_context_);
+       MiB(device_->allocated_bytes()), config.pages, layout_.stride_bytes(), MiB(page_bytes),
+       NumTailSlots(config), NumTailBuffers(config), MiB(tail_bytes), config.cached_tail_mib,
+       max_context_);
   ASSIGN_OR_RETURN(std::byte* const pages, device_->Allocate(page_bytes));
   pages_ = {pages, page_bytes};
   tails_.resize(tail_bytes);
@@ -141,21 +153,25 @@ absl::Status EngineStack::Allocate(const WorkerConfig& config, const Backend& ba
                                            .max_context = max_context_ + engine::kMaxDrafts + 1,
                                            .parallel = threads_->AsParallelFor()},
                                           *device_));
-  LogF(LogLevel::kInfo, "engine_ready", "device_mib=%.1f threads=%d", MiB(device_->allocated_bytes()),
-       config.threads > 0 ? config.threads : cores);
+  LogF(LogLevel::kInfo, "engine_ready", "device_mib=%.1f threads=%d",
+       MiB(device_->allocated_bytes()), config.threads > 0 ? config.threads : cores);
   return absl::OkStatus();
 }
 
 void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
-  pool_ = std::make_unique<engine::PagePool>(pages_.data(), config.pages, layout_.stride_bytes(), layout_.payload_bytes());
+  pool_ = std::make_unique<engine::PagePool>(pages_.data(), config.pages, layout_.stride_bytes(),
+                                             layout_.payload_bytes());
   const int num_drafts = has_drafter_ ? config.num_drafts : 0;
-  planner_ = std::make_unique<engine::MixedPlanner>(engine::MixedConfig{
-      .batch = {.max_sequences = config.limits.max_sequences, .max_rows = config.max_rows, .num_drafts = num_drafts},
-      .chunk = {.chunk_tokens = config.chunk_tokens},
-      .max_rows = config.max_rows});
+  planner_ = std::make_unique<engine::MixedPlanner>(
+      engine::MixedConfig{.batch = {.max_sequences = config.limits.max_sequences,
+                                    .max_rows = config.max_rows,
+                                    .num_drafts = num_drafts},
+                          .chunk = {.chunk_tokens = config.chunk_tokens},
+                          .max_rows = config.max_rows});
   runner_ = std::make_unique<engine::ModelRunner>(
       *ops_, weights_, model_config_,
-      engine::ModelRunnerOptions{.num_tail_slots = NumTailSlots(config), .max_head_rows = NumHeadRows(config)});
+      engine::ModelRunnerOptions{.num_tail_slots = NumTailSlots(config),
+                                 .max_head_rows = NumHeadRows(config)});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
 }
 

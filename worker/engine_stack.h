@@ -16,11 +16,14 @@
 
 namespace baton::worker {
 
-// The engine of one process, from the checkpoint to the loop, with its memory. Built on the main thread, used by the engine thread.
+// The engine of one process, from the checkpoint to the loop, with its memory. Built on the main
+// thread, used by the engine thread.
 class EngineStack {
  public:
-  // Logs what it does and the memory plan before anything large is allocated. Errors name file, tensor or key.
-  static absl::StatusOr<std::unique_ptr<EngineStack>> Create(const WorkerConfig& config, const Backend& backend,
+  // Logs what it does and the memory plan before anything large is allocated. Errors name file,
+  // tensor or key.
+  static absl::StatusOr<std::unique_ptr<EngineStack>> Create(const WorkerConfig& config,
+                                                             const Backend& backend,
                                                              const Clock& clock);
   ~EngineStack();
 
@@ -37,7 +40,8 @@ class EngineStack {
 
  private:
   EngineStack(const engine::ModelConfig& config, kernels::NumericsMode mode);
-  absl::Status Load(const WorkerConfig& config, const Backend& backend, const engine::Checkpoint& checkpoint);
+  absl::Status Load(const WorkerConfig& config, const Backend& backend,
+                    const engine::Checkpoint& checkpoint);
   absl::Status Allocate(const WorkerConfig& config, const Backend& backend);
   void Plan(const WorkerConfig& config, const Clock& clock);
   int NumTailSlots(const WorkerConfig& config) const;

@@ -9,7 +9,8 @@
 
 namespace baton::worker {
 
-// Tells slow from wedged (contracts.md 5): no step for max(floor, 20 x usual) while work waits. The engine thread writes, any reads.
+// Tells slow from wedged (contracts.md 5): no step for max(floor, 20 x usual) while work waits. The
+// engine thread writes, any reads.
 class EngineWatch {
  public:
   EngineWatch(const Clock& clock, absl::Duration floor);

@@ -8,24 +8,30 @@
 #include "common/check.h"
 #include "common/status.h"
 #include "kernels/tail_header.h"
+#include "worker/prefill_job.h"
 
 namespace baton::worker {
 namespace {
 
 using kvtransfer::BlockMemory;
 
-constexpr int kDraftRoom = 8;  // a running sequence owns room for 2 (k + 1) tokens more, k <= 3 (contracts.md 6)
+constexpr int kDraftRoom =
+    8;  // a running sequence owns room for 2 (k + 1) tokens more, k <= 3 (contracts.md 6)
 
 }  // namespace
 
 std::vector<int32_t> KnownTokens(const LandingSequence& sequence) {
-  return sequence.spec.received.empty() ? std::vector<int32_t>{sequence.first.token} : sequence.spec.received;
+  return sequence.spec.received.empty() ? std::vector<int32_t>{sequence.first.token}
+                                        : sequence.spec.received;
 }
 
 std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<int32_t>& generated,
                                        const FinishRules& rules) {
-  const bool stops = std::ranges::find(rules.stop_tokens, generated.back()) != rules.stop_tokens.end();
-  if (stops) return wire::Finished{.handle = handle, .reason = FinishReason::kStop, .stop_token = generated.back()};
+  const bool stops =
+      std::ranges::find(rules.stop_tokens, generated.back()) != rules.stop_tokens.end();
+  if (stops)
+    return wire::Finished{
+        .handle = handle, .reason = FinishReason::kStop, .stop_token = generated.back()};
   if (static_cast<int64_t>(generated.size()) < rules.max_tokens) return std::nullopt;
   return wire::Finished{.handle = handle, .reason = FinishReason::kLength};
 }
@@ -41,38 +47,44 @@ absl::Status CheckMasks(const MaskRules& masks) {
       absl::StrFormat("masks.%s is set, but this worker has no grammar back end", field));
 }
 
-LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng)
+LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails,
+                           Rng& rng)
     : setup_(setup), pool_(pool), tails_(tails), rng_(rng) {}
 
 absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
-  if (!setup_.serves_decode) return absl::FailedPreconditionError("this worker does not serve decode");
+  if (!setup_.serves_decode)
+    return absl::FailedPreconditionError("this worker does not serve decode");
   RETURN_IF_ERROR(CheckMasks(request.masks));
   const int64_t prompt = request.prompt_tokens;
   if (prompt < 1 || prompt >= setup_.limits.max_context) {
-    return absl::InvalidArgumentError(absl::StrFormat("prompt_tokens is %d, the context allows 1 to %d", prompt,
-                                                      setup_.limits.max_context - 1));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "prompt_tokens is %d, the context allows 1 to %d", prompt, setup_.limits.max_context - 1));
   }
   if (static_cast<int>(request.num_pages) != PagesFor(prompt)) {
-    return absl::InvalidArgumentError(absl::StrFormat("num_pages is %d, %d tokens have %d", request.num_pages, prompt,
-                                                      PagesFor(prompt)));
+    return absl::InvalidArgumentError(absl::StrFormat("num_pages is %d, %d tokens have %d",
+                                                      request.num_pages, prompt, PagesFor(prompt)));
   }
   if (!request.decode_class.IsZero() && request.decode_class != setup_.decode_class) {
     return absl::FailedPreconditionError(absl::StrFormat("decode_class %s is not this worker's %s",
-                                                         request.decode_class.Hex(), setup_.decode_class.Hex()));
+                                                         request.decode_class.Hex(),
+                                                         setup_.decode_class.Hex()));
   }
-  if (request.sequences.empty()) return absl::InvalidArgumentError("sequences is empty");
+  RETURN_IF_ERROR(CheckChoices(setup_, request.prompt_tokens, request.sequences.size()));
   for (const wire::SequenceSpec& sequence : request.sequences) {
-    if (prompt + static_cast<int64_t>(sequence.received.size()) < setup_.limits.max_context) continue;
-    return absl::InvalidArgumentError(absl::StrFormat("received has %d tokens after a prompt of %d, the context is %d",
-                                                      sequence.received.size(), prompt, setup_.limits.max_context));
+    if (prompt + static_cast<int64_t>(sequence.received.size()) < setup_.limits.max_context)
+      continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("received has %d tokens after a prompt of %d, the context is %d",
+                        sequence.received.size(), prompt, setup_.limits.max_context));
   }
   if (landings_.contains(request.transfer)) {
-    return absl::UnavailableError(absl::StrFormat("transfer %s is still open here", request.transfer.Hex()));
+    return absl::UnavailableError(
+        absl::StrFormat("transfer %s is still open here", request.transfer.Hex()));
   }
   const int wanted = num_open_sequences() + static_cast<int>(request.sequences.size());
   if (wanted > setup_.limits.max_sequences) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d sequences would be open, the limit is %d", wanted, setup_.limits.max_sequences));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d sequences would be open, the limit is %d", wanted, setup_.limits.max_sequences));
   }
   return absl::OkStatus();
 }
@@ -105,10 +117,12 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
   }
   landing.agent_tail = tails_.Take();
   if (landing.agent_tail) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrFormat("all %d tail buffers are in use", tails_.total()));
+  return absl::ResourceExhaustedError(
+      absl::StrFormat("all %d tail buffers are in use", tails_.total()));
 }
 
-void LandingTable::Reserve(SessionId session, const wire::Reserve& request, absl::Time now, Effects& out) {
+void LandingTable::Reserve(SessionId session, const wire::Reserve& request, absl::Time now,
+                           Effects& out) {
   (void)now;
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
@@ -192,7 +206,8 @@ void LandingTable::Retarget(SessionId session, const wire::Retarget& request, Ef
     out.Refuse(session, {.transfer = request.transfer,
                          .stage = wire::Stage::kRetarget,
                          .code = absl::StatusCode::kUnavailable,
-                         .message = absl::StrFormat("no landing of transfer %s is open here", request.transfer.Hex())});
+                         .message = absl::StrFormat("no landing of transfer %s is open here",
+                                                    request.transfer.Hex())});
     return;
   }
   Landing* landing = FindOpen(request.transfer);
@@ -207,10 +222,12 @@ void LandingTable::Retarget(SessionId session, const wire::Retarget& request, Ef
   out.Refuse(session, {.transfer = request.transfer,
                        .stage = wire::Stage::kRetarget,
                        .code = absl::StatusCode::kUnavailable,
-                       .message = absl::StrFormat("transfer %s was being filled by this worker", request.transfer.Hex())});
+                       .message = absl::StrFormat("transfer %s was being filled by this worker",
+                                                  request.transfer.Hex())});
 }
 
-absl::Status LandingTable::AddPrompt(SessionId session, const wire::PromptChunk& chunk, absl::Time now, Effects& out) {
+absl::Status LandingTable::AddPrompt(SessionId session, const wire::PromptChunk& chunk,
+                                     absl::Time now, Effects& out) {
   auto it = landings_.find(chunk.transfer);
   if (it == landings_.end() || it->second.session != session) return absl::OkStatus();
   Landing& landing = it->second;
@@ -222,7 +239,8 @@ absl::Status LandingTable::AddPrompt(SessionId session, const wire::PromptChunk&
 
 void LandingTable::On(const kvtransfer::BlockLanded& event, absl::Time now, Effects& out) {
   Landing* landing = FindOpen(event.transfer);
-  if (landing == nullptr || landing->is_local) return;  // the close is on its way to the transfer thread
+  if (landing == nullptr || landing->is_local)
+    return;  // the close is on its way to the transfer thread
   landing->state = LandingState::kFilling;
   landing->first_block_at = std::min(landing->first_block_at, now);
   const uint32_t block = event.memory.block;
@@ -272,7 +290,7 @@ void LandingTable::On(const kvtransfer::MemoryReturned& event, Effects& out) {
     return;
   }
   if (landing.quarantined.erase(page) > 0) {
-    pool_.ReturnQuarantined(page);
+    ReturnQuarantined(landing, page);
     return;
   }
   // A failed block's page: the next block overwrites every byte a page may hold.
@@ -282,12 +300,18 @@ void LandingTable::On(const kvtransfer::MemoryReturned& event, Effects& out) {
   }
 }
 
+void LandingTable::ReturnQuarantined(Landing& landing, PageId page) {
+  pool_.ReturnQuarantined(page);
+  const bool is_filling_here = landing.is_local && landing.state == LandingState::kFilling;
+  if (is_filling_here) landing.booking.Add(*pool_.Book(1));  // the page just returned is free
+}
+
 void LandingTable::On(const kvtransfer::LandingClosed& event) {
   auto it = landings_.find(event.transfer);
   if (it == landings_.end()) return;
   Landing& landing = it->second;
   landing.is_agent_closed = true;
-  for (const PageId page : landing.quarantined) pool_.ReturnQuarantined(page);
+  for (const PageId page : landing.quarantined) ReturnQuarantined(landing, page);
   landing.quarantined.clear();
   if (landing.agent_tail) tails_.Return(*std::exchange(landing.agent_tail, std::nullopt));
   EraseIfQuiet(event.transfer);

@@ -44,17 +44,17 @@ struct Landing {
   Attempt attempt = 1;
   Secret secret;
   PromptBuffer prompt;
-  engine::Booking booking;                               // the prompt's pages that no credit was taken from yet
+  engine::Booking booking;  // the prompt's pages that no credit was taken from yet
   std::unordered_map<PageId, engine::PageLease> credit;  // pages the transfer thread may bind
-  std::unordered_set<PageId> quarantined;                // pages it has not given back after the close
-  std::vector<engine::PageLease> verified;               // by block; empty lease: missing
+  std::unordered_set<PageId> quarantined;   // pages it has not given back after the close
+  std::vector<engine::PageLease> verified;  // by block; empty lease: missing
   uint32_t num_verified = 0;
   std::optional<int> agent_tail;  // tail buffer the transfer thread holds
   std::optional<int> tail;        // tail buffer with the verified tail
   uint64_t tail_bytes = 0;
-  bool is_local = false;          // filled by a job of this worker
-  bool is_agent_open = false;     // OpenLanding sent, CloseLanding not
-  bool is_agent_closed = false;   // LandingClosed came
+  bool is_local = false;         // filled by a job of this worker
+  bool is_agent_open = false;    // OpenLanding sent, CloseLanding not
+  bool is_agent_closed = false;  // LandingClosed came
   absl::Time first_block_at = absl::InfiniteFuture();
   absl::Time closing_since = absl::InfiniteFuture();
   std::vector<LandingSequence> sequences;
@@ -66,7 +66,8 @@ struct SequenceRef {
   LandingSequence* sequence = nullptr;
 };
 
-// All landings of a decode worker: the state machine of contracts.md 4.3, without I/O and clock. Engine thread.
+// All landings of a decode worker: the state machine of contracts.md 4.3, without I/O and clock.
+// Engine thread.
 class LandingTable {
  public:
   LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng);
@@ -74,13 +75,18 @@ class LandingTable {
   // Answers Reserved or Refused. Everything is booked or nothing.
   void Reserve(SessionId session, const wire::Reserve& request, absl::Time now, Effects& out);
   int PagesToBook(const wire::Reserve& request) const;
-  // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no answer.
+  // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no
+  // answer.
   void Retarget(SessionId session, const wire::Retarget& request, Effects& out);
-  // A chunk of a landing that is unknown or complete changes nothing. kInvalidArgument: a protocol violation.
-  absl::Status AddPrompt(SessionId session, const wire::PromptChunk& chunk, absl::Time now, Effects& out);
+  // A chunk of a landing that is unknown or complete changes nothing. kInvalidArgument: a protocol
+  // violation.
+  absl::Status AddPrompt(SessionId session, const wire::PromptChunk& chunk, absl::Time now,
+                         Effects& out);
 
-  // Ends a transfer or one of its sequences; idempotent. The caller releases the returned sequences from the engine.
-  std::vector<SequenceId> Cancel(SessionId session, const wire::Cancel& cancel, absl::Time now, Effects& out);
+  // Ends a transfer or one of its sequences; idempotent. The caller releases the returned sequences
+  // from the engine.
+  std::vector<SequenceId> Cancel(SessionId session, const wire::Cancel& cancel, absl::Time now,
+                                 Effects& out);
   std::vector<SequenceId> CloseSession(SessionId session, absl::Time now, Effects& out);
 
   void On(const kvtransfer::BlockLanded& event, absl::Time now, Effects& out);
@@ -89,12 +95,18 @@ class LandingTable {
   void On(const kvtransfer::MemoryReturned& event, Effects& out);
   void On(const kvtransfer::LandingClosed& event);
 
-  // A job of this worker fills the landing itself: the transfer thread forgets it, and its booking is free for the job.
+  // A job of this worker fills the landing itself: the transfer thread forgets it. What the landing
+  // has booked, and what comes back from the transfer thread, is kept for the job.
   bool BeginLocalFill(const wire::Run& run, Effects& out);
-  // The job's pages and its packed tail buffer; false when the landing is gone (the caller then keeps nothing either).
-  bool FinishLocalFill(const TransferId& transfer, engine::PageLease pages, int tail_buffer, absl::Time now, Effects& out);
+  int NumLocalBooked(const TransferId& transfer) const;
+  engine::Booking TakeLocalBooking(const TransferId& transfer);
+  // The job's pages and its packed tail buffer; false when the landing is gone (the caller then
+  // keeps nothing either).
+  bool FinishLocalFill(const TransferId& transfer, engine::PageLease pages, int tail_buffer,
+                       absl::Time now, Effects& out);
 
-  // The oldest sequence that may start: its landing is verified. Call MarkRunning after admitting it.
+  // The oldest sequence that may start: its landing is verified. Call MarkRunning after admitting
+  // it.
   std::optional<SequenceRef> NextToStart();
   void MarkRunning(const SequenceRef& ref, SequenceId id);
   std::optional<SequenceRef> Find(SequenceId id);
@@ -116,7 +128,9 @@ class LandingTable {
   void ReadyIfComplete(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
   absl::StatusOr<std::vector<TokenRecord>> ReadTail(const Landing& landing) const;
   void PreparePages(Landing& landing);
-  void StartSequences(Landing& landing, const std::vector<TokenRecord>& first, absl::Time now, Effects& out);
+  void ReturnQuarantined(Landing& landing, PageId page);
+  void StartSequences(Landing& landing, const std::vector<TokenRecord>& first, absl::Time now,
+                      Effects& out);
   void CloseAgent(const TransferId& transfer, Landing& landing, Effects& out);
   void CloseIfDone(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
   void Close(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
@@ -132,7 +146,8 @@ class LandingTable {
   std::unordered_map<SequenceId, TransferId> running_;
 };
 
-// The tokens a sequence starts with after its prompt: those the client has, else the first one from the tail.
+// The tokens a sequence starts with after its prompt: those the client has, else the first one from
+// the tail.
 std::vector<int32_t> KnownTokens(const LandingSequence& sequence);
 // Whether the last of `generated` ends the sequence, by the rules of its request.
 std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<int32_t>& generated,

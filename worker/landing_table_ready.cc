@@ -15,22 +15,25 @@ absl::StatusOr<std::vector<TokenRecord>> LandingTable::ReadTail(const Landing& l
   const std::span<const std::byte> wire = tails_.Data(*landing.tail, landing.tail_bytes);
   ASSIGN_OR_RETURN(const kernels::TailHeader header, kernels::DecodeTailHeader(wire));
   RETURN_IF_ERROR(kernels::CheckTailHeader(header, setup_.layout, setup_.weights));
-  if (header.num_tokens != landing.request.prompt_tokens || header.num_sequences != landing.sequences.size()) {
-    return absl::DataLossError(absl::StrFormat("tail is of %d tokens and %d sequences, the landing of %d and %d",
-                                               header.num_tokens, header.num_sequences, landing.request.prompt_tokens,
-                                               landing.sequences.size()));
+  if (header.num_tokens != landing.request.prompt_tokens ||
+      header.num_sequences != landing.sequences.size()) {
+    return absl::DataLossError(absl::StrFormat(
+        "tail is of %d tokens and %d sequences, the landing of %d and %d", header.num_tokens,
+        header.num_sequences, landing.request.prompt_tokens, landing.sequences.size()));
   }
   const ClassId& wanted = landing.request.prompt_class;
   if (!wanted.IsZero() && header.prompt_class != wanted) {
-    return absl::FailedPreconditionError(absl::StrFormat("tail is of class %s, the request's prompt class is %s",
-                                                         header.prompt_class.Hex(), wanted.Hex()));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("tail is of class %s, the request's prompt class is %s",
+                        header.prompt_class.Hex(), wanted.Hex()));
   }
   return kernels::DecodeFirstTokens(header, wire);
 }
 
-void LandingTable::ReadyIfComplete(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out) {
-  const bool is_complete =
-      landing.prompt.IsComplete() && landing.tail && landing.num_verified == landing.request.num_pages;
+void LandingTable::ReadyIfComplete(const TransferId& transfer, Landing& landing, absl::Time now,
+                                   Effects& out) {
+  const bool is_complete = landing.prompt.IsComplete() && landing.tail &&
+                           landing.num_verified == landing.request.num_pages;
   if (!is_complete) return;
   absl::StatusOr<std::vector<TokenRecord>> first = ReadTail(landing);
   if (!first.ok()) {
@@ -71,15 +74,18 @@ void LandingTable::PreparePages(Landing& landing) {
   landing.sequences[0].pages = std::move(pages);
 }
 
-void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecord>& first, absl::Time now, Effects& out) {
+void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecord>& first,
+                                  absl::Time now, Effects& out) {
   for (size_t i = 0; i < landing.sequences.size(); ++i) {
     LandingSequence& sequence = landing.sequences[i];
     sequence.first = first[i];
     sequence.landed_at = now;
     if (sequence.state == SequenceState::kDone) continue;
-    const bool differs = !sequence.spec.received.empty() && sequence.spec.received[0] != first[i].token;
+    const bool differs =
+        !sequence.spec.received.empty() && sequence.spec.received[0] != first[i].token;
     if (differs) ++out.replay_mismatches;  // the record wins (contracts.md 1.6)
-    const auto finished = FinishOf(sequence.spec.handle, KnownTokens(sequence), landing.request.finish);
+    const auto finished =
+        FinishOf(sequence.spec.handle, KnownTokens(sequence), landing.request.finish);
     if (!finished) continue;
     out.To(landing.session).finished.push_back(*finished);
     sequence.state = SequenceState::kDone;
@@ -90,21 +96,37 @@ void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecor
 
 bool LandingTable::BeginLocalFill(const wire::Run& run, Effects& out) {
   Landing* landing = FindOpen(run.transfer);
-  const bool fits = landing != nullptr && run.landing.secret == landing->secret && run.attempt == landing->attempt &&
-                    run.prompt_tokens == landing->request.prompt_tokens;
+  const bool fits = landing != nullptr && run.landing.secret == landing->secret &&
+                    run.attempt == landing->attempt &&
+                    run.prompt_tokens == landing->request.prompt_tokens &&
+                    run.sequences.size() == landing->sequences.size();
   if (!fits) return false;
   landing->state = LandingState::kFilling;
   landing->is_local = true;
   CloseAgent(run.transfer, *landing, out);
+  for (engine::PageLease& page : landing->verified) {
+    const int returned = page.size();
+    page = engine::PageLease();
+    landing->booking.Add(*pool_.Book(returned));
+  }
   landing->verified.clear();
   landing->num_verified = 0;
-  landing->booking = engine::Booking();
   if (landing->tail) tails_.Return(*std::exchange(landing->tail, std::nullopt));
   return true;
 }
 
-bool LandingTable::FinishLocalFill(const TransferId& transfer, engine::PageLease pages, int tail_buffer, absl::Time now,
-                                   Effects& out) {
+int LandingTable::NumLocalBooked(const TransferId& transfer) const {
+  auto it = landings_.find(transfer);
+  return it == landings_.end() ? 0 : it->second.booking.remaining();
+}
+
+engine::Booking LandingTable::TakeLocalBooking(const TransferId& transfer) {
+  auto it = landings_.find(transfer);
+  return it == landings_.end() ? engine::Booking() : std::move(it->second.booking);
+}
+
+bool LandingTable::FinishLocalFill(const TransferId& transfer, engine::PageLease pages,
+                                   int tail_buffer, absl::Time now, Effects& out) {
   Landing* landing = FindOpen(transfer);
   if (landing == nullptr || !landing->is_local) return false;
   CHECK(pages.size() == static_cast<int>(landing->request.num_pages));
@@ -123,7 +145,8 @@ std::optional<SequenceRef> LandingTable::NextToStart() {
     auto it = landings_.find(transfer);
     if (it != landings_.end() && it->second.state != LandingState::kClosing) {
       for (LandingSequence& sequence : it->second.sequences)
-        if (sequence.state == SequenceState::kWaiting) return SequenceRef{transfer, &it->second, &sequence};
+        if (sequence.state == SequenceState::kWaiting)
+          return SequenceRef{transfer, &it->second, &sequence};
     }
     ready_.pop_front();
   }
@@ -144,7 +167,8 @@ std::optional<SequenceRef> LandingTable::Find(SequenceId id) {
   if (it == running_.end()) return std::nullopt;
   Landing& landing = landings_.at(it->second);
   for (LandingSequence& sequence : landing.sequences) {
-    const bool is_live = sequence.state == SequenceState::kRunning || sequence.state == SequenceState::kParked;
+    const bool is_live =
+        sequence.state == SequenceState::kRunning || sequence.state == SequenceState::kParked;
     if (is_live && sequence.id == id) return SequenceRef{it->second, &landing, &sequence};
   }
   return std::nullopt;
@@ -156,7 +180,8 @@ void LandingTable::Finish(const SequenceRef& ref, absl::Time now, Effects& out) 
   CloseIfDone(ref.transfer, *ref.landing, now, out);
 }
 
-std::vector<SequenceId> LandingTable::Cancel(SessionId session, const wire::Cancel& cancel, absl::Time now, Effects& out) {
+std::vector<SequenceId> LandingTable::Cancel(SessionId session, const wire::Cancel& cancel,
+                                             absl::Time now, Effects& out) {
   auto it = landings_.find(cancel.transfer);
   if (it == landings_.end() || it->second.session != session) return {};
   Landing& landing = it->second;
@@ -176,19 +201,22 @@ std::vector<SequenceId> LandingTable::Cancel(SessionId session, const wire::Canc
   return running;
 }
 
-std::vector<SequenceId> LandingTable::CloseSession(SessionId session, absl::Time now, Effects& out) {
+std::vector<SequenceId> LandingTable::CloseSession(SessionId session, absl::Time now,
+                                                   Effects& out) {
   std::vector<TransferId> owned;
   for (const auto& [transfer, landing] : landings_)
     if (landing.session == session) owned.push_back(transfer);
   std::vector<SequenceId> running;
   for (const TransferId& transfer : owned) {
-    const auto ended = Cancel(session, {.transfer = transfer, .sequence = {}, .reason = "session closed"}, now, out);
+    const auto ended = Cancel(
+        session, {.transfer = transfer, .sequence = {}, .reason = "session closed"}, now, out);
     running.insert(running.end(), ended.begin(), ended.end());
   }
   return running;
 }
 
-void LandingTable::CloseIfDone(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out) {
+void LandingTable::CloseIfDone(const TransferId& transfer, Landing& landing, absl::Time now,
+                               Effects& out) {
   const bool is_done = std::ranges::all_of(
       landing.sequences, [](const LandingSequence& s) { return s.state == SequenceState::kDone; });
   if (is_done) {
@@ -199,9 +227,11 @@ void LandingTable::CloseIfDone(const TransferId& transfer, Landing& landing, abs
 }
 
 void LandingTable::ReturnTailIfUnused(Landing& landing) {
-  const bool is_past_ready = landing.state == LandingState::kReady || landing.state == LandingState::kRunning;
-  const bool is_needed = std::ranges::any_of(
-      landing.sequences, [](const LandingSequence& s) { return s.state == SequenceState::kWaiting; });
+  const bool is_past_ready =
+      landing.state == LandingState::kReady || landing.state == LandingState::kRunning;
+  const bool is_needed = std::ranges::any_of(landing.sequences, [](const LandingSequence& s) {
+    return s.state == SequenceState::kWaiting;
+  });
   if (!is_past_ready || is_needed || !landing.tail) return;
   tails_.Return(*std::exchange(landing.tail, std::nullopt));
 }
@@ -218,7 +248,8 @@ void LandingTable::CloseAgent(const TransferId& transfer, Landing& landing, Effe
   landing.credit.clear();
 }
 
-void LandingTable::Close(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out) {
+void LandingTable::Close(const TransferId& transfer, Landing& landing, absl::Time now,
+                         Effects& out) {
   if (landing.state == LandingState::kClosing) return;
   CloseAgent(transfer, landing, out);
   landing.state = LandingState::kClosing;
@@ -244,8 +275,10 @@ int LandingTable::num_waiting() const {
   int waiting = 0;
   for (const auto& [transfer, landing] : landings_) {
     if (landing.state != LandingState::kReady && landing.state != LandingState::kRunning) continue;
-    waiting += static_cast<int>(std::ranges::count_if(
-        landing.sequences, [](const LandingSequence& s) { return s.state == SequenceState::kWaiting; }));
+    waiting +=
+        static_cast<int>(std::ranges::count_if(landing.sequences, [](const LandingSequence& s) {
+          return s.state == SequenceState::kWaiting;
+        }));
   }
   return waiting;
 }
@@ -253,8 +286,9 @@ int LandingTable::num_waiting() const {
 int LandingTable::num_open_sequences() const {
   int open = 0;
   for (const auto& [transfer, landing] : landings_) {
-    open += static_cast<int>(std::ranges::count_if(
-        landing.sequences, [](const LandingSequence& s) { return s.state != SequenceState::kDone; }));
+    open += static_cast<int>(std::ranges::count_if(landing.sequences, [](const LandingSequence& s) {
+      return s.state != SequenceState::kDone;
+    }));
   }
   return open;
 }

@@ -37,7 +37,9 @@ class LandingTableTest : public testing::Test {
     reserve.prompt_tokens = static_cast<uint32_t>(tokens);
     reserve.num_pages = static_cast<uint32_t>(PagesFor(tokens));
     for (int i = 0; i < choices; ++i)
-      reserve.sequences.push_back({.handle = {static_cast<uint32_t>(i)}, .choice = static_cast<uint32_t>(i), .received = {}});
+      reserve.sequences.push_back({.handle = {static_cast<uint32_t>(i)},
+                                   .choice = static_cast<uint32_t>(i),
+                                   .received = {}});
     reserve.finish.max_tokens = 2000;
     reserve.prompt_class = setup_.prompt_class;
     return reserve;
@@ -47,7 +49,10 @@ class LandingTableTest : public testing::Test {
     table_->Reserve(kSession, request_, clock_.Now(), out_);
   }
   void SendPrompt() {
-    const wire::PromptChunk chunk{.transfer = transfer_, .offset = 0, .tokens = std::vector<int32_t>(request_.prompt_tokens, 5), .is_last = true};
+    const wire::PromptChunk chunk{.transfer = transfer_,
+                                  .offset = 0,
+                                  .tokens = std::vector<int32_t>(request_.prompt_tokens, 5),
+                                  .is_last = true};
     ASSERT_TRUE(table_->AddPrompt(kSession, chunk, clock_.Now(), out_).ok());
   }
   // Pages and tail buffers the transfer thread was given and has neither landed in nor returned.
@@ -63,7 +68,8 @@ class LandingTableTest : public testing::Test {
   }
   void Land(kvtransfer::BlockMemory memory, uint32_t block) {
     memory.block = block;
-    table_->On(kvtransfer::BlockLanded{.transfer = transfer_, .memory = memory, .name = {}}, clock_.Now(), out_);
+    table_->On(kvtransfer::BlockLanded{.transfer = transfer_, .memory = memory, .name = {}},
+               clock_.Now(), out_);
   }
   void WriteTail(int buffer, uint64_t tokens, uint32_t choices) {
     const uint64_t bytes = kernels::MakeTailLayout(setup_.layout, tokens, choices).total_bytes;
@@ -86,11 +92,14 @@ class LandingTableTest : public testing::Test {
     Land(TakeCredit(true)[0], kTailBlock);
   }
   bool HasClose() const {
-    return std::ranges::any_of(out_.commands, [](const auto& c) { return std::holds_alternative<kvtransfer::CloseLanding>(c); });
+    return std::ranges::any_of(out_.commands, [](const auto& c) {
+      return std::holds_alternative<kvtransfer::CloseLanding>(c);
+    });
   }
   void CloseAgent() { table_->On(kvtransfer::LandingClosed{transfer_}); }
   std::vector<SequenceId> CancelAll() {
-    return table_->Cancel(kSession, {.transfer = transfer_, .sequence = {}, .reason = ""}, clock_.Now(), out_);
+    return table_->Cancel(kSession, {.transfer = transfer_, .sequence = {}, .reason = ""},
+                          clock_.Now(), out_);
   }
   void ExpectNothingHeld() {
     EXPECT_EQ(pool_.Counts().free, kPages);
@@ -101,11 +110,22 @@ class LandingTableTest : public testing::Test {
 
   ManualClock clock_;
   SeededRng rng_{1};
-  WorkerSetup setup_{.worker_id = "d", .incarnation = {5}, .serves_decode = true, .weights = {}, .layout_id = TestLayout().Id(),
-                     .prompt_class = {}, .decode_class = {}, .kv_address = "d", .layout = TestLayout(), .pages_region = {},
-                     .tails_region = {}, .tail_memory = {}, .limits = {}};
+  WorkerSetup setup_{.worker_id = "d",
+                     .incarnation = {5},
+                     .serves_decode = true,
+                     .weights = {},
+                     .layout_id = TestLayout().Id(),
+                     .prompt_class = {},
+                     .decode_class = {},
+                     .kv_address = "d",
+                     .layout = TestLayout(),
+                     .pages_region = {},
+                     .tails_region = {},
+                     .tail_memory = {},
+                     .limits = {}};
   std::vector<std::byte> memory_ = std::vector<std::byte>(kPages * TestLayout().stride_bytes());
-  engine::PagePool pool_{memory_.data(), kPages, TestLayout().stride_bytes(), TestLayout().payload_bytes()};
+  engine::PagePool pool_{memory_.data(), kPages, TestLayout().stride_bytes(),
+                         TestLayout().payload_bytes()};
   std::vector<std::byte> tail_memory_;
   std::optional<TailBuffers> tails_;
   std::optional<LandingTable> table_;
@@ -186,15 +206,26 @@ TEST_F(LandingTableTest, RetargetKeepsVerifiedPagesAndIgnoresOldAttempts) {
   const auto* command = std::get_if<kvtransfer::RetargetLanding>(&out_.commands.back());
   ASSERT_NE(command, nullptr);
   EXPECT_EQ(command->attempt, 2u);
-  table_->On(kvtransfer::LandingFailed{.transfer = transfer_, .attempt = 1, .status = absl::DataLossError("")}, out_);
+  table_->On(
+      kvtransfer::LandingFailed{
+          .transfer = transfer_, .attempt = 1, .status = absl::DataLossError("")},
+      out_);
   EXPECT_TRUE(out_.To(kSession).failed.empty());
-  table_->On(kvtransfer::LandingRetargeted{.transfer = transfer_, .attempt = 2, .verified = {false, true, false}}, out_);
+  table_->On(
+      kvtransfer::LandingRetargeted{
+          .transfer = transfer_, .attempt = 2, .verified = {false, true, false}},
+      out_);
   ASSERT_EQ(out_.To(kSession).retargeted.size(), 1u);
-  EXPECT_THAT(out_.To(kSession).retargeted[0].verified_pages, testing::ElementsAre(false, true, false));
-  table_->On(kvtransfer::LandingFailed{.transfer = transfer_, .attempt = 2, .status = absl::DataLossError("twice")}, out_);
+  EXPECT_THAT(out_.To(kSession).retargeted[0].verified_pages,
+              testing::ElementsAre(false, true, false));
+  table_->On(
+      kvtransfer::LandingFailed{
+          .transfer = transfer_, .attempt = 2, .status = absl::DataLossError("twice")},
+      out_);
   ASSERT_EQ(out_.To(kSession).failed.size(), 1u);
   EXPECT_EQ(out_.To(kSession).failed[0].code, absl::StatusCode::kDataLoss);
-  EXPECT_EQ(table_->Find(transfer_)->state, LandingState::kFilling);  // the router may retarget again
+  EXPECT_EQ(table_->Find(transfer_)->state,
+            LandingState::kFilling);  // the router may retarget again
 }
 
 TEST_F(LandingTableTest, RetargetOfAnUnknownTransferIsRefused) {
@@ -241,7 +272,8 @@ TEST_F(LandingTableTest, CancelWhileFillingFreesVerifiedPagesAtOnce) {
   Land(credit[1], 1);
   CancelAll();
   EXPECT_EQ(pool_.Counts().free, kPages - 1);
-  table_->On(kvtransfer::MemoryReturned{.transfer = transfer_, .memory = credit[0]}, out_);  // freed already
+  table_->On(kvtransfer::MemoryReturned{.transfer = transfer_, .memory = credit[0]},
+             out_);  // freed already
   EXPECT_EQ(pool_.Counts().free, kPages - 1);
   CloseAgent();
   ExpectNothingHeld();
@@ -278,9 +310,43 @@ TEST_F(LandingTableTest, SessionLossAtEveryStateLeavesNothingLeased) {
   }
 }
 
+TEST_F(LandingTableTest, ALocalFillKeepsEveryPageItsLandingBooked) {
+  Reserve(6 * kPageTokens);
+  const auto credit = TakeCredit(false);
+  Land(credit[0], 2);
+  const wire::Run run{.transfer = transfer_,
+                      .attempt = 1,
+                      .request_id = {},
+                      .landing = out_.To(kSession).reserved[0].landing,
+                      .prompt_tokens = request_.prompt_tokens,
+                      .sequences = request_.sequences,
+                      .sampling = {},
+                      .finish = {},
+                      .masks = {},
+                      .prompt_logprobs = {},
+                      .verified_pages = {},
+                      .prompt_class = {},
+                      .remaining_ms = {},
+                      .salt = {}};
+  ASSERT_TRUE(table_->BeginLocalFill(run, out_));
+  EXPECT_TRUE(HasClose());
+  EXPECT_EQ(pool_.Counts().quarantined, 4);
+  EXPECT_EQ(table_->NumLocalBooked(transfer_), 2);  // one verified page, one without credit
+  for (const auto& memory : TakeCredit(false))
+    table_->On(kvtransfer::MemoryReturned{.transfer = transfer_, .memory = memory}, out_);
+  EXPECT_EQ(table_->NumLocalBooked(transfer_), 6);
+  engine::Booking booking = table_->TakeLocalBooking(transfer_);
+  EXPECT_EQ(booking.remaining(), 6);
+  CancelAll();
+  booking = {};
+  CloseAgent();
+  ExpectNothingHeld();
+}
+
 TEST_F(LandingTableTest, AnotherSessionCannotCancelIt) {
   Reserve(300);
-  table_->Cancel(SessionId{2}, {.transfer = transfer_, .sequence = {}, .reason = ""}, clock_.Now(), out_);
+  table_->Cancel(SessionId{2}, {.transfer = transfer_, .sequence = {}, .reason = ""}, clock_.Now(),
+                 out_);
   table_->CloseSession(SessionId{2}, clock_.Now(), out_);
   EXPECT_EQ(table_->Find(transfer_)->state, LandingState::kReserved);
 }

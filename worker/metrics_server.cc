@@ -18,7 +18,8 @@ void Write(mg_connection* connection, int code, const char* type, const std::str
 }
 
 int OnMetrics(mg_connection* connection, void* arg) {
-  Write(connection, 200, "text/plain; version=0.0.4; charset=utf-8", static_cast<ProbePages*>(arg)->metrics());
+  Write(connection, 200, "text/plain; version=0.0.4; charset=utf-8",
+        static_cast<ProbePages*>(arg)->metrics());
   return 200;
 }
 
@@ -37,11 +38,13 @@ struct MetricsServer::State {
 
 MetricsServer::MetricsServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
-absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& listen, ProbePages pages) {
+absl::StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& listen,
+                                                                    ProbePages pages) {
   auto state = std::make_unique<State>();
   state->pages = std::move(pages);
   mg_init_library(0);
-  const char* options[] = {"listening_ports", listen.c_str(), "num_threads", "2", "request_timeout_ms", "5000", nullptr};
+  const char* options[] = {"listening_ports",    listen.c_str(), "num_threads", "2",
+                           "request_timeout_ms", "5000",         nullptr};
   const mg_callbacks callbacks{};
   state->context = mg_start(&callbacks, nullptr, options);
   if (state->context == nullptr) {

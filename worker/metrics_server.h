@@ -24,7 +24,8 @@ struct ProbePages {
 class MetricsServer {
  public:
   // `listen` is host:port, port 0: any. kUnavailable names an address that cannot be listened on.
-  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen, ProbePages pages);
+  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(const std::string& listen,
+                                                              ProbePages pages);
   ~MetricsServer();
   int port() const;
 

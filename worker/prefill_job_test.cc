@@ -21,7 +21,12 @@ class PrefillJobTest : public testing::Test {
     setup_.limits.max_context = 4096;
     setup_.tail_stride = kernels::MaxTailBytes(setup_.layout, 4);
     run_.transfer.bytes[0] = 1;
-    run_.landing = {.attempt = 1, .secret = {}, .incarnation = {99}, .kv_address = "d", .num_ranks = 1, .window = 64};
+    run_.landing = {.attempt = 1,
+                    .secret = {},
+                    .incarnation = {99},
+                    .kv_address = "d",
+                    .num_ranks = 1,
+                    .window = 64};
     run_.sequences.resize(1);
     SetTokens(700);
   }
@@ -33,27 +38,44 @@ class PrefillJobTest : public testing::Test {
   }
   PrefillJob Make() { return PrefillJob(setup_, kSession, run_, false, clock_.Now()); }
   void SendPrompt(PrefillJob& job) {
-    const wire::PromptChunk chunk{.transfer = run_.transfer, .offset = 0, .tokens = std::vector<int32_t>(run_.prompt_tokens, 3), .is_last = true};
+    const wire::PromptChunk chunk{.transfer = run_.transfer,
+                                  .offset = 0,
+                                  .tokens = std::vector<int32_t>(run_.prompt_tokens, 3),
+                                  .is_last = true};
     ASSERT_TRUE(job.AddPrompt(chunk, clock_.Now()).ok());
   }
   void Finish(PrefillJob& job) {
     tail_.assign(job.tail_bytes(), std::byte{0});
-    job.OnFirstTokens(std::move(lease_), tail_, {{.token = 42, .logprob = -1, .top = {}}}, clock_.Now(), out_);
+    job.OnFirstTokens(std::move(lease_), tail_, {{.token = 42, .logprob = -1, .top = {}}},
+                      clock_.Now(), out_);
   }
   std::vector<uint32_t> Offered() const {
     std::vector<uint32_t> blocks;
     for (const auto& command : out_.commands)
-      if (const auto* offer = std::get_if<kvtransfer::OfferBlock>(&command)) blocks.push_back(offer->memory.block);
+      if (const auto* offer = std::get_if<kvtransfer::OfferBlock>(&command))
+        blocks.push_back(offer->memory.block);
     return blocks;
   }
-  bool HasClose() const { return std::holds_alternative<kvtransfer::CloseSend>(out_.commands.back()); }
+  bool HasClose() const {
+    return std::holds_alternative<kvtransfer::CloseSend>(out_.commands.back());
+  }
 
   ManualClock clock_;
-  WorkerSetup setup_{.worker_id = "p", .incarnation = {5}, .weights = {}, .layout_id = TestLayout().Id(), .prompt_class = {},
-                     .decode_class = {}, .kv_address = "p", .layout = TestLayout(), .pages_region = {}, .tails_region = {},
-                     .tail_memory = {}, .limits = {}};
+  WorkerSetup setup_{.worker_id = "p",
+                     .incarnation = {5},
+                     .weights = {},
+                     .layout_id = TestLayout().Id(),
+                     .prompt_class = {},
+                     .decode_class = {},
+                     .kv_address = "p",
+                     .layout = TestLayout(),
+                     .pages_region = {},
+                     .tails_region = {},
+                     .tail_memory = {},
+                     .limits = {}};
   std::vector<std::byte> memory_ = std::vector<std::byte>(kPages * TestLayout().stride_bytes());
-  engine::PagePool pool_{memory_.data(), kPages, TestLayout().stride_bytes(), TestLayout().payload_bytes()};
+  engine::PagePool pool_{memory_.data(), kPages, TestLayout().stride_bytes(),
+                         TestLayout().payload_bytes()};
   engine::PageLease lease_;
   std::vector<PageId> page_ids_;
   wire::Run run_;
@@ -65,7 +87,8 @@ TEST_F(PrefillJobTest, RunsWhenItsLastChunkIsIn) {
   PrefillJob job = Make();
   EXPECT_FALSE(job.IsRunnable());
   EXPECT_EQ(job.num_left(), 700);
-  const wire::PromptChunk gap{.transfer = run_.transfer, .offset = 5, .tokens = {1}, .is_last = false};
+  const wire::PromptChunk gap{
+      .transfer = run_.transfer, .offset = 5, .tokens = {1}, .is_last = false};
   EXPECT_EQ(job.AddPrompt(gap, clock_.Now()).code(), absl::StatusCode::kInvalidArgument);
   SendPrompt(job);
   EXPECT_TRUE(job.IsRunnable());
@@ -103,7 +126,8 @@ TEST_F(PrefillJobTest, NamesGoWithFullPagesOnly) {
   Finish(job);
   std::vector<bool> named;
   for (const auto& command : out_.commands)
-    if (const auto* offer = std::get_if<kvtransfer::OfferBlock>(&command)) named.push_back(!offer->name.IsZero());
+    if (const auto* offer = std::get_if<kvtransfer::OfferBlock>(&command))
+      named.push_back(!offer->name.IsZero());
   EXPECT_THAT(named, testing::ElementsAre(true, true, false, false));
 }
 
@@ -173,7 +197,8 @@ TEST_F(PrefillJobTest, ChecksNameFieldValueAndLimit) {
   EXPECT_EQ(CheckRun(setup_, run_, 2).code(), absl::StatusCode::kResourceExhausted);
   wire::Run run = run_;
   run.prompt_tokens = 5000;
-  EXPECT_THAT(std::string(CheckRun(setup_, run, 99).message()), testing::HasSubstr("prompt_tokens is 5000"));
+  EXPECT_THAT(std::string(CheckRun(setup_, run, 99).message()),
+              testing::HasSubstr("prompt_tokens is 5000"));
   run = run_;
   run.verified_pages = {true};
   EXPECT_EQ(CheckRun(setup_, run, 99).code(), absl::StatusCode::kInvalidArgument);
@@ -182,7 +207,8 @@ TEST_F(PrefillJobTest, ChecksNameFieldValueAndLimit) {
   EXPECT_EQ(CheckRun(setup_, run, 99).code(), absl::StatusCode::kFailedPrecondition);
   run = run_;
   run.masks.forced_prefix = {1};
-  EXPECT_THAT(std::string(CheckRun(setup_, run, 99).message()), testing::HasSubstr("masks.forced_prefix"));
+  EXPECT_THAT(std::string(CheckRun(setup_, run, 99).message()),
+              testing::HasSubstr("masks.forced_prefix"));
 }
 
 }  // namespace

@@ -12,7 +12,9 @@ PrefixCache::~PrefixCache() {
   for (const auto& [name, entry] : pages_) pool_.Uncache(entry.page);
 }
 
-void PrefixCache::Touch(PageEntry& entry) { page_order_.splice(page_order_.begin(), page_order_, entry.used); }
+void PrefixCache::Touch(PageEntry& entry) {
+  page_order_.splice(page_order_.begin(), page_order_, entry.used);
+}
 
 PrefixMatch PrefixCache::Lookup(std::span<const PageName> names, int max_pages) {
   const size_t limit = std::min(names.size(), static_cast<size_t>(std::max(max_pages, 0)));
@@ -52,7 +54,8 @@ void PrefixCache::AddTail(const PageName& name, std::vector<std::byte> tail) {
   DropTail(name);
   tail_bytes_ += tail.size();
   tail_order_.push_front(name);
-  tails_[name] = {.bytes = std::make_shared<const std::vector<std::byte>>(std::move(tail)), .used = tail_order_.begin()};
+  tails_[name] = {.bytes = std::make_shared<const std::vector<std::byte>>(std::move(tail)),
+                  .used = tail_order_.begin()};
   LimitTails();
 }
 
@@ -81,7 +84,8 @@ void PrefixCache::Forget(const PageName& name) {
 
 bool PrefixCache::MakeRoom(int free_pages) {
   auto it = page_order_.end();
-  while (pool_.Counts().free < free_pages && pool_.Counts().cached > 0 && it != page_order_.begin()) {
+  while (pool_.Counts().free < free_pages && pool_.Counts().cached > 0 &&
+         it != page_order_.begin()) {
     --it;
     const PageName name = *it;
     const PageId page = pages_.at(name).page;
@@ -93,7 +97,8 @@ bool PrefixCache::MakeRoom(int free_pages) {
   return pool_.Counts().free >= free_pages;
 }
 
-std::vector<wire::CacheEvents> PrefixCache::Parts(std::span<const PageName> added, std::span<const PageName> removed) {
+std::vector<wire::CacheEvents> PrefixCache::Parts(std::span<const PageName> added,
+                                                  std::span<const PageName> removed) {
   std::vector<wire::CacheEvents> parts;
   do {
     wire::CacheEvents part;
@@ -101,8 +106,10 @@ std::vector<wire::CacheEvents> PrefixCache::Parts(std::span<const PageName> adde
     const size_t num_added = std::min(added.size(), static_cast<size_t>(wire::kMaxCacheNames));
     part.added.assign(added.begin(), added.begin() + static_cast<std::ptrdiff_t>(num_added));
     added = added.subspan(num_added);
-    const size_t num_removed = std::min(removed.size(), static_cast<size_t>(wire::kMaxCacheNames) - num_added);
-    part.removed.assign(removed.begin(), removed.begin() + static_cast<std::ptrdiff_t>(num_removed));
+    const size_t num_removed =
+        std::min(removed.size(), static_cast<size_t>(wire::kMaxCacheNames) - num_added);
+    part.removed.assign(removed.begin(),
+                        removed.begin() + static_cast<std::ptrdiff_t>(num_removed));
     removed = removed.subspan(num_removed);
     parts.push_back(std::move(part));
   } while (!added.empty() || !removed.empty());

@@ -23,8 +23,9 @@ struct PrefixMatch {
   int tokens() const { return pages.size() * kPageTokens; }
 };
 
-// Full pages by name (contracts.md 1.5), and boundary tails in host memory by the name of the page they follow. Both are evicted
-// least recently used first; within one prompt the last page goes first, so that what is left is always a prefix. Engine thread.
+// Full pages by name (contracts.md 1.5), and boundary tails in host memory by the name of the page
+// they follow. Both are evicted least recently used first; within one prompt the last page goes
+// first, so that what is left is always a prefix. Engine thread.
 class PrefixCache {
  public:
   PrefixCache(engine::PagePool& pool, uint64_t max_tail_bytes);
@@ -32,19 +33,23 @@ class PrefixCache {
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
 
-  // The longest run of pages from the start that ends at a kept tail, `max_pages` at most (a prompt needs one token to compute).
+  // The longest run of pages from the start that ends at a kept tail, `max_pages` at most (a prompt
+  // needs one token to compute).
   PrefixMatch Lookup(std::span<const PageName> names, int max_pages);
   // A prompt starts with this match: a hit or a miss.
   void Count(const PrefixMatch& match);
-  // The sealed pages of one sequence from its start, with their names; a name that is here already keeps its older page.
+  // The sealed pages of one sequence from its start, with their names; a name that is here already
+  // keeps its older page.
   void AddPages(std::span<const PageName> names, std::span<const PageId> pages);
   bool HasTail(const PageName& name) const { return tails_.contains(name); }
   // Kept only beside its page and within the byte limit.
   void AddTail(const PageName& name, std::vector<std::byte> tail);
-  // Gives back pages that only the cache holds until the pool has `free_pages` free; false when it cannot.
+  // Gives back pages that only the cache holds until the pool has `free_pages` free; false when it
+  // cannot.
   bool MakeRoom(int free_pages);
 
-  // Everything, for a new session: parts of at most kMaxCacheNames, the last one marked. Never empty.
+  // Everything, for a new session: parts of at most kMaxCacheNames, the last one marked. Never
+  // empty.
   std::vector<wire::CacheEvents> Snapshot() const;
   // What changed since the last call, for every session; empty when nothing did.
   std::vector<wire::CacheEvents> TakeDelta();
@@ -69,7 +74,8 @@ class PrefixCache {
   void DropTail(const PageName& name);
   void Forget(const PageName& name);
   void LimitTails();
-  static std::vector<wire::CacheEvents> Parts(std::span<const PageName> added, std::span<const PageName> removed);
+  static std::vector<wire::CacheEvents> Parts(std::span<const PageName> added,
+                                              std::span<const PageName> removed);
 
   engine::PagePool& pool_;
   const uint64_t max_tail_bytes_;

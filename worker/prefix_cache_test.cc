@@ -113,7 +113,8 @@ TEST(PrefixCacheParts, NoPartCarriesMoreNamesThanAMessageMay) {
   PrefixCache cache(pool, 0);
   std::vector<PageName> names(kMany);
   for (size_t i = 0; i < names.size(); ++i)
-    for (size_t byte = 0; byte < 4; ++byte) names[i].bytes[byte] = static_cast<uint8_t>(i >> (8 * byte));
+    for (size_t byte = 0; byte < 4; ++byte)
+      names[i].bytes[byte] = static_cast<uint8_t>(i >> (8 * byte));
   engine::Booking booking = pool.Book(kMany).value();
   const engine::PageLease lease = pool.Take(booking, kMany);
   cache.AddPages(names, lease.ids());

@@ -13,8 +13,9 @@ class PromptBuffer {
  public:
   explicit PromptBuffer(uint32_t expected) : expected_(expected) {}
 
-  // Takes the chunk that continues the prompt; one that repeats what is here already changes nothing (a worker that is both
-  // ends of a transfer may get each chunk twice). kInvalidArgument: a gap, too many tokens, or a wrong is_last.
+  // Takes the chunk that continues the prompt; one that repeats what is here already changes
+  // nothing (a worker that is both ends of a transfer may get each chunk twice). kInvalidArgument:
+  // a gap, too many tokens, or a wrong is_last.
   absl::Status Append(const wire::PromptChunk& chunk);
   void Assign(const std::vector<int32_t>& tokens) { tokens_ = tokens; }
 

@@ -7,7 +7,8 @@
 #include "common/ids.h"
 #include "proto/wire.h"
 
-// The seam between the gRPC edge of a worker (session_service, gRPC threads) and its core (engine thread).
+// The seam between the gRPC edge of a worker (session_service, gRPC threads) and its core (engine
+// thread).
 namespace baton::worker {
 
 struct SessionOpened {
@@ -29,7 +30,8 @@ using SessionEvent = std::variant<SessionOpened, SessionMessage, SessionClosed>;
 class SessionSender {
  public:
   virtual ~SessionSender() = default;
-  // Queues a message in the order of writing of contracts.md 5; a full outbox closes the session (SessionClosed follows).
+  // Queues a message in the order of writing of contracts.md 5; a full outbox closes the session
+  // (SessionClosed follows).
   virtual void Send(SessionId session, wire::WorkerMessage message) = 0;
   // A protocol violation: ends the stream with that status.
   virtual void Close(SessionId session, const absl::Status& status) = 0;

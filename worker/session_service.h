@@ -22,16 +22,20 @@ struct SessionServiceOptions {
 // What every hello and beat says; both are called on threads of the service.
 struct SessionFacts {
   wire::WorkerHello hello;
-  std::function<wire::Beat()> engine_beat;  // engine_steps, since_step_us, is_wedged; the service fills the numbers
+  std::function<wire::Beat()>
+      engine_beat;  // engine_steps, since_step_us, is_wedged; the service fills the numbers
 };
 
-// The worker's gRPC edge (contracts.md 5): accepts Session streams, checks and converts their messages, answers beats away from the engine
-// thread, judges silence, and hands everything else to the engine as SessionEvents. Start and stop: one thread; Send and Close: any.
+// The worker's gRPC edge (contracts.md 5): accepts Session streams, checks and converts their
+// messages, answers beats away from the engine thread, judges silence, and hands everything else to
+// the engine as SessionEvents. Start and stop: one thread; Send and Close: any.
 class SessionService final : public SessionSender {
  public:
   // `events` outlives the service. Errors name the address that could not be listened on.
-  static absl::StatusOr<std::unique_ptr<SessionService>> Start(SessionServiceOptions options, SessionFacts facts,
-                                                               const Clock& clock, BoundedQueue<SessionEvent>& events);
+  static absl::StatusOr<std::unique_ptr<SessionService>> Start(SessionServiceOptions options,
+                                                               SessionFacts facts,
+                                                               const Clock& clock,
+                                                               BoundedQueue<SessionEvent>& events);
   ~SessionService() override;  // ends every stream
 
   void Send(SessionId session, wire::WorkerMessage message) override;

@@ -15,14 +15,14 @@ namespace baton::worker {
 
 // Admission bounds and timers of a worker (contracts.md 4.5, 5).
 struct WorkerLimits {
-  int max_sequences = 8;           // landed here, running or not yet
-  int max_queued_prompts = 64;     // accepted, not yet computing
+  int max_sequences = 8;        // landed here, running or not yet
+  int max_queued_prompts = 64;  // accepted, not yet computing
   int64_t max_queued_tokens = 4'000'000;
-  int max_computing_prompts = 4;   // at once; each holds a tail slot and a tail buffer
-  int max_context = 0;             // tokens of prompt and answer
-  int headroom_pages = 2;          // booked per sequence beyond its prompt (contracts.md 6)
-  int window = 64;                 // un-acked blocks per transfer
-  int tail_interval = 16;          // pages between boundary tails
+  int max_computing_prompts = 4;  // at once; each holds a tail slot and a tail buffer
+  int max_context = 0;            // tokens of prompt and answer
+  int headroom_pages = 2;         // booked per sequence beyond its prompt (contracts.md 6)
+  int window = 64;                // un-acked blocks per transfer
+  int tail_interval = 16;         // pages between boundary tails
   uint64_t max_cached_tail_bytes = uint64_t{256} << 20;
   absl::Duration load_every = absl::Milliseconds(100);
   absl::Duration tombstone = absl::Seconds(10);
@@ -49,7 +49,8 @@ struct WorkerSetup {
   WorkerLimits limits;
 };
 
-// A page of the pool, or a tail buffer, as the transfer thread gets it; `bytes` is what is sent or may land.
+// A page of the pool, or a tail buffer, as the transfer thread gets it; `bytes` is what is sent or
+// may land.
 inline kvtransfer::BlockMemory PageMemory(const WorkerSetup& setup, uint32_t block, PageId page) {
   return {.block = block,
           .memory = page,
@@ -65,6 +66,8 @@ inline kvtransfer::BlockMemory TailMemory(const WorkerSetup& setup, int buffer, 
                     .bytes = bytes}};
 }
 
-constexpr int PagesFor(int64_t tokens) { return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens); }
+constexpr int PagesFor(int64_t tokens) {
+  return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);
+}
 
 }  // namespace baton::worker

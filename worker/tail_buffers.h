@@ -8,7 +8,8 @@
 
 namespace baton::worker {
 
-// Registered host memory for wire tails on their way in or out: a fixed number of equal buffers. Engine thread.
+// Registered host memory for wire tails on their way in or out: a fixed number of equal buffers.
+// Engine thread.
 class TailBuffers {
  public:
   TailBuffers(std::span<std::byte> memory, uint64_t stride);

@@ -12,7 +12,8 @@ constexpr uint64_t kStateOffset = kernels::TailHeader::kBytes;  // the window se
 constexpr int kPageRows = kPageTokens;
 
 std::byte RowByte(int32_t token, int position) {
-  return static_cast<std::byte>(Mix64(static_cast<uint64_t>(token) * 1000003 + static_cast<uint64_t>(position)) | 1);
+  return static_cast<std::byte>(
+      Mix64(static_cast<uint64_t>(token) * 1000003 + static_cast<uint64_t>(position)) | 1);
 }
 
 WorkerSetup MakeSetup(const TestWorkerOptions& options) {
@@ -57,14 +58,16 @@ void HashRunner::ComputeRow(const engine::Sequence& sequence, int position) {
   Slot& slot = slots_[static_cast<size_t>(sequence.tail_slot)];
   CHECK(slot.num_tokens == static_cast<uint64_t>(position));
   const int32_t token = sequence.tokens[static_cast<size_t>(position)];
-  slot.hash = Mix64(slot.hash ^ (static_cast<uint64_t>(token) << 20) ^ static_cast<uint64_t>(position));
+  slot.hash =
+      Mix64(slot.hash ^ (static_cast<uint64_t>(token) << 20) ^ static_cast<uint64_t>(position));
   ++slot.num_tokens;
   const PageId page = sequence.pages.ids()[static_cast<size_t>(position / kPageRows)];
   pool_.Data(page)[position % kPageRows] = RowByte(token, position);
 }
 
 int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int position) const {
-  uint64_t hash = slots_[static_cast<size_t>(sequence.tail_slot)].hash + static_cast<uint64_t>(choice);
+  uint64_t hash =
+      slots_[static_cast<size_t>(sequence.tail_slot)].hash + static_cast<uint64_t>(choice);
   for (int p = 0; p <= position; ++p) {
     const PageId page = sequence.pages.ids()[static_cast<size_t>(p / kPageRows)];
     hash = hash * 31 + static_cast<uint64_t>(pool_.Data(page)[p % kPageRows]);
@@ -72,11 +75,16 @@ int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int pos
   return static_cast<int32_t>(2 + Mix64(hash) % 997);
 }
 
-absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan, const engine::SequenceTable& sequences) {
+absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
+                                       const engine::SequenceTable& sequences) {
   engine::Harvest harvest{.step = plan.step, .sequences = {}};
   for (const engine::SequenceRun& run : plan.runs) {
     const engine::Sequence& sequence = sequences.Get(run.sequence);
-    engine::SequenceTokens result{.sequence = run.sequence, .accepted_rows = run.rows, .tokens = {}, .next_drafts = {}, .status = {}};
+    engine::SequenceTokens result{.sequence = run.sequence,
+                                  .accepted_rows = run.rows,
+                                  .tokens = {},
+                                  .next_drafts = {},
+                                  .status = {}};
     const int last = run.first_position + run.rows - 1;
     for (int position = run.first_position; position <= last; ++position) {
       ComputeRow(sequence, position);
@@ -86,10 +94,12 @@ absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan, const engin
     }
     if (run.kind == engine::RowKind::kVerify) {
       CHECK(run.rows == 1);
-      result.tokens.push_back({{.token = Choose(sequence, sequence.choices[0], last), .logprob = 0, .top = {}}});
+      result.tokens.push_back(
+          {{.token = Choose(sequence, sequence.choices[0], last), .logprob = 0, .top = {}}});
     } else if (run.samples_first_token) {
       for (const int choice : sequence.choices)
-        result.tokens.push_back({{.token = Choose(sequence, choice, last), .logprob = 0, .top = {}}});
+        result.tokens.push_back(
+            {{.token = Choose(sequence, choice, last), .logprob = 0, .top = {}}});
     }
     harvest.sequences.push_back(std::move(result));
   }
@@ -111,11 +121,13 @@ absl::Status HashRunner::UnpackTail(const kernels::TailArgs& args) {
   return absl::OkStatus();
 }
 
-TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwork& network, ManualClock& clock)
+TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwork& network,
+                       ManualClock& clock)
     : memory(static_cast<size_t>(options.num_pages) * TestLayout().stride_bytes()),
       setup(MakeSetup(options)),
       rng(options.incarnation),
-      pool(memory.data(), options.num_pages, setup.layout.stride_bytes(), setup.layout.payload_bytes()),
+      pool(memory.data(), options.num_pages, setup.layout.stride_bytes(),
+           setup.layout.payload_bytes()),
       planner({.batch = {.max_sequences = options.num_slots, .max_rows = 64, .num_drafts = 0},
                .chunk = {.chunk_tokens = kPageTokens},
                .max_rows = 64 + kPageTokens}),
@@ -130,7 +142,8 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
   digester.AddRegion(setup.pages_region, memory);
   digester.AddRegion(setup.tails_region, tail_memory);
   agent = std::make_unique<kvtransfer::TransferAgent>(
-      kvtransfer::AgentConfig{.incarnation = setup.incarnation, .limits = {}}, *transport, digester, clock);
+      kvtransfer::AgentConfig{.incarnation = setup.incarnation, .limits = {}}, *transport, digester,
+      clock);
   core = std::make_unique<WorkerCore>(CoreParts{.setup = setup,
                                                 .loop = loop,
                                                 .sender = sender,

@@ -16,17 +16,22 @@
 #include "kvtransfer/transfer_agent.h"
 #include "worker/worker_core.h"
 
-// A worker in one thread for tests: production core, loop, planners, pool and transfer agent over the in-process transport; the
-// model is a hash of every row a position can see, so that one wrong byte changes the tokens.
+// A worker in one thread for tests: production core, loop, planners, pool and transfer agent over
+// the in-process transport; the model is a hash of every row a position can see, so that one wrong
+// byte changes the tokens.
 namespace baton::worker {
 
 kernels::PageLayout TestLayout();
 
 class HashRunner final : public engine::StepRunner {
  public:
-  HashRunner(engine::PagePool& pool, int num_slots) : pool_(pool), slots_(static_cast<size_t>(num_slots)) {}
-  absl::Status LaunchForward(const engine::StepPlan& plan, const engine::SequenceTable& sequences) override;
-  absl::Status LaunchFinish(const engine::StepPlan&, const engine::SequenceTable&) override { return absl::OkStatus(); }
+  HashRunner(engine::PagePool& pool, int num_slots)
+      : pool_(pool), slots_(static_cast<size_t>(num_slots)) {}
+  absl::Status LaunchForward(const engine::StepPlan& plan,
+                             const engine::SequenceTable& sequences) override;
+  absl::Status LaunchFinish(const engine::StepPlan&, const engine::SequenceTable&) override {
+    return absl::OkStatus();
+  }
   std::optional<engine::Harvest> Poll() override { return std::exchange(harvest_, std::nullopt); }
   void ResetTail(int tail_slot) override { slots_[static_cast<size_t>(tail_slot)] = {}; }
   absl::Status PackTail(const kernels::TailArgs& args) override;
@@ -59,7 +64,9 @@ struct TestWorkerOptions {
 // Collects what a worker says.
 class TestSender final : public SessionSender {
  public:
-  void Send(SessionId session, wire::WorkerMessage message) override { sent[session].push_back(std::move(message)); }
+  void Send(SessionId session, wire::WorkerMessage message) override {
+    sent[session].push_back(std::move(message));
+  }
   void Close(SessionId session, const absl::Status& status) override { closed[session] = status; }
   std::map<SessionId, std::vector<wire::WorkerMessage>> sent;
   std::map<SessionId, absl::Status> closed;
@@ -67,7 +74,8 @@ class TestSender final : public SessionSender {
 
 class TestWorker final : private AgentLink {
  public:
-  TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwork& network, ManualClock& clock);
+  TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwork& network,
+             ManualClock& clock);
 
   // One round of the transfer agent and of the core; CHECKs the pool's sums.
   void Round();

@@ -6,23 +6,33 @@
 
 namespace baton::worker {
 
-bool WorkerConfig::serves(std::string_view role) const { return std::ranges::find(serve, role) != serve.end(); }
+bool WorkerConfig::serves(std::string_view role) const {
+  return std::ranges::find(serve, role) != serve.end();
+}
 
-absl::Duration WorkerConfig::beat() const { return timers == "dev" ? absl::Seconds(1) : absl::Milliseconds(500); }
+absl::Duration WorkerConfig::beat() const {
+  return timers == "dev" ? absl::Seconds(1) : absl::Milliseconds(500);
+}
 
-absl::Duration WorkerConfig::silence() const { return timers == "dev" ? absl::Seconds(10) : absl::Seconds(2); }
+absl::Duration WorkerConfig::silence() const {
+  return timers == "dev" ? absl::Seconds(10) : absl::Seconds(2);
+}
 
 void BindConfig(ConfigReader& reader, WorkerConfig& c) {
   constexpr int kMany = 1 << 24;
-  reader.Bind("checkpoint", &c.checkpoint, "folder of the checkpoint: config.json and safetensors files");
+  reader.Bind("checkpoint", &c.checkpoint,
+              "folder of the checkpoint: config.json and safetensors files");
   reader.Bind("worker_id", &c.worker_id, "name in hellos and logs; empty: role and incarnation");
   reader.Bind("serve", &c.serve, "prefill, decode or both");
   reader.BindChoice("mode", &c.mode, {"official", "float32"}, "numerics mode");
   reader.Bind("listen", &c.listen, "address of the session service; port 0: any");
-  reader.Bind("metrics_listen", &c.metrics_listen, "address of /metrics, /health and /ready; port 0: any");
+  reader.Bind("metrics_listen", &c.metrics_listen,
+              "address of /metrics, /health and /ready; port 0: any");
   reader.Bind("log_level", &c.log_level, "debug, info, warn or error");
-  reader.Bind("cache_folder", &c.cache_folder, "where weights ids are kept between starts; empty: nowhere");
-  reader.BindChoice("timers", &c.timers, {"production", "dev"}, "beats and silence; dev: for sanitizers on two cores");
+  reader.Bind("cache_folder", &c.cache_folder,
+              "where weights ids are kept between starts; empty: nowhere");
+  reader.BindChoice("timers", &c.timers, {"production", "dev"},
+                    "beats and silence; dev: for sanitizers on two cores");
   reader.BindMs("drain_timeout_ms", &c.drain_timeout, absl::ZeroDuration(), absl::Hours(1),
                 "after SIGTERM, for what is open");
   reader.BindMs("wedge_floor_ms", &c.wedge_floor, absl::Milliseconds(100), absl::Hours(1),
@@ -30,47 +40,59 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
   reader.Bind("kv.listen", &c.kv_listen, "numeric address of the transfer plane; port 0: any");
   reader.Bind("kv.advertise", &c.kv_advertise, "host that peers use; empty: the one of kv.listen");
   reader.Bind("kv.transports", &c.kv_transports, "UCX_TLS");
-  reader.Bind("kv.required", &c.kv_required, "a transport that must be among kv.transports, e.g. rc; empty: any");
+  reader.Bind("kv.required", &c.kv_required,
+              "a transport that must be among kv.transports, e.g. rc; empty: any");
   reader.Bind("kv.window", &c.limits.window, 1, 4096, "blocks of a transfer that may be un-acked");
-  reader.Bind("engine.threads", &c.threads, 0, 1024, "threads of the CPU back end; 0: one per core");
+  reader.Bind("engine.threads", &c.threads, 0, 1024,
+              "threads of the CPU back end; 0: one per core");
   reader.Bind("engine.pages", &c.pages, 4, kMany, "pages of 256 tokens");
   reader.Bind("engine.max_rows", &c.max_rows, 256, 65536, "rows of a step");
-  reader.Bind("engine.chunk_tokens", &c.chunk_tokens, 256, 65536, "prompt rows of a step, a multiple of 256");
+  reader.Bind("engine.chunk_tokens", &c.chunk_tokens, 256, 65536,
+              "prompt rows of a step, a multiple of 256");
   reader.Bind("engine.num_drafts", &c.num_drafts, 0, 3, "drafts per step; 0: no speculation");
   reader.Bind("limits.max_context", &c.limits.max_context, 0, 1 << 20,
               "tokens of prompt and answer; 0: what model and half the pages allow, 32768 at most");
-  reader.Bind("limits.max_sequences", &c.limits.max_sequences, 1, 1024, "sequences landed here and not over");
-  reader.Bind("limits.max_queued_prompts", &c.limits.max_queued_prompts, 1, kMany, "prompts that wait for a place");
+  reader.Bind("limits.max_sequences", &c.limits.max_sequences, 1, 1024,
+              "sequences landed here and not over");
+  reader.Bind("limits.max_queued_prompts", &c.limits.max_queued_prompts, 1, kMany,
+              "prompts that wait for a place");
   reader.Bind("limits.max_queued_tokens", &c.limits.max_queued_tokens, 1, int64_t{1} << 40,
               "prompt tokens that wait or are being computed");
-  reader.Bind("limits.max_computing_prompts", &c.limits.max_computing_prompts, 1, 1024, "prompts computed at once");
+  reader.Bind("limits.max_computing_prompts", &c.limits.max_computing_prompts, 1, 1024,
+              "prompts computed at once");
   reader.Bind("limits.headroom_pages", &c.limits.headroom_pages, 0, 4096,
               "pages booked per sequence beyond its prompt");
   reader.Bind("limits.tail_interval", &c.limits.tail_interval, 0, 4096,
               "pages between the boundary tails of a prompt; 0: only at its last full page");
-  reader.Bind("limits.cached_tail_mib", &c.cached_tail_mib, 0, int64_t{1} << 20, "host memory for boundary tails");
+  reader.Bind("limits.cached_tail_mib", &c.cached_tail_mib, 0, int64_t{1} << 20,
+              "host memory for boundary tails");
 }
 
 absl::Status Validate(const WorkerConfig& config) {
-  if (config.checkpoint.empty()) return absl::InvalidArgumentError("checkpoint is empty: which folder holds the weights?");
-  if (config.serve.empty()) return absl::InvalidArgumentError("serve is empty: prefill, decode or both");
+  if (config.checkpoint.empty())
+    return absl::InvalidArgumentError("checkpoint is empty: which folder holds the weights?");
+  if (config.serve.empty())
+    return absl::InvalidArgumentError("serve is empty: prefill, decode or both");
   for (const std::string& role : config.serve) {
     if (role == "prefill" || role == "decode") continue;
-    return absl::InvalidArgumentError(absl::StrFormat("serve names \"%s\": only prefill and decode are known", role));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("serve names \"%s\": only prefill and decode are known", role));
   }
   if (config.chunk_tokens % kPageTokens != 0) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("engine.chunk_tokens is %d, it must be a multiple of %d", config.chunk_tokens, kPageTokens));
+        absl::StrFormat("engine.chunk_tokens is %d, it must be a multiple of %d",
+                        config.chunk_tokens, kPageTokens));
   }
   if (config.chunk_tokens > config.max_rows) {
-    return absl::InvalidArgumentError(absl::StrFormat("engine.chunk_tokens is %d, more than engine.max_rows %d",
-                                                      config.chunk_tokens, config.max_rows));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("engine.chunk_tokens is %d, more than engine.max_rows %d",
+                        config.chunk_tokens, config.max_rows));
   }
   const bool has_required = config.kv_required.empty() ||
                             config.kv_transports.find(config.kv_required) != std::string::npos;
   if (!has_required) {
-    return absl::InvalidArgumentError(absl::StrFormat("kv.required is %s, but kv.transports is %s", config.kv_required,
-                                                      config.kv_transports));
+    return absl::InvalidArgumentError(absl::StrFormat("kv.required is %s, but kv.transports is %s",
+                                                      config.kv_required, config.kv_transports));
   }
   return absl::OkStatus();
 }

@@ -12,23 +12,23 @@ namespace baton::worker {
 
 // Everything a worker program is told. The defaults run the small checkpoint on two cores.
 struct WorkerConfig {
-  std::string checkpoint;                        // folder in the official layout
-  std::string worker_id;                         // empty: role and incarnation
-  std::vector<std::string> serve;                // prefill, decode
-  std::string mode = "official";                 // official, float32
-  std::string listen = "127.0.0.1:0";            // gRPC sessions
-  std::string metrics_listen = "127.0.0.1:0";    // /metrics, /health, /ready
-  std::string kv_listen = "127.0.0.1:0";         // numeric
-  std::string kv_advertise;                      // host that peers use; empty: the one of kv_listen
-  std::string kv_transports = "tcp,self";        // UCX_TLS
-  std::string kv_required;                       // a transport that must carry the blocks, e.g. rc; empty: any
-  std::string cache_folder;                      // for weights ids; empty: computed at every start
+  std::string checkpoint;                      // folder in the official layout
+  std::string worker_id;                       // empty: role and incarnation
+  std::vector<std::string> serve;              // prefill, decode
+  std::string mode = "official";               // official, float32
+  std::string listen = "127.0.0.1:0";          // gRPC sessions
+  std::string metrics_listen = "127.0.0.1:0";  // /metrics, /health, /ready
+  std::string kv_listen = "127.0.0.1:0";       // numeric
+  std::string kv_advertise;                    // host that peers use; empty: the one of kv_listen
+  std::string kv_transports = "tcp,self";      // UCX_TLS
+  std::string kv_required;   // a transport that must carry the blocks, e.g. rc; empty: any
+  std::string cache_folder;  // for weights ids; empty: computed at every start
   std::string log_level = "info";
-  std::string timers = "production";             // production, dev (contracts.md 4.5)
-  int threads = 0;                               // of the CPU back end; 0: one per core
+  std::string timers = "production";  // production, dev (contracts.md 4.5)
+  int threads = 0;                    // of the CPU back end; 0: one per core
   int pages = 512;
-  int max_rows = 1024;                           // of a step
-  int chunk_tokens = 512;                        // of a prompt in one step
+  int max_rows = 1024;     // of a step
+  int chunk_tokens = 512;  // of a prompt in one step
   int num_drafts = 1;
   int64_t cached_tail_mib = 256;
   absl::Duration drain_timeout = absl::Seconds(60);

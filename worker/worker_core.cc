@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_format.h"
 #include "common/check.h"
+#include "common/log.h"
 #include "common/status.h"
 #include "kernels/tail_header.h"
 
@@ -13,7 +14,8 @@ namespace baton::worker {
 namespace {
 
 uint32_t Micros(absl::Duration duration) {
-  return static_cast<uint32_t>(std::clamp<int64_t>(absl::ToInt64Microseconds(duration), 0, UINT32_MAX));
+  return static_cast<uint32_t>(
+      std::clamp<int64_t>(absl::ToInt64Microseconds(duration), 0, UINT32_MAX));
 }
 
 }  // namespace
@@ -49,7 +51,8 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   watch_.SetMemoryWedged(landings_.IsWedged(start));
   const absl::StatusOr<bool> has_stepped = loop_.RunOnce();
   if (!has_stepped.ok()) SetError(has_stepped.status());
-  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.num_sequences() > loop_.num_parked());
+  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step,
+                 loop_.num_sequences() > loop_.num_parked());
   EraseReleasedJobs();
   SendLoads();
   const bool has_answers = !effects_.messages.empty() || !effects_.commands.empty();
@@ -66,8 +69,10 @@ void WorkerCore::SetError(const absl::Status& status) {
 }
 
 void WorkerCore::Flush(absl::Time round_start) {
-  counters_.replay_mismatches += static_cast<uint64_t>(std::exchange(effects_.replay_mismatches, 0));
-  for (kvtransfer::AgentCommand& command : effects_.commands) commands_.push_back(std::move(command));
+  counters_.replay_mismatches +=
+      static_cast<uint64_t>(std::exchange(effects_.replay_mismatches, 0));
+  for (kvtransfer::AgentCommand& command : effects_.commands)
+    commands_.push_back(std::move(command));
   effects_.commands.clear();
   while (!commands_.empty() && agent_.Execute(commands_.front()).ok()) commands_.pop_front();
   const uint32_t booking_us = Micros(clock_.Now() - round_start);
@@ -85,12 +90,18 @@ void WorkerCore::Flush(absl::Time round_start) {
 
 void WorkerCore::On(const kvtransfer::AgentEvent& event) {
   const absl::Time now = clock_.Now();
-  if (const auto* landed = std::get_if<kvtransfer::BlockLanded>(&event)) return landings_.On(*landed, now, effects_);
-  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event)) return landings_.On(*answer, effects_);
-  if (const auto* failed = std::get_if<kvtransfer::LandingFailed>(&event)) return landings_.On(*failed, effects_);
-  if (const auto* memory = std::get_if<kvtransfer::MemoryReturned>(&event)) return landings_.On(*memory, effects_);
-  if (const auto* closed = std::get_if<kvtransfer::LandingClosed>(&event)) return landings_.On(*closed);
-  if (const auto* failed = std::get_if<kvtransfer::SendFailed>(&event)) return OnSendFailed(*failed);
+  if (const auto* landed = std::get_if<kvtransfer::BlockLanded>(&event))
+    return landings_.On(*landed, now, effects_);
+  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event))
+    return landings_.On(*answer, effects_);
+  if (const auto* failed = std::get_if<kvtransfer::LandingFailed>(&event))
+    return landings_.On(*failed, effects_);
+  if (const auto* memory = std::get_if<kvtransfer::MemoryReturned>(&event))
+    return landings_.On(*memory, effects_);
+  if (const auto* closed = std::get_if<kvtransfer::LandingClosed>(&event))
+    return landings_.On(*closed);
+  if (const auto* failed = std::get_if<kvtransfer::SendFailed>(&event))
+    return OnSendFailed(*failed);
   if (const auto* acked = std::get_if<kvtransfer::BlockAcked>(&event)) {
     auto it = jobs_.find(acked->transfer);
     if (it != jobs_.end()) it->second->OnAcked(acked->block, effects_);
@@ -149,8 +160,8 @@ bool WorkerCore::StartLandings() {
 }
 
 int WorkerCore::NumJobs(JobState state) const {
-  return static_cast<int>(
-      std::ranges::count_if(jobs_, [&](const auto& entry) { return entry.second->state() == state; }));
+  return static_cast<int>(std::ranges::count_if(
+      jobs_, [&](const auto& entry) { return entry.second->state() == state; }));
 }
 
 PrefillJob* WorkerCore::NextJob() {
@@ -159,8 +170,9 @@ PrefillJob* WorkerCore::NextJob() {
     auto it = jobs_.find(transfer);
     if (it == jobs_.end() || !it->second->IsRunnable()) continue;
     PrefillJob* job = it->second.get();
-    const bool is_better = best == nullptr || job->run().priority < best->run().priority ||
-                           (job->run().priority == best->run().priority && job->deadline() < best->deadline());
+    const bool is_better =
+        best == nullptr || job->run().priority < best->run().priority ||
+        (job->run().priority == best->run().priority && job->deadline() < best->deadline());
     if (is_better) best = job;
   }
   return best;
@@ -180,20 +192,25 @@ bool WorkerCore::StartJobs() {
 bool WorkerCore::StartJob(PrefillJob& job) {
   if (tails_.num_free() == 0) return false;
   PrefixMatch match = cache_.Lookup(job.names(), (job.num_tokens() - 1) / kPageTokens);
+  const wire::Run& run = job.run();
   const int needed = PagesFor(job.num_tokens()) - match.pages.size();
-  cache_.MakeRoom(needed);
-  absl::StatusOr<engine::Booking> booking = loop_.pool().Book(needed);
+  const int has = job.is_local() ? landings_.NumLocalBooked(run.transfer) : 0;
+  const int lacking = std::max(needed - has, 0);
+  cache_.MakeRoom(lacking);
+  absl::StatusOr<engine::Booking> booking = loop_.pool().Book(lacking);
   if (!booking.ok()) return false;  // pages come back as sequences end
   const std::optional<int> slot = loop_.TakeTailSlot();
   if (!slot) return false;
+  if (job.is_local()) booking->Add(landings_.TakeLocalBooking(run.transfer));
   cache_.Count(match);
   const int buffer = *tails_.Take();
   if (match.tail != nullptr) {
     const std::span<std::byte> tail = tails_.Data(buffer, match.tail->size());
     std::memcpy(tail.data(), match.tail->data(), tail.size());
-    SetError(loop_.UnpackTail(*slot, static_cast<uint64_t>(match.tokens()), setup_.has_drafter, tail));
+    const absl::StatusOr<kernels::TailHeader> header = kernels::DecodeTailHeader(tail);
+    CHECK(header.ok());  // written by this worker
+    SetError(loop_.UnpackTail(*slot, header->num_tokens, !header->has_no_drafter_state, tail));
   }
-  const wire::Run& run = job.run();
   engine::Sequence sequence;
   sequence.id = NewSequence();
   sequence.request_id = run.request_id;
@@ -233,6 +250,8 @@ void WorkerCore::StopJob(PrefillJob& job, const absl::Status* failure) {
     pages = ReleaseFromLoop(job.sequence());
   }
   if (failure != nullptr) {
+    LogF(LogLevel::kDebug, "prefill_failed", "request=%s transfer=%s attempt=%d error=%s",
+         job.run().request_id, job.run().transfer.Hex(), job.run().attempt, failure->ToString());
     job.Fail(*failure, std::move(pages), effects_);
   } else {
     job.Stop(std::move(pages), effects_);
@@ -297,8 +316,8 @@ void WorkerCore::OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tok
 void WorkerCore::FillLanding(PrefillJob& job, engine::PageLease pages) {
   effects_.To(job.session())
       .prefilled.push_back({.transfer = job.run().transfer, .attempt = job.run().attempt});
-  const bool is_taken =
-      landings_.FinishLocalFill(job.run().transfer, std::move(pages), *job.tail_buffer(), clock_.Now(), effects_);
+  const bool is_taken = landings_.FinishLocalFill(job.run().transfer, std::move(pages),
+                                                  *job.tail_buffer(), clock_.Now(), effects_);
   if (is_taken) {
     job.HandOver();
   } else {
@@ -306,7 +325,8 @@ void WorkerCore::FillLanding(PrefillJob& job, engine::PageLease pages) {
   }
 }
 
-void WorkerCore::OnTokens(SequenceId sequence, int first_position, std::vector<TokenRecord> tokens) {
+void WorkerCore::OnTokens(SequenceId sequence, int first_position,
+                          std::vector<TokenRecord> tokens) {
   const auto ref = landings_.Find(sequence);
   if (!ref) return;
   wire::SequenceStep step{.handle = ref->sequence->spec.handle,
@@ -318,7 +338,8 @@ void WorkerCore::OnTokens(SequenceId sequence, int first_position, std::vector<T
     step.queue_us = Micros(clock_.Now() - last - ref->sequence->landed_at);
   }
   wire::WorkerMessage& message = effects_.To(ref->landing->session);
-  if (!message.tokens) message.tokens = wire::Tokens{.step = loop_.counters().steps, .sequences = {}};
+  if (!message.tokens)
+    message.tokens = wire::Tokens{.step = loop_.counters().steps, .sequences = {}};
   message.tokens->sequences.push_back(std::move(step));
 }
 
@@ -326,7 +347,11 @@ void WorkerCore::OnFinished(SequenceId sequence, FinishReason reason, int32_t st
   const auto ref = landings_.Find(sequence);
   CHECK(ref.has_value());
   effects_.To(ref->landing->session)
-      .finished.push_back({.handle = ref->sequence->spec.handle, .reason = reason, .stop_token = stop_token});
+      .finished.push_back(
+          {.handle = ref->sequence->spec.handle, .reason = reason, .stop_token = stop_token});
+  LogF(LogLevel::kDebug, "finished", "request=%s transfer=%s handle=%d reason=%s",
+       ref->landing->request.request_id, ref->transfer.Hex(), ref->sequence->spec.handle.value,
+       reason == FinishReason::kStop ? "stop" : "length");
   ReleaseFromLoop(sequence);
   landings_.Finish(*ref, clock_.Now(), effects_);
   LoadChanged();

@@ -52,7 +52,8 @@ struct CoreCounters {
 };
 struct CoreGauges {
   engine::PoolCounts pool;
-  int sessions = 0, landings_waiting = 0, running = 0, queued_prompts = 0, computing_prompts = 0, sending_prompts = 0;
+  int sessions = 0, landings_waiting = 0, running = 0, queued_prompts = 0, computing_prompts = 0,
+      sending_prompts = 0;
   int64_t queued_tokens = 0;
   int tail_buffers_free = 0;
   size_t cached_pages = 0, cached_tails = 0;
@@ -60,15 +61,16 @@ struct CoreGauges {
   size_t commands_waiting = 0;
 };
 
-// What a worker does between its sessions, its transfers and its engine. One thread calls everything: the engine thread, or the
-// simulator's. Cancels take effect between two steps.
+// What a worker does between its sessions, its transfers and its engine. One thread calls
+// everything: the engine thread, or the simulator's. Cancels take effect between two steps.
 class WorkerCore final : private engine::LoopObserver {
  public:
   explicit WorkerCore(const CoreParts& parts);
   ~WorkerCore() override;
 
   void Apply(SessionEvent event);
-  // Transfer events, admissions, at most one engine step, answers. False: nothing happened. An error is the engine's and final.
+  // Transfer events, admissions, at most one engine step, answers. False: nothing happened. An
+  // error is the engine's and final.
   absl::StatusOr<bool> RunOnce();
   // Refuses new work from now on.
   void Drain();
@@ -146,16 +148,16 @@ class WorkerCore final : private engine::LoopObserver {
   LandingTable landings_;
   std::map<SessionId, Session> sessions_;
   std::unordered_map<TransferId, std::unique_ptr<PrefillJob>> jobs_;
-  std::deque<TransferId> job_order_;                   // accepted, in order of arrival
+  std::deque<TransferId> job_order_;  // accepted, in order of arrival
   std::unordered_map<SequenceId, TransferId> computing_;
-  std::deque<Tombstone> tombstones_;                   // by `until`
+  std::deque<Tombstone> tombstones_;  // by `until`
   Effects effects_;
-  std::deque<kvtransfer::AgentCommand> commands_;      // the link had no room for
+  std::deque<kvtransfer::AgentCommand> commands_;  // the link had no room for
   std::vector<wire::CacheEvents> deltas_;
   CoreCounters counters_;
   absl::Status error_;
   uint64_t next_sequence_ = 1;
-  absl::Time next_delta_;
+  absl::Time next_delta_, next_progress_;
   bool is_draining_ = false;
 };
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "common/log.h"
 #include "common/status.h"
 #include "worker/worker_core.h"
 
@@ -16,7 +17,8 @@ wire::Refused MakeRefused(const TransferId& transfer, wire::Stage stage, const a
           .stage = stage,
           .code = status.code(),
           .message = std::string(status.message()),
-          .retry_after_ms = is_full ? static_cast<uint32_t>(absl::ToInt64Milliseconds(retry_after)) : 0};
+          .retry_after_ms =
+              is_full ? static_cast<uint32_t>(absl::ToInt64Milliseconds(retry_after)) : 0};
 }
 
 absl::Status DrainingError() { return absl::UnavailableError("this worker is draining"); }
@@ -43,7 +45,8 @@ void WorkerCore::On(SessionMessage& event) {
   wire::RouterMessage& message = event.message;
   for (const wire::Cancel& cancel : message.cancels) Cancel(session, cancel);
   for (const wire::Reserve& reserve : message.reserves) Reserve(session, reserve);
-  for (const wire::Retarget& retarget : message.retargets) landings_.Retarget(session, retarget, effects_);
+  for (const wire::Retarget& retarget : message.retargets)
+    landings_.Retarget(session, retarget, effects_);
   for (const wire::Run& run : message.runs) Run(session, run);
   for (const wire::PromptChunk& chunk : message.prompt_chunks) {
     const absl::Status status = AddPrompt(session, chunk);
@@ -59,7 +62,8 @@ void WorkerCore::On(SessionMessage& event) {
 void WorkerCore::On(const SessionClosed& event) { CancelSession(event.session); }
 
 void WorkerCore::CancelSession(SessionId session) {
-  for (const SequenceId sequence : landings_.CloseSession(session, clock_.Now(), effects_)) ReleaseFromLoop(sequence);
+  for (const SequenceId sequence : landings_.CloseSession(session, clock_.Now(), effects_))
+    ReleaseFromLoop(sequence);
   for (const auto& [transfer, job] : jobs_)
     if (job->session() == session) StopJob(*job, nullptr);
   sessions_.erase(session);
@@ -71,49 +75,58 @@ void WorkerCore::Cancel(SessionId session, const wire::Cancel& cancel) {
   ++counters_.cancels;
   const Landing* landing = landings_.Find(cancel.transfer);
   const bool has_landing = landing != nullptr && landing->session == session;
-  for (const SequenceId sequence : landings_.Cancel(session, cancel, clock_.Now(), effects_)) ReleaseFromLoop(sequence);
+  for (const SequenceId sequence : landings_.Cancel(session, cancel, clock_.Now(), effects_))
+    ReleaseFromLoop(sequence);
   auto it = jobs_.find(cancel.transfer);
   const bool has_job = it != jobs_.end() && it->second->session() == session;
   if (has_job && it->second->DropChoice(cancel.sequence)) StopJob(*it->second, nullptr);
   if (has_landing) LoadChanged();
   if (has_landing || has_job || cancel.sequence) return;
   if (IsTombstoned(session, cancel.transfer)) return;
-  tombstones_.push_back(
-      {.session = session, .transfer = cancel.transfer, .until = clock_.Now() + setup_.limits.tombstone});
+  tombstones_.push_back({.session = session,
+                         .transfer = cancel.transfer,
+                         .until = clock_.Now() + setup_.limits.tombstone});
 }
 
 bool WorkerCore::IsTombstoned(SessionId session, const TransferId& transfer) const {
-  return std::ranges::any_of(
-      tombstones_, [&](const Tombstone& t) { return t.session == session && t.transfer == transfer; });
+  return std::ranges::any_of(tombstones_, [&](const Tombstone& t) {
+    return t.session == session && t.transfer == transfer;
+  });
 }
 
 void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
   ++counters_.reserves;
-  if (IsTombstoned(session, reserve.transfer)) return;  // its Cancel overtook it: the router has forgotten it
+  if (IsTombstoned(session, reserve.transfer))
+    return;  // its Cancel overtook it: the router has forgotten it
   if (is_draining_) {
-    effects_.Refuse(session, MakeRefused(reserve.transfer, wire::Stage::kReserve, DrainingError(), {}));
+    effects_.Refuse(session,
+                    MakeRefused(reserve.transfer, wire::Stage::kReserve, DrainingError(), {}));
     return;
   }
   cache_.MakeRoom(landings_.PagesToBook(reserve));
   landings_.Reserve(session, reserve, clock_.Now(), effects_);
+  LogF(LogLevel::kDebug, "reserve_answered", "request=%s transfer=%s tokens=%d accepted=%d",
+       reserve.request_id, reserve.transfer.Hex(), reserve.prompt_tokens,
+       landings_.Find(reserve.transfer) != nullptr);
 }
 
 absl::Status WorkerCore::CheckRun(const wire::Run& run) const {
   if (is_draining_) return DrainingError();
   RETURN_IF_ERROR(worker::CheckRun(setup_, run, loop_.pool().Counts().total));
   if (jobs_.contains(run.transfer)) {
-    return absl::UnavailableError(absl::StrFormat("an attempt of transfer %s is still open here", run.transfer.Hex()));
+    return absl::UnavailableError(
+        absl::StrFormat("an attempt of transfer %s is still open here", run.transfer.Hex()));
   }
   const int waiting = NumJobs(JobState::kAccepted);
   if (waiting >= setup_.limits.max_queued_prompts) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d prompts wait, the limit is %d", waiting, setup_.limits.max_queued_prompts));
+    return absl::ResourceExhaustedError(absl::StrFormat("%d prompts wait, the limit is %d", waiting,
+                                                        setup_.limits.max_queued_prompts));
   }
   int64_t tokens = run.prompt_tokens;
   for (const auto& [transfer, job] : jobs_) tokens += job->num_left();
   if (tokens > setup_.limits.max_queued_tokens) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d prompt tokens would wait, the limit is %d", tokens, setup_.limits.max_queued_tokens));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d prompt tokens would wait, the limit is %d", tokens, setup_.limits.max_queued_tokens));
   }
   return absl::OkStatus();
 }
@@ -125,11 +138,12 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   const Landing* landing = landings_.Find(run.transfer);
   const bool is_local = run.landing.incarnation == setup_.incarnation;
   if (status.ok() && is_local && (landing == nullptr || !landings_.BeginLocalFill(run, effects_))) {
-    status = absl::UnavailableError(absl::StrFormat("no landing of transfer %s, attempt %d, is open here",
-                                                    run.transfer.Hex(), run.attempt));
+    status = absl::UnavailableError(absl::StrFormat(
+        "no landing of transfer %s, attempt %d, is open here", run.transfer.Hex(), run.attempt));
   }
   if (!status.ok()) {
-    effects_.Refuse(session, MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after));
+    effects_.Refuse(
+        session, MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after));
     return;
   }
   auto job = std::make_unique<PrefillJob>(setup_, session, run, is_local, clock_.Now());
@@ -137,6 +151,8 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
     ++counters_.local_fills;
     if (landing->prompt.IsComplete()) job->AssignPrompt(landing->prompt.tokens(), clock_.Now());
   }
+  LogF(LogLevel::kDebug, "run_accepted", "request=%s transfer=%s attempt=%d tokens=%d local=%d",
+       run.request_id, run.transfer.Hex(), run.attempt, run.prompt_tokens, is_local);
   jobs_.emplace(run.transfer, std::move(job));
   job_order_.push_back(run.transfer);
 }
@@ -149,12 +165,14 @@ absl::Status WorkerCore::AddPrompt(SessionId session, const wire::PromptChunk& c
 }
 
 void WorkerCore::Move(SessionId session, const wire::Move& move) {
-  // A landing names a prompt's pages and the tail at the prompt's end; a running sequence is past both. It goes on here.
+  // A landing names a prompt's pages and the tail at the prompt's end; a running sequence is past
+  // both. It goes on here.
   ++counters_.moves_refused;
-  effects_.Refuse(session, MakeRefused(move.transfer, wire::Stage::kMove,
-                                       absl::UnavailableError(absl::StrFormat(
-                                           "sequence %d finishes where it runs", move.handle.value)),
-                                       {}));
+  effects_.Refuse(session,
+                  MakeRefused(move.transfer, wire::Stage::kMove,
+                              absl::UnavailableError(absl::StrFormat(
+                                  "sequence %d finishes where it runs", move.handle.value)),
+                              {}));
 }
 
 void WorkerCore::Drain() {
@@ -162,7 +180,9 @@ void WorkerCore::Drain() {
   LoadChanged();
 }
 
-bool WorkerCore::IsIdle() const { return landings_.IsEmpty() && jobs_.empty() && commands_.empty(); }
+bool WorkerCore::IsIdle() const {
+  return landings_.IsEmpty() && jobs_.empty() && commands_.empty();
+}
 
 void WorkerCore::LoadChanged() {
   for (auto& [id, session] : sessions_) session.next_load = clock_.Now();
@@ -176,9 +196,11 @@ wire::Load WorkerCore::MakeLoad() const {
                   .leased_pages = static_cast<uint32_t>(pool.leased),
                   .cached_pages = static_cast<uint32_t>(pool.cached),
                   .quarantined_pages = static_cast<uint32_t>(pool.quarantined)};
-  load.running = static_cast<uint32_t>(loop_.num_sequences()) - static_cast<uint32_t>(computing_.size());
+  load.running =
+      static_cast<uint32_t>(loop_.num_sequences()) - static_cast<uint32_t>(computing_.size());
   load.waiting = static_cast<uint32_t>(landings_.num_waiting() + NumJobs(JobState::kAccepted));
-  for (const auto& [transfer, job] : jobs_) load.queued_prompt_tokens += static_cast<uint64_t>(job->num_left());
+  for (const auto& [transfer, job] : jobs_)
+    load.queued_prompt_tokens += static_cast<uint64_t>(job->num_left());
   load.prefill_tokens_per_s = static_cast<uint32_t>(std::min(counters.prefill_tokens_per_s, 4e9));
   load.last_step_us = static_cast<uint32_t>(
       std::clamp<int64_t>(absl::ToInt64Microseconds(counters.last_step), 0, UINT32_MAX));
@@ -189,6 +211,10 @@ wire::Load WorkerCore::MakeLoad() const {
 
 void WorkerCore::SendLoads() {
   const absl::Time now = clock_.Now();
+  if (now >= next_progress_) {
+    next_progress_ = now + setup_.limits.load_every;
+    for (const auto& [transfer, job] : jobs_) job->ReportProgress(effects_);
+  }
   for (auto& [id, session] : sessions_) {
     if (now < session.next_load) continue;
     effects_.To(id).load = MakeLoad();

@@ -38,7 +38,8 @@ struct Job {
 class WorkerCoreTest : public testing::Test {
  protected:
   WorkerCoreTest() {
-    for (TestWorker* worker : {&p_, &d_}) worker->core->Apply(SessionOpened{.session = kSession, .hello = {}});
+    for (TestWorker* worker : {&p_, &d_})
+      worker->core->Apply(SessionOpened{.session = kSession, .hello = {}});
   }
 
   static void Tell(TestWorker& worker, wire::RouterMessage message) {
@@ -117,7 +118,10 @@ class WorkerCoreTest : public testing::Test {
     const auto half = static_cast<std::ptrdiff_t>(job.prompt.size() / 2);
     const auto& prompt = job.prompt;
     return {{Transfer(job.transfer), 0, {prompt.begin(), prompt.begin() + half}, false},
-            {Transfer(job.transfer), static_cast<uint32_t>(half), {prompt.begin() + half, prompt.end()}, true}};
+            {Transfer(job.transfer),
+             static_cast<uint32_t>(half),
+             {prompt.begin() + half, prompt.end()},
+             true}};
   }
   static wire::RouterMessage With(std::function<void(wire::RouterMessage&)> fill) {
     wire::RouterMessage message;
@@ -172,7 +176,8 @@ class WorkerCoreTest : public testing::Test {
     auto tokens = Tokens(d_, static_cast<uint32_t>(job.transfer * 10 + choice));
     for (const wire::Landed& landed : Said(d_).landed) {
       if (landed.transfer != Transfer(job.transfer)) continue;
-      tokens[static_cast<uint32_t>(job.prompt.size())] = landed.tokens.at(static_cast<size_t>(choice)).token;
+      tokens[static_cast<uint32_t>(job.prompt.size())] =
+          landed.tokens.at(static_cast<size_t>(choice)).token;
     }
     return tokens;
   }
@@ -221,7 +226,8 @@ TEST_F(WorkerCoreTest, ChoicesShareFullPagesAndPartAtTheirOwnTokens) {
   const Job job{.choices = 3};
   Submit(p_, d_, job);
   StepUntilFinished(d_, 3);
-  for (int choice = 0; choice < 3; ++choice) EXPECT_EQ(Text(job, choice), Reference(job, choice)) << choice;
+  for (int choice = 0; choice < 3; ++choice)
+    EXPECT_EQ(Text(job, choice), Reference(job, choice)) << choice;
   EXPECT_NE(Text(job, 0), Text(job, 1));
   Step(50);
   ExpectNothingHeld();
@@ -239,7 +245,8 @@ TEST_F(WorkerCoreTest, APrefixIsComputedOnce) {
   EXPECT_EQ(Text(second), Reference(second));
   Step(110);  // cache events go out every 100 ms
   bool has_names = false;
-  for (const auto& events : Said(p_).cache_events) has_names = has_names || events.added.size() == 2;
+  for (const auto& events : Said(p_).cache_events)
+    has_names = has_names || events.added.size() == 2;
   EXPECT_TRUE(has_names);
 }
 
@@ -288,11 +295,15 @@ TEST_F(WorkerCoreTest, ASequenceThatEndsAtItsFirstTokenEndsAtTheDecodeWorkerToo)
 
 TEST_F(WorkerCoreTest, ALostSessionLeavesNothingBehindAtAnyMoment) {
   for (int rounds = 0; rounds < 40; ++rounds) {
-    const Job job{.transfer = static_cast<uint8_t>(rounds + 1), .prompt = Prompt(900, rounds), .choices = 2, .max_tokens = 9};
+    const Job job{.transfer = static_cast<uint8_t>(rounds + 1),
+                  .prompt = Prompt(900, rounds),
+                  .choices = 2,
+                  .max_tokens = 9};
     Submit(p_, d_, job);
     Step(rounds);
     for (TestWorker* worker : {&p_, &d_})
-      worker->core->Apply(SessionClosed{.session = kSession, .status = absl::UnavailableError("gone")});
+      worker->core->Apply(
+          SessionClosed{.session = kSession, .status = absl::UnavailableError("gone")});
     Step(60);
     ExpectNothingHeld();
     for (TestWorker* worker : {&p_, &d_}) {
@@ -304,12 +315,17 @@ TEST_F(WorkerCoreTest, ALostSessionLeavesNothingBehindAtAnyMoment) {
 
 TEST_F(WorkerCoreTest, ACancelAtAnyMomentFreesBothEndsAndMayBeRepeated) {
   for (int rounds = 0; rounds < 40; ++rounds) {
-    const Job job{.transfer = static_cast<uint8_t>(rounds + 1), .prompt = Prompt(900, rounds), .choices = 2, .max_tokens = 9};
+    const Job job{.transfer = static_cast<uint8_t>(rounds + 1),
+                  .prompt = Prompt(900, rounds),
+                  .choices = 2,
+                  .max_tokens = 9};
     Submit(rounds % 2 == 0 ? p_ : d_, d_, job);
     Step(rounds);
     for (int repeat = 0; repeat < 2; ++repeat) {
       for (TestWorker* worker : {&p_, &d_})
-        Tell(*worker, With([&](auto& m) { m.cancels = {{.transfer = Transfer(job.transfer), .sequence = {}, .reason = ""}}; }));
+        Tell(*worker, With([&](auto& m) {
+          m.cancels = {{.transfer = Transfer(job.transfer), .sequence = {}, .reason = ""}};
+        }));
     }
     Step(60);
     ExpectNothingHeld();
@@ -320,7 +336,9 @@ TEST_F(WorkerCoreTest, ACancelOfOneChoiceLeavesTheOther) {
   const Job job{.choices = 2, .max_tokens = 30};
   Submit(p_, d_, job);
   for (int i = 0; i < 100 && Tokens(d_, 11).size() < 3; ++i) Step();
-  Tell(d_, With([&](auto& m) { m.cancels = {{.transfer = Transfer(1), .sequence = 0, .reason = "stop string"}}; }));
+  Tell(d_, With([&](auto& m) {
+         m.cancels = {{.transfer = Transfer(1), .sequence = 0, .reason = "stop string"}};
+       }));
   const size_t cut = Tokens(d_, 10).size();
   StepUntilFinished(d_, 1);
   EXPECT_EQ(Tokens(d_, 10).size(), cut);
@@ -331,7 +349,9 @@ TEST_F(WorkerCoreTest, ACancelOfOneChoiceLeavesTheOther) {
 
 TEST_F(WorkerCoreTest, ACancelThatOvertookItsReserveHoldsForTenSeconds) {
   const Job job;
-  Tell(d_, With([&](auto& m) { m.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = ""}}; }));
+  Tell(d_, With([&](auto& m) {
+         m.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = ""}};
+       }));
   Tell(d_, With([&](auto& m) { m.reserves = {MakeReserve(d_, job)}; }));
   Step();
   EXPECT_TRUE(Said(d_).reserved.empty());
@@ -383,7 +403,9 @@ TEST_F(WorkerCoreTest, ASenderThatDiesIsReportedAndNothingStaysWhenTheRouterCanc
   }
   ASSERT_EQ(Said(d_).failed.size(), 1u);
   EXPECT_EQ(Said(d_).failed[0].code, absl::StatusCode::kUnavailable);
-  Tell(d_, With([&](auto& m) { m.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = ""}}; }));
+  Tell(d_, With([&](auto& m) {
+         m.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = ""}};
+       }));
   for (int i = 0; i < 50; ++i) d_.Round();
   EXPECT_EQ(d_.num_leaked(), 0);
   EXPECT_TRUE(d_.core->IsIdle());
@@ -401,12 +423,16 @@ TEST_F(WorkerCoreTest, RefusalsNameWhatIsWrong) {
     EXPECT_EQ(refused.size(), 1u);
     return refused.empty() ? absl::StatusCode::kOk : refused[0].code;
   };
-  EXPECT_EQ(code_of([](auto& r) { r.decode_class.bytes[3] = 1; }), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(code_of([](auto& r) { r.decode_class.bytes[3] = 1; }),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(code_of([](auto& r) { r.num_pages = 2; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code_of([](auto& r) { r.prompt_tokens = 5000; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code_of([](auto& r) { r.masks.schema = "{}"; }), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(code_of([](auto& r) { r.sequences.resize(9, r.sequences[0]); }), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(code_of([](auto& r) { r.sequences.resize(9, r.sequences[0]); }),
+            absl::StatusCode::kResourceExhausted);
   EXPECT_GT(Said(d_).refused[0].retry_after_ms, 0u);
+  EXPECT_EQ(code_of([](auto& r) { r.sequences.resize(999, r.sequences[0]); }),
+            absl::StatusCode::kInvalidArgument);
   Tell(p_, With([&](auto& m) { m.reserves = {MakeReserve(p_, {})}; }));
   Step();
   EXPECT_EQ(Said(p_).refused.at(0).code, absl::StatusCode::kFailedPrecondition);
@@ -450,24 +476,6 @@ TEST_F(WorkerCoreTest, AProtocolViolationClosesTheSessionAndItsWork) {
   EXPECT_EQ(d_.sender.closed.at(kSession).code(), absl::StatusCode::kInvalidArgument);
   Step(5);
   ExpectNothingHeld();
-}
-
-TEST(EngineWatch, ASlowEngineIsNotWedgedAndASilentOneIs) {
-  ManualClock clock;
-  EngineWatch watch(clock, absl::Seconds(2));
-  clock.Advance(absl::Minutes(1));
-  EXPECT_FALSE(watch.IsWedged());  // nothing to do
-  watch.OnRound(0, absl::ZeroDuration(), true);
-  clock.Advance(absl::Seconds(1));
-  EXPECT_FALSE(watch.IsWedged());
-  watch.OnRound(1, absl::Seconds(1), true);
-  clock.Advance(absl::Seconds(15));
-  EXPECT_FALSE(watch.IsWedged());  // 20 usual steps
-  EXPECT_EQ(watch.Beat().since_step_us, 15'000'000u);
-  clock.Advance(absl::Seconds(6));
-  EXPECT_TRUE(watch.Beat().is_wedged);
-  watch.OnRound(2, absl::Seconds(1), true);
-  EXPECT_FALSE(watch.IsWedged());
 }
 
 }  // namespace

@@ -9,20 +9,27 @@ namespace baton::worker {
 namespace {
 
 const std::vector<double>& StepBounds() {
-  static const std::vector<double> kBounds = {.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10};
+  static const std::vector<double> kBounds = {.001, .002, .005, .01, .02, .05, .1,
+                                              .2,   .5,   1,    2,   5,   10};
   return kBounds;
 }
 
 }  // namespace
 
 WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
-    : step_seconds_(registry.AddGauge("baton_worker_last_step_seconds", "Duration of the last engine step")),
-      prefill_rate_(registry.AddGauge("baton_worker_prefill_tokens_per_second", "Moving average of prompt tokens computed")),
-      is_wedged_(registry.AddGauge("baton_worker_wedged", "1 while work waits and no step ends, or memory stays bound")),
-      self_test_(registry.AddGauge("baton_kv_self_test_bytes_per_second", "Transfer rate measured at start")),
-      experts_promoted_(registry.AddGauge("baton_experts_promoted_per_32",
-                                          "Experts whose scales are too far apart for one factor per 128")),
-      step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps", StepBounds())) {
+    : step_seconds_(
+          registry.AddGauge("baton_worker_last_step_seconds", "Duration of the last engine step")),
+      prefill_rate_(registry.AddGauge("baton_worker_prefill_tokens_per_second",
+                                      "Moving average of prompt tokens computed")),
+      is_wedged_(registry.AddGauge("baton_worker_wedged",
+                                   "1 while work waits and no step ends, or memory stays bound")),
+      self_test_(registry.AddGauge("baton_kv_self_test_bytes_per_second",
+                                   "Transfer rate measured at start")),
+      experts_promoted_(
+          registry.AddGauge("baton_experts_promoted_per_32",
+                            "Experts whose scales are too far apart for one factor per 128")),
+      step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps",
+                                            StepBounds())) {
   AddEngineMetrics(registry);
   AddCoreMetrics(registry);
   AddTransferMetrics(registry);
@@ -32,7 +39,9 @@ void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
   using engine::LoopCounters;
   using engine::PoolCounts;
   auto pool = [&](const char* state, int PoolCounts::*field) {
-    pool_.push_back({registry.AddGauge("baton_worker_pages", "Pages of the pool by state", {{"state", state}}), field});
+    pool_.push_back(
+        {registry.AddGauge("baton_worker_pages", "Pages of the pool by state", {{"state", state}}),
+         field});
   };
   pool("free", &PoolCounts::free);
   pool("booked", &PoolCounts::booked);
@@ -43,11 +52,14 @@ void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
     loop_counters_.push_back({registry.AddCounter(name, help), field});
   };
   loop("baton_worker_steps_total", "Engine steps", &LoopCounters::steps);
-  loop("baton_worker_prefill_tokens_total", "Prompt tokens computed", &LoopCounters::prefill_tokens);
+  loop("baton_worker_prefill_tokens_total", "Prompt tokens computed",
+       &LoopCounters::prefill_tokens);
   loop("baton_worker_decode_tokens_total", "Tokens generated", &LoopCounters::decode_tokens);
   loop("baton_worker_drafts_total", "Draft tokens proposed", &LoopCounters::drafted);
-  loop("baton_worker_drafts_accepted_total", "Draft tokens accepted", &LoopCounters::accepted_drafts);
-  loop("baton_worker_replayed_tokens_total", "Known tokens computed again", &LoopCounters::replayed_tokens);
+  loop("baton_worker_drafts_accepted_total", "Draft tokens accepted",
+       &LoopCounters::accepted_drafts);
+  loop("baton_worker_replayed_tokens_total", "Known tokens computed again",
+       &LoopCounters::replayed_tokens);
 }
 
 void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
@@ -56,88 +68,113 @@ void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
   };
   counter("baton_worker_reserves_total", "Reserve messages", &CoreCounters::reserves);
   counter("baton_worker_runs_total", "Run messages", &CoreCounters::runs);
-  counter("baton_worker_refused_total", "Reserve, Run, Retarget and Move messages refused", &CoreCounters::refused);
+  counter("baton_worker_refused_total", "Reserve, Run, Retarget and Move messages refused",
+          &CoreCounters::refused);
   counter("baton_worker_cancels_total", "Cancel messages", &CoreCounters::cancels);
   counter("baton_worker_landed_total", "Landings that were verified", &CoreCounters::landed);
-  counter("baton_worker_prefilled_total", "Prompts whose every block was acked", &CoreCounters::prefilled);
+  counter("baton_worker_prefilled_total", "Prompts whose every block was acked",
+          &CoreCounters::prefilled);
   counter("baton_worker_finished_total", "Sequences finished", &CoreCounters::finished);
   counter("baton_worker_failed_total", "Transfers and sequences failed", &CoreCounters::failed);
   counter("baton_replay_mismatch_total", "Replayed tokens that the sampler would not have chosen",
           &CoreCounters::replay_mismatches);
   counter("baton_worker_parked_total", "Sequences parked for lack of pages", &CoreCounters::parked);
-  counter("baton_worker_local_fills_total", "Prompts prefilled by their own decode worker", &CoreCounters::local_fills);
+  counter("baton_worker_local_fills_total", "Prompts prefilled by their own decode worker",
+          &CoreCounters::local_fills);
   auto gauge = [&](const char* name, const char* help, double (*value)(const CoreGauges&)) {
     core_gauges_.push_back({registry.AddGauge(name, help), value});
   };
-  gauge("baton_worker_sessions", "Sessions of routers", [](const CoreGauges& g) { return double(g.sessions); });
-  gauge("baton_worker_sequences_running", "Sequences that decode", [](const CoreGauges& g) { return double(g.running); });
+  gauge("baton_worker_sessions", "Sessions of routers",
+        [](const CoreGauges& g) { return double(g.sessions); });
+  gauge("baton_worker_sequences_running", "Sequences that decode",
+        [](const CoreGauges& g) { return double(g.running); });
   gauge("baton_worker_sequences_waiting", "Verified sequences without a place in the batch",
         [](const CoreGauges& g) { return double(g.landings_waiting); });
-  gauge("baton_worker_prompts_queued", "Prompts that wait", [](const CoreGauges& g) { return double(g.queued_prompts); });
+  gauge("baton_worker_prompts_queued", "Prompts that wait",
+        [](const CoreGauges& g) { return double(g.queued_prompts); });
   gauge("baton_worker_prompts_computing", "Prompts being computed",
         [](const CoreGauges& g) { return double(g.computing_prompts); });
   gauge("baton_worker_prompts_sending", "Prompts with blocks not yet acked",
         [](const CoreGauges& g) { return double(g.sending_prompts); });
   gauge("baton_worker_queued_prompt_tokens", "Prompt tokens that are still to be computed",
         [](const CoreGauges& g) { return double(g.queued_tokens); });
-  gauge("baton_worker_tail_buffers_free", "Tail buffers not in use", [](const CoreGauges& g) { return double(g.tail_buffers_free); });
-  gauge("baton_worker_cache_pages", "Named pages of the prefix cache", [](const CoreGauges& g) { return double(g.cached_pages); });
-  gauge("baton_worker_cache_tails", "Boundary tails kept", [](const CoreGauges& g) { return double(g.cached_tails); });
+  gauge("baton_worker_tail_buffers_free", "Tail buffers not in use",
+        [](const CoreGauges& g) { return double(g.tail_buffers_free); });
+  gauge("baton_worker_cache_pages", "Named pages of the prefix cache",
+        [](const CoreGauges& g) { return double(g.cached_pages); });
+  gauge("baton_worker_cache_tails", "Boundary tails kept",
+        [](const CoreGauges& g) { return double(g.cached_tails); });
   gauge("baton_worker_cache_tail_bytes", "Host memory of boundary tails",
         [](const CoreGauges& g) { return double(g.cached_tail_bytes); });
   gauge("baton_worker_cache_hits", "Prompts that started from the prefix cache",
         [](const CoreGauges& g) { return double(g.cache_hits); });
-  gauge("baton_worker_cache_misses", "Prompts that did not", [](const CoreGauges& g) { return double(g.cache_misses); });
+  gauge("baton_worker_cache_misses", "Prompts that did not",
+        [](const CoreGauges& g) { return double(g.cache_misses); });
   gauge("baton_worker_transfer_commands_waiting", "Commands the transfer thread had no room for",
         [](const CoreGauges& g) { return double(g.commands_waiting); });
 }
 
 void WorkerMetrics::AddTransferMetrics(MetricRegistry& registry) {
   using kvtransfer::TransferMetrics;
-  auto counter = [&](const char* name, const char* help, std::atomic<uint64_t> TransferMetrics::*field) {
+  auto counter = [&](const char* name, const char* help,
+                     std::atomic<uint64_t> TransferMetrics::*field) {
     transfer_counters_.push_back({registry.AddCounter(name, help), field});
   };
-  counter("baton_kv_blocks_offered_total", "Blocks announced, repeats included", &TransferMetrics::blocks_offered);
-  counter("baton_kv_bytes_offered_total", "Bytes of announced blocks", &TransferMetrics::bytes_offered);
-  counter("baton_kv_blocks_acked_total", "Blocks the receiver verified", &TransferMetrics::blocks_acked);
-  counter("baton_kv_block_retries_total", "Blocks offered again after data loss", &TransferMetrics::block_retries);
+  counter("baton_kv_blocks_offered_total", "Blocks announced, repeats included",
+          &TransferMetrics::blocks_offered);
+  counter("baton_kv_bytes_offered_total", "Bytes of announced blocks",
+          &TransferMetrics::bytes_offered);
+  counter("baton_kv_blocks_acked_total", "Blocks the receiver verified",
+          &TransferMetrics::blocks_acked);
+  counter("baton_kv_block_retries_total", "Blocks offered again after data loss",
+          &TransferMetrics::block_retries);
   counter("baton_kv_blocks_pulled_total", "Blocks received", &TransferMetrics::blocks_pulled);
   counter("baton_kv_bytes_pulled_total", "Bytes received", &TransferMetrics::bytes_pulled);
-  counter("baton_kv_blocks_landed_total", "Blocks received whose digest held", &TransferMetrics::blocks_landed);
-  counter("baton_kv_digest_failures_total", "Blocks received whose digest did not hold", &TransferMetrics::digest_failures);
-  counter("baton_kv_pull_failures_total", "Receives that ended with an error", &TransferMetrics::pull_failures);
+  counter("baton_kv_blocks_landed_total", "Blocks received whose digest held",
+          &TransferMetrics::blocks_landed);
+  counter("baton_kv_digest_failures_total", "Blocks received whose digest did not hold",
+          &TransferMetrics::digest_failures);
+  counter("baton_kv_pull_failures_total", "Receives that ended with an error",
+          &TransferMetrics::pull_failures);
   counter("baton_kv_peers_lost_total", "Peers down or silent", &TransferMetrics::peers_lost);
-  counter("baton_kv_frames_dropped_total", "Frames not sent: the peer's queue was full", &TransferMetrics::frames_dropped);
-  auto gauge = [&](const char* name, const char* help, std::atomic<int64_t> TransferMetrics::*field) {
+  counter("baton_kv_frames_dropped_total", "Frames not sent: the peer's queue was full",
+          &TransferMetrics::frames_dropped);
+  auto gauge = [&](const char* name, const char* help,
+                   std::atomic<int64_t> TransferMetrics::*field) {
     transfer_gauges_.push_back({registry.AddGauge(name, help), field});
   };
-  gauge("baton_kv_quarantined", "Pieces of memory under a receive whose landing is over", &TransferMetrics::quarantined);
+  gauge("baton_kv_quarantined", "Pieces of memory under a receive whose landing is over",
+        &TransferMetrics::quarantined);
   gauge("baton_kv_open_receives", "Receives posted", &TransferMetrics::open_receives);
   gauge("baton_kv_open_landings", "Landings open", &TransferMetrics::open_landings);
   gauge("baton_kv_open_sends", "Transfers being sent", &TransferMetrics::open_sends);
   for (size_t i = 0; i < kvtransfer::kNumStaleReasons; ++i) {
     const std::string reason(StaleReasonName(static_cast<kvtransfer::StaleReason>(i)));
-    stale_.push_back(registry.AddCounter("baton_kv_stale_frames_total", "Frames that match no open block, by reason",
+    stale_.push_back(registry.AddCounter("baton_kv_stale_frames_total",
+                                         "Frames that match no open block, by reason",
                                          {{"reason", reason}}));
   }
   for (size_t i = 0; i < kvtransfer::kNumFrameErrors; ++i) {
     const std::string reason(FrameErrorName(static_cast<kvtransfer::FrameError>(i)));
-    bad_frames_.push_back(
-        registry.AddCounter("baton_kv_bad_frames_total", "Bytes that are no frame, by reason", {{"reason", reason}}));
+    bad_frames_.push_back(registry.AddCounter(
+        "baton_kv_bad_frames_total", "Bytes that are no frame, by reason", {{"reason", reason}}));
   }
   const auto& bounds = kvtransfer::kBlockSecondsBounds;
   for (size_t i = 0; i <= bounds.size(); ++i) {
     const std::string limit = i < bounds.size() ? absl::StrFormat("%g", bounds[i]) : "+Inf";
-    block_seconds_.push_back(registry.AddCounter("baton_kv_block_seconds_total",
-                                                 "Blocks by seconds from offer to verified, cumulative", {{"at_most", limit}}));
+    block_seconds_.push_back(registry.AddCounter(
+        "baton_kv_block_seconds_total", "Blocks by seconds from offer to verified, cumulative",
+        {{"at_most", limit}}));
   }
 }
 
-void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& loop, const EngineWatch& watch) {
+void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& loop,
+                           const EngineWatch& watch) {
   const CoreGauges gauges = core.Gauges();
   for (PoolGauge& g : pool_) g.gauge.Set(gauges.pool.*g.field);
   for (CoreGauge& g : core_gauges_) g.gauge.Set(g.value(gauges));
-  for (CoreCounter& c : core_counters_) c.counter.RaiseTo(static_cast<double>(core.counters().*c.field));
+  for (CoreCounter& c : core_counters_)
+    c.counter.RaiseTo(static_cast<double>(core.counters().*c.field));
   for (LoopCounter& c : loop_counters_) c.counter.RaiseTo(static_cast<double>(loop.*c.field));
   const double last = absl::ToDoubleSeconds(loop.last_step);
   step_seconds_.Set(last);
@@ -149,10 +186,14 @@ void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& l
 }
 
 void WorkerMetrics::Update(const kvtransfer::TransferMetrics& transfer) {
-  for (TransferCounter& c : transfer_counters_) c.counter.RaiseTo(static_cast<double>((transfer.*c.field).load()));
-  for (TransferGauge& g : transfer_gauges_) g.gauge.Set(static_cast<double>((transfer.*g.field).load()));
-  for (size_t i = 0; i < stale_.size(); ++i) stale_[i].RaiseTo(static_cast<double>(transfer.stale_frames[i].load()));
-  for (size_t i = 0; i < bad_frames_.size(); ++i) bad_frames_[i].RaiseTo(static_cast<double>(transfer.bad_frames[i].load()));
+  for (TransferCounter& c : transfer_counters_)
+    c.counter.RaiseTo(static_cast<double>((transfer.*c.field).load()));
+  for (TransferGauge& g : transfer_gauges_)
+    g.gauge.Set(static_cast<double>((transfer.*g.field).load()));
+  for (size_t i = 0; i < stale_.size(); ++i)
+    stale_[i].RaiseTo(static_cast<double>(transfer.stale_frames[i].load()));
+  for (size_t i = 0; i < bad_frames_.size(); ++i)
+    bad_frames_[i].RaiseTo(static_cast<double>(transfer.bad_frames[i].load()));
   uint64_t below = 0;
   for (size_t i = 0; i < block_seconds_.size(); ++i) {
     below += transfer.block_seconds[i].load();

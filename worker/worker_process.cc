@@ -11,10 +11,12 @@
 namespace baton::worker {
 namespace {
 
-constexpr size_t kMaxInbox = 16384;            // session events; the service closes a session that finds it full
+constexpr size_t kMaxInbox =
+    16384;  // session events; the service closes a session that finds it full
 constexpr size_t kEventsPerRound = 256;
 constexpr size_t kAgentEventsPerRound = 4096;
-constexpr absl::Duration kIdleWait = absl::Milliseconds(20);  // pushes and transfers wake the engine thread before
+constexpr absl::Duration kIdleWait =
+    absl::Milliseconds(20);  // pushes and transfers wake the engine thread before
 constexpr absl::Duration kMetricsEvery = absl::Milliseconds(250);
 
 }  // namespace
@@ -27,7 +29,8 @@ WorkerProcess::WorkerProcess(const WorkerConfig& config, const Clock& clock)
       watch_(clock, config.wedge_floor),
       metrics_(registry_) {}
 
-absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const WorkerConfig& config, const Backend& backend,
+absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const WorkerConfig& config,
+                                                                    const Backend& backend,
                                                                     const Clock& clock) {
   std::unique_ptr<WorkerProcess> self(new WorkerProcess(config, clock));
   ASSIGN_OR_RETURN(self->engine_, EngineStack::Create(config, backend, clock));
@@ -50,8 +53,9 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
   digester_.AddRegion(tails, engine_->tails());
   const bool is_dev = config_.timers == "dev";
   agent_ = std::make_unique<kvtransfer::TransferAgent>(
-      kvtransfer::AgentConfig{.incarnation = incarnation_,
-                              .limits = is_dev ? kvtransfer::TransferLimits::Dev() : kvtransfer::TransferLimits{}},
+      kvtransfer::AgentConfig{
+          .incarnation = incarnation_,
+          .limits = is_dev ? kvtransfer::TransferLimits::Dev() : kvtransfer::TransferLimits{}},
       transport, digester_, clock_);
   std::string id = config_.worker_id;
   if (id.empty()) {
@@ -77,8 +81,9 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
   setup_->limits.max_context = engine_->max_context();
   setup_->limits.max_cached_tail_bytes = static_cast<uint64_t>(config_.cached_tail_mib) << 20;
   if (is_dev) setup_->limits.wedged_after = absl::Seconds(30);
-  LogF(LogLevel::kInfo, "transfer_ready", "address=%s transports=%s self_test_gbps=%.2f memory=direct_host",
-       transport.Address(), transport_.transports, transport_.self_test_gbps);
+  LogF(LogLevel::kInfo, "transfer_ready",
+       "address=%s transports=%s self_test_gbps=%.2f memory=direct_host", transport.Address(),
+       transport_.transports, transport_.self_test_gbps);
   metrics_.SetStart(transport_.self_test_gbps, engine_->num_promoted_experts());
   ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create({}, *agent_, transport, clock_,
                                                                   [this] { inbox_.Wake(); }));
@@ -109,9 +114,11 @@ absl::Status WorkerProcess::Serve() {
   options.listen_address = config_.listen;
   options.beat_interval = config_.beat();
   options.silence = config_.silence();
-  ASSIGN_OR_RETURN(sessions_,
-                   SessionService::Start(options, {.hello = MakeHello(), .engine_beat = [this] { return watch_.Beat(); }},
-                                         clock_, inbox_));
+  ASSIGN_OR_RETURN(
+      sessions_,
+      SessionService::Start(options,
+                            {.hello = MakeHello(), .engine_beat = [this] { return watch_.Beat(); }},
+                            clock_, inbox_));
   core_ = std::make_unique<WorkerCore>(CoreParts{.setup = *setup_,
                                                  .loop = engine_->loop(),
                                                  .sender = *sessions_,
@@ -120,14 +127,16 @@ absl::Status WorkerProcess::Serve() {
                                                  .clock = clock_,
                                                  .rng = rng_});
   UpdateMetrics();
-  ASSIGN_OR_RETURN(metrics_server_,
-                   MetricsServer::Start(config_.metrics_listen,
-                                        {.metrics = [this] { return registry_.Render(); },
-                                         .health = [] { return ProbeAnswer{.code = 200, .body = "ok"}; },
-                                         .ready = [this] { return Ready(); }}));
+  ASSIGN_OR_RETURN(
+      metrics_server_,
+      MetricsServer::Start(config_.metrics_listen,
+                           {.metrics = [this] { return registry_.Render(); },
+                            .health = [] { return ProbeAnswer{.code = 200, .body = "ok"}; },
+                            .ready = [this] { return Ready(); }}));
   engine_thread_ = std::thread([this] { EngineLoop(); });
-  LogF(LogLevel::kInfo, "serving", "worker=%s session_port=%d metrics_port=%d kv_address=%s max_context=%d",
-       setup_->worker_id, sessions_->port(), metrics_server_->port(), setup_->kv_address, setup_->limits.max_context);
+  LogF(LogLevel::kInfo, "serving",
+       "worker=%s session_port=%d metrics_port=%d kv_address=%s max_context=%d", setup_->worker_id,
+       sessions_->port(), metrics_server_->port(), setup_->kv_address, setup_->limits.max_context);
   return absl::OkStatus();
 }
 
@@ -172,14 +181,21 @@ bool WorkerProcess::RunRound() {
   }
   const absl::StatusOr<bool> ran = core_->RunOnce();
   if (!ran.ok()) {
-    LogF(LogLevel::kError, "engine_failed", "worker=%s error=%s", setup_->worker_id, ran.status().ToString());
+    LogF(LogLevel::kError, "engine_failed", "worker=%s error=%s", setup_->worker_id,
+         ran.status().ToString());
     result_ = ran.status();
     return false;
   }
   did_work_ = *ran || !batch_.empty();
   UpdateMetrics();
   if (!must_drain_) return true;
-  return !core_->IsIdle() && clock_.Now() < drain_until_;
+  if (core_->IsIdle()) return false;
+  if (clock_.Now() < drain_until_) return true;
+  const CoreGauges open = core_->Gauges();
+  LogF(LogLevel::kWarn, "drain_timeout", "worker=%s running=%d waiting=%d prompts=%d",
+       setup_->worker_id, open.running, open.landings_waiting,
+       open.queued_prompts + open.computing_prompts + open.sending_prompts);
+  return false;
 }
 
 void WorkerProcess::UpdateMetrics() {

@@ -25,11 +25,13 @@
 
 namespace baton::worker {
 
-// A running worker: engine thread, transfer thread, session service and metrics port. Start, Stop and Wait: the main thread.
+// A running worker: engine thread, transfer thread, session service and metrics port. Start, Stop
+// and Wait: the main thread.
 class WorkerProcess final : private AgentLink {
  public:
   // Everything listens when this returns; the ports are logged.
-  static absl::StatusOr<std::unique_ptr<WorkerProcess>> Start(const WorkerConfig& config, const Backend& backend,
+  static absl::StatusOr<std::unique_ptr<WorkerProcess>> Start(const WorkerConfig& config,
+                                                              const Backend& backend,
                                                               const Clock& clock);
   // Ends sessions and threads.
   ~WorkerProcess() override;
@@ -52,7 +54,9 @@ class WorkerProcess final : private AgentLink {
   void UpdateMetrics();
   ProbeAnswer Ready() const;
 
-  absl::Status Execute(kvtransfer::AgentCommand command) override { return agent_thread_->Execute(std::move(command)); }
+  absl::Status Execute(kvtransfer::AgentCommand command) override {
+    return agent_thread_->Execute(std::move(command));
+  }
   std::vector<kvtransfer::AgentEvent> TakeEvents() override;
 
   const WorkerConfig config_;

@@ -91,8 +91,8 @@ absl::Status Drafter::Draft(std::span<const Plan> plans, int num_drafts) {
   return absl::OkStatus();
 }
 
-// Draft `step`: row last + step of each sequence. The first comes from the main model's H, the others from the block's own output,
-// which still lies in the same rows.
+// Draft `step`: row last + step of each sequence. The first comes from the main model's H, the
+// others from the block's own output, which still lies in the same rows.
 absl::Status Drafter::RunOneDraft(std::span<const Plan> plans, int step) {
   std::vector<SequenceRows> runs;
   for (const Plan& plan : plans) {

@@ -11,21 +11,24 @@
 
 namespace baton::engine {
 
-// What a main step left of one sequence: rows first .. end - 1 stay, and the tokens after them are known.
+// What a main step left of one sequence: rows first .. end - 1 stay, and the tokens after them are
+// known.
 struct DraftRequest {
   int tail_slot = 0;
-  int first_row = 0;            // of the step, its row of position `first`
+  int first_row = 0;  // of the step, its row of position `first`
   int first = 0;
-  std::vector<int32_t> tokens;  // positions first .. end, or .. end - 1 where token `end` is not known yet
-  bool wants_drafts = false;    // token `end` is known and the sequence goes on here
-  uint64_t key = 0;             // of its sampling noise
+  std::vector<int32_t>
+      tokens;  // positions first .. end, or .. end - 1 where token `end` is not known yet
+  bool wants_drafts = false;  // token `end` is known and the sequence goes on here
+  uint64_t key = 0;           // of its sampling noise
   const SamplingSpec* spec = nullptr;
   std::vector<int32_t> drafts;  // out: for positions end + 1 ..
 };
 
-// Keeps the MTP's window rows up with the main model, and drafts (model.md 8.2, 8.3). Row i is made when token i + 1 is known: in the
-// step that computed position i, or in the next one, from the H the slot has kept. Of a long chunk only the last `window` rows are made:
-// older ones are out of every later row's sight. Changes speed, never text. Engine thread.
+// Keeps the MTP's window rows up with the main model, and drafts (model.md 8.2, 8.3). Row i is made
+// when token i + 1 is known: in the step that computed position i, or in the next one, from the H
+// the slot has kept. Of a long chunk only the last `window` rows are made: older ones are out of
+// every later row's sight. Changes speed, never text. Engine thread.
 class Drafter {
  public:
   Drafter(kernels::Ops& ops, const kernels::ModelWeights& weights, int window, int num_tail_slots);

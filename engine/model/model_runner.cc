@@ -22,8 +22,8 @@ uint64_t KeyOf(const Sequence& sequence, size_t choice) {
 }
 
 absl::Status NoTokenLeft(const Sequence& sequence, int position) {
-  return absl::InternalError(
-      absl::StrFormat("request %s: grammar allows no token at position %d", sequence.request_id, position));
+  return absl::InternalError(absl::StrFormat("request %s: grammar allows no token at position %d",
+                                             sequence.request_id, position));
 }
 
 }  // namespace
@@ -40,7 +40,7 @@ ModelRunner::ModelRunner(kernels::Ops& ops, const kernels::ModelWeights& weights
 ModelRunner::Run ModelRunner::MakeRun(const SequenceRun& plan, const Sequence& sequence,
                                       int first_row) const {
   Run run;
-  run.plan = &plan;
+  run.plan = plan;
   run.sequence = &sequence;
   run.first_row = first_row;
   const int known = std::min(plan.rows, Size(sequence.tokens) - plan.first_position);
@@ -49,7 +49,8 @@ ModelRunner::Run ModelRunner::MakeRun(const SequenceRun& plan, const Sequence& s
   const int num_drafts = plan.rows - known;
   CHECK(known > 0 && num_drafts <= Size(sequence.drafts));
   CHECK(num_drafts == 0 || plan.kind == RowKind::kVerify);
-  run.tokens.insert(run.tokens.end(), sequence.drafts.begin(), sequence.drafts.begin() + num_drafts);
+  run.tokens.insert(run.tokens.end(), sequence.drafts.begin(),
+                    sequence.drafts.begin() + num_drafts);
   if (plan.kind == RowKind::kPrefill) return run;
   run.generated.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
   run.generated.insert(run.generated.end(), sequence.drafts.begin(),
@@ -68,9 +69,9 @@ absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTabl
   for (const Run& run : runs_) {
     const std::span<const PageId> pages = run.sequence->pages.ids();
     rows.push_back({.tail_slot = run.sequence->tail_slot,
-                    .kind = run.plan->kind,
-                    .first_position = run.plan->first_position,
-                    .num_rows = run.plan->rows,
+                    .kind = run.plan.kind,
+                    .first_position = run.plan.first_position,
+                    .num_rows = run.plan.rows,
                     .tokens = run.tokens.data(),
                     .pages = pages.data(),
                     .num_pages = static_cast<int32_t>(pages.size())});
@@ -79,15 +80,16 @@ absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTabl
   return RunModel(ops_, weights_);
 }
 
-// Every row of a verify or replay run, and the last row of a prompt once per choice; rows ascending.
+// Every row of a verify or replay run, and the last row of a prompt once per choice; rows
+// ascending.
 std::vector<ModelRunner::Choice> ModelRunner::MakeChoices() {
   std::vector<Choice> choices;
   for (size_t r = 0; r < runs_.size(); ++r) {
     Run& run = runs_[r];
-    const int rows = run.plan->rows;
-    const bool is_prefill = run.plan->kind == RowKind::kPrefill;
+    const int rows = run.plan.rows;
+    const bool is_prefill = run.plan.kind == RowKind::kPrefill;
     size_t count = static_cast<size_t>(rows);
-    if (is_prefill) count = run.plan->samples_first_token ? run.sequence->choices.size() : 0;
+    if (is_prefill) count = run.plan.samples_first_token ? run.sequence->choices.size() : 0;
     run.chosen.resize(count);
     run.is_empty.resize(count);
     for (size_t i = 0; i < count; ++i) {
@@ -102,8 +104,8 @@ std::vector<ModelRunner::Choice> ModelRunner::MakeChoices() {
 SampleRow ModelRunner::SampleRowOf(const Choice& choice) const {
   const Run& run = runs_[choice.run];
   const Sequence& sequence = *run.sequence;
-  const bool is_prefill = run.plan->kind == RowKind::kPrefill;
-  const int position = run.plan->first_position + (choice.row - run.first_row) + 1;
+  const bool is_prefill = run.plan.kind == RowKind::kPrefill;
+  const int position = run.plan.first_position + (choice.row - run.first_row) + 1;
   const auto num_generated = static_cast<size_t>(std::max(0, position - sequence.prompt_tokens));
   SampleRow row;
   row.spec = &sequence.sampling;
@@ -149,10 +151,10 @@ absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices) {
 
 SequenceTokens ModelRunner::AcceptPrefill(const Run& run) const {
   SequenceTokens result;
-  result.accepted_rows = run.plan->rows;
+  result.accepted_rows = run.plan.rows;
   for (size_t i = 0; i < run.chosen.size(); ++i) {
     if (run.is_empty[i] != 0) {
-      result.status = NoTokenLeft(*run.sequence, run.plan->first_position + run.plan->rows);
+      result.status = NoTokenLeft(*run.sequence, run.plan.first_position + run.plan.rows);
     }
     result.tokens.push_back({run.chosen[i]});
   }
@@ -162,10 +164,10 @@ SequenceTokens ModelRunner::AcceptPrefill(const Run& run) const {
 // The record wins; the sampler's choices are only compared.
 SequenceTokens ModelRunner::AcceptReplay(const Run& run) const {
   SequenceTokens result;
-  result.accepted_rows = run.plan->rows;
+  result.accepted_rows = run.plan.rows;
   result.tokens.resize(1);
   for (size_t i = 0; i < run.chosen.size(); ++i) {
-    const size_t position = static_cast<size_t>(run.plan->first_position) + i + 1;
+    const size_t position = static_cast<size_t>(run.plan.first_position) + i + 1;
     const bool is_equal =
         run.is_empty[i] == 0 && run.chosen[i].token == run.sequence->tokens[position];
     if (!is_equal) ++result.replay_mismatches;
@@ -179,28 +181,35 @@ SequenceTokens ModelRunner::AcceptVerify(const Run& run) const {
   for (size_t i = 0; i < run.chosen.size(); ++i) {
     if (run.is_empty[i] != 0) break;
     tokens.push_back(run.chosen[i]);
-    const bool is_draft_right = i + 1 < run.tokens.size() && run.tokens[i + 1] == tokens.back().token;
+    const bool is_draft_right =
+        i + 1 < run.tokens.size() && run.tokens[i + 1] == tokens.back().token;
     if (!is_draft_right) break;
   }
   result.accepted_rows = static_cast<int>(tokens.size());
-  if (tokens.empty()) result.status = NoTokenLeft(*run.sequence, run.plan->first_position + 1);
+  if (tokens.empty()) result.status = NoTokenLeft(*run.sequence, run.plan.first_position + 1);
   return result;
 }
 
 SequenceTokens ModelRunner::Accept(const Run& run) const {
   SequenceTokens result;
-  switch (run.plan->kind) {
-    case RowKind::kPrefill: result = AcceptPrefill(run); break;
-    case RowKind::kReplay: result = AcceptReplay(run); break;
-    case RowKind::kVerify: result = AcceptVerify(run); break;
+  switch (run.plan.kind) {
+    case RowKind::kPrefill:
+      result = AcceptPrefill(run);
+      break;
+    case RowKind::kReplay:
+      result = AcceptReplay(run);
+      break;
+    case RowKind::kVerify:
+      result = AcceptVerify(run);
+      break;
   }
-  result.sequence = run.plan->sequence;
+  result.sequence = run.plan.sequence;
   return result;
 }
 
 DraftRequest ModelRunner::DraftRequestOf(const Run& run, const SequenceTokens& accepted) const {
   const Sequence& sequence = *run.sequence;
-  const int first = run.plan->first_position, end = first + accepted.accepted_rows;
+  const int first = run.plan.first_position, end = first + accepted.accepted_rows;
   DraftRequest request;
   request.tail_slot = sequence.tail_slot;
   request.first_row = run.first_row;
@@ -210,13 +219,12 @@ DraftRequest ModelRunner::DraftRequestOf(const Run& run, const SequenceTokens& a
   request.tokens.assign(run.tokens.begin(), run.tokens.begin() + accepted.accepted_rows);
   if (end < Size(sequence.tokens)) {
     request.tokens.push_back(sequence.tokens[static_cast<size_t>(end)]);
-    request.wants_drafts =
-        run.plan->kind == RowKind::kReplay && end + 1 == Size(sequence.tokens);
+    request.wants_drafts = run.plan.kind == RowKind::kReplay && end + 1 == Size(sequence.tokens);
     return request;
   }
   // Several choices part ways here, each with a tail of its own.
   if (sequence.choices.size() != 1 || accepted.tokens.empty()) return request;
-  const bool is_recorded = run.plan->kind == RowKind::kPrefill && !sequence.received.empty() &&
+  const bool is_recorded = run.plan.kind == RowKind::kPrefill && !sequence.received.empty() &&
                            !sequence.received[0].empty();
   request.tokens.push_back(is_recorded ? sequence.received[0][0] : accepted.tokens[0].back().token);
   request.wants_drafts = true;
@@ -255,9 +263,8 @@ void ModelRunner::ResetTail(int tail_slot) {
 
 absl::Status ModelRunner::PackTail(const kernels::TailArgs& args) {
   kernels::TailArgs checked = args;
-  checked.has_drafter_state =
-      args.has_drafter_state &&
-      drafter_.HasState(args.tail_slot, static_cast<int>(args.num_tokens));
+  checked.has_drafter_state = args.has_drafter_state &&
+                              drafter_.HasState(args.tail_slot, static_cast<int>(args.num_tokens));
   return ops_.PackTail(checked);
 }
 

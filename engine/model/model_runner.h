@@ -19,9 +19,10 @@ struct ModelRunnerOptions {
   int max_head_rows = 0;   // of the ops; at least the sequences of a step
 };
 
-// Runs steps of one model on one back end: Forward, then sampling, acceptance and drafting (contracts.md 2.4). Every step's effects on a
-// sequence depend on its tokens alone (L0); drafts change how many rows a step keeps, never which tokens. `ops`, `weights` outlive it.
-// Engine thread. A planner's rows a step must not exceed the ops' max_rows.
+// Runs steps of one model on one back end: Forward, then sampling, acceptance and drafting
+// (contracts.md 2.4). Every step's effects on a sequence depend on its tokens alone (L0); drafts
+// change how many rows a step keeps, never which tokens. `ops`, `weights` outlive it. Engine
+// thread. A planner's rows a step must not exceed the ops' max_rows.
 class ModelRunner final : public StepRunner {
  public:
   ModelRunner(kernels::Ops& ops, const kernels::ModelWeights& weights,
@@ -40,11 +41,11 @@ class ModelRunner final : public StepRunner {
  private:
   // One run of the step in flight, with what sampling needs of its sequence.
   struct Run {
-    const SequenceRun* plan = nullptr;
+    SequenceRun plan;
     const Sequence* sequence = nullptr;
     int first_row = 0;
-    std::vector<int32_t> tokens;     // [rows], the input
-    std::vector<int32_t> generated;  // emitted tokens and the drafts of this run
+    std::vector<int32_t> tokens;      // [rows], the input
+    std::vector<int32_t> generated;   // emitted tokens and the drafts of this run
     std::vector<TokenRecord> chosen;  // by row, or by choice of a prefill run
     std::vector<uint8_t> is_empty;
   };

@@ -11,10 +11,8 @@ namespace {
 
 absl::Status EnterDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
                           std::span<const int32_t> source_row) {
-  return ops.DraftInput({.step = ops.view(),
-                         .embed = weights.embed,
-                         .mtp = weights.mtp,
-                         .source_row = source_row});
+  return ops.DraftInput(
+      {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .source_row = source_row});
 }
 
 }  // namespace

@@ -7,16 +7,18 @@
 #include "kernels/ops.h"
 #include "kernels/weights.h"
 
-// The drafter (model.md 8): row i takes H of position i and token i + 1, and predicts token i + 2. Engine thread; AdvanceStep with
-// is_drafter has set up the rows, the token of row i being token i + 1.
+// The drafter (model.md 8): row i takes H of position i and token i + 1, and predicts token i + 2.
+// Engine thread; AdvanceStep with is_drafter has set up the rows, the token of row i being token i
+// + 1.
 namespace baton::engine {
 
-// Makes the rows' window rows and nothing else: the block is one layer deep over H, so that is all a later row needs.
+// Makes the rows' window rows and nothing else: the block is one layer deep over H, so that is all
+// a later row needs.
 absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& weights,
                               std::span<const int32_t> source_row);
 
-// The whole block, then draft logits of every row (row r's are logits row r). The rows' streams become the block's output, from which
-// the next draft goes on.
+// The whole block, then draft logits of every row (row r's are logits row r). The rows' streams
+// become the block's output, from which the next draft goes on.
 absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
                         std::span<const int32_t> source_row);
 

@@ -22,7 +22,7 @@ using kernels::ModelWeights;
 using kernels::MtpWeights;
 using kernels::Vector;
 
-constexpr float kScoreLimit = 70;    // R3
+constexpr float kScoreLimit = 70;        // R3
 constexpr float kRoundingSlack = 1.07f;  // fp8 and bf16 rounding of rows and queries
 
 float LargestMagnitude(const std::vector<float>& values) {
@@ -104,8 +104,10 @@ class Uploader {
   }
 
   absl::Status CheckScores(const std::string& prefix, LayerWeights& w) {
-    ASSIGN_OR_RETURN(const std::vector<float> kv, FloatsOf(checkpoint_.Tensor(prefix + "kv_norm.weight")));
-    ASSIGN_OR_RETURN(const std::vector<float> sinks, FloatsOf(checkpoint_.Tensor(prefix + "attn_sink")));
+    ASSIGN_OR_RETURN(const std::vector<float> kv,
+                     FloatsOf(checkpoint_.Tensor(prefix + "kv_norm.weight")));
+    ASSIGN_OR_RETURN(const std::vector<float> sinks,
+                     FloatsOf(checkpoint_.Tensor(prefix + "attn_sink")));
     float largest = LargestMagnitude(kv);
     if (w.ratio != 0) {
       ASSIGN_OR_RETURN(const std::vector<float> entries,
@@ -129,7 +131,8 @@ class Uploader {
       RETURN_IF_ERROR(Upload(prefix + "gate.bias", w.gate_bias));
     }
     for (int e = 0; e < config.n_routed_experts; ++e) {
-      RETURN_IF_ERROR(Expert(absl::StrFormat("%sexperts.%d.", prefix, e), w.experts.emplace_back()));
+      RETURN_IF_ERROR(
+          Expert(absl::StrFormat("%sexperts.%d.", prefix, e), w.experts.emplace_back()));
     }
     return Expert(prefix + "shared_experts.", w.shared);
   }

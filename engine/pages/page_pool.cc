@@ -24,6 +24,13 @@ Booking::~Booking() {
   if (pool_ != nullptr) pool_->Unbook(remaining_);
 }
 
+void Booking::Add(Booking more) {
+  if (more.pool_ == nullptr) return;
+  CHECK(pool_ == nullptr || pool_ == more.pool_);
+  pool_ = more.pool_;
+  remaining_ += std::exchange(more.remaining_, 0);
+}
+
 PageLease::PageLease(PageLease&& other) noexcept
     : pool_(std::exchange(other.pool_, nullptr)), ids_(std::exchange(other.ids_, {})) {}
 

@@ -30,6 +30,7 @@ class Booking {
   Booking& operator=(Booking&& other) noexcept;
   ~Booking();
   int remaining() const { return remaining_; }
+  void Add(Booking more);  // of the same pool
 
  private:
   friend class PagePool;

@@ -5,27 +5,28 @@
 #include "common/status.h"
 #include "kernels/cpu/attention_phases.h"
 
-// AdvanceStep: the rows of a step become the view, and what the last step left unverified is settled.
+// AdvanceStep: the rows of a step become the view, and what the last step left unverified is
+// settled.
 namespace baton::kernels::cpu {
 namespace {
 
 absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, bool is_drafter) {
   const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
   if (run.num_rows <= 0 || run.first_position < 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "AdvanceStep: slot %d has %d rows from position %d", run.tail_slot, run.num_rows,
-        run.first_position));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d has %d rows from position %d", run.tail_slot,
+                        run.num_rows, run.first_position));
   }
   if (is_drafter) return absl::OkStatus();
   if (static_cast<int64_t>(run.num_pages) * kPageTokens < end) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("AdvanceStep: slot %d has %d pages, rows up to position %d need %d",
-                        run.tail_slot, run.num_pages, end - 1, (end + kPageTokens - 1) / kPageTokens));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "AdvanceStep: slot %d has %d pages, rows up to position %d need %d", run.tail_slot,
+        run.num_pages, end - 1, (end + kPageTokens - 1) / kPageTokens));
   }
   if (run.first_position < progress.folded || run.first_position > progress.end) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "AdvanceStep: slot %d stands at positions %d..%d, the run starts at %d", run.tail_slot,
-        progress.folded, progress.end, run.first_position));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d stands at positions %d..%d, the run starts at %d",
+                        run.tail_slot, progress.folded, progress.end, run.first_position));
   }
   return absl::OkStatus();
 }
@@ -35,8 +36,8 @@ absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, boo
 absl::Status AttentionPhases::CheckRuns(const AdvanceArgs& args) const {
   const CpuOptions& options = ops_.options_;
   if (args.runs.size() > static_cast<size_t>(options.max_sequences)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "AdvanceStep: %d sequences, at most %d", args.runs.size(), options.max_sequences));
+    return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: %d sequences, at most %d",
+                                                      args.runs.size(), options.max_sequences));
   }
   int64_t rows = 0;
   for (const SequenceRows& run : args.runs) {
@@ -45,15 +46,15 @@ absl::Status AttentionPhases::CheckRuns(const AdvanceArgs& args) const {
                                                         run.tail_slot, options.num_tail_slots));
     }
     if (run.kind != RowKind::kPrefill && run.num_rows > options.max_draft_rows) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "AdvanceStep: slot %d has %d verify or replay rows, at most %d", run.tail_slot,
-          run.num_rows, options.max_draft_rows));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("AdvanceStep: slot %d has %d verify or replay rows, at most %d",
+                          run.tail_slot, run.num_rows, options.max_draft_rows));
     }
     RETURN_IF_ERROR(CheckRun(run, state_.slots.progress(run.tail_slot), args.is_drafter));
     if (run.num_pages > ops_.view_.max_pages) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "AdvanceStep: slot %d has %d pages, at most %d", run.tail_slot, run.num_pages,
-          ops_.view_.max_pages));
+      return absl::InvalidArgumentError(
+          absl::StrFormat("AdvanceStep: slot %d has %d pages, at most %d", run.tail_slot,
+                          run.num_pages, ops_.view_.max_pages));
     }
     rows += run.num_rows;
   }

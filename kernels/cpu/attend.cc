@@ -10,7 +10,7 @@
 namespace baton::kernels::cpu {
 namespace {
 
-constexpr int kHeadGroup = 8;          // heads that share a decoded key block
+constexpr int kHeadGroup = 8;  // heads that share a decoded key block
 constexpr int kSegmentEntries = 512;
 
 }  // namespace
@@ -51,7 +51,8 @@ class AttentionPhases::RowAttention {
     std::fill_n(segment.max, kHeadGroup, -std::numeric_limits<float>::infinity());
   }
 
-  // position's row: of this step from the activations, older from what StoreRows took out of the ring.
+  // position's row: of this step from the activations, older from what StoreRows took out of the
+  // ring.
   const float* WindowKey(int64_t position) const {
     if (position >= run_.first) {
       const int64_t row = run_.first_row + (position - run_.first);
@@ -79,8 +80,7 @@ class AttentionPhases::RowAttention {
     const auto row = static_cast<size_t>(row_);
     const int32_t* selected =
         phases_.act_.selected.data() + int64_t{row_} * phases_.config_.index_topk;
-    const int64_t count =
-        is_csa ? phases_.act_.num_selected[row] : (position_ + 1) / kHcaRatio;
+    const int64_t count = is_csa ? phases_.act_.num_selected[row] : (position_ + 1) / kHcaRatio;
     const float* keys[kKeyBlock];
     for (int64_t rank = 0; rank < count; rank += kKeyBlock) {
       if (rank % kSegmentEntries == 0) Start(part_);
@@ -100,8 +100,9 @@ class AttentionPhases::RowAttention {
 
   void AddBlock(const float* const* keys, int num_keys, Segment& segment) {
     const KeyBlock block{keys, num_keys, dim_};
-    const size_t query = static_cast<size_t>(row_ * phases_.config_.num_attention_heads +
-                                             first_head_) * static_cast<size_t>(dim_);
+    const size_t query =
+        static_cast<size_t>(row_ * phases_.config_.num_attention_heads + first_head_) *
+        static_cast<size_t>(dim_);
     state_.kernels.score(phases_.act_.query.data() + query, num_heads_, block, scores_);
     for (int h = 0; h < num_heads_; ++h) {
       float* scores = scores_ + h * kKeyBlock;
@@ -150,8 +151,9 @@ class AttentionPhases::RowAttention {
   void Finish() {
     const int rope = phases_.config_.qk_rope_head_dim;
     const RopeAngles angles = phases_.ops_.rope_.At(RopeKindOf(layer_.ratio), position_);
-    const size_t first = static_cast<size_t>(row_ * phases_.config_.num_attention_heads +
-                                             first_head_) * static_cast<size_t>(dim_);
+    const size_t first =
+        static_cast<size_t>(row_ * phases_.config_.num_attention_heads + first_head_) *
+        static_cast<size_t>(dim_);
     for (int h = 0; h < num_heads_; ++h) {
       const float sink = layer_.attn_sink.data[first_head_ + h];
       if (!layer_.has_bounded_scores) Rescale(total_, h, sink);

@@ -13,9 +13,12 @@ void ResetPool(const PoolState& state) {
 
 const AttentionKernels& AttentionKernelsFor(Isa isa) {
   switch (isa) {
-    case Isa::kAvx512: return kAttentionKernelsAvx512;
-    case Isa::kAvx2: return kAttentionKernelsAvx2;
-    case Isa::kScalar: break;
+    case Isa::kAvx512:
+      return kAttentionKernelsAvx512;
+    case Isa::kAvx2:
+      return kAttentionKernelsAvx2;
+    case Isa::kScalar:
+      break;
   }
   return kAttentionKernelsScalar;
 }

@@ -17,10 +17,10 @@ struct KeyBlock {
 
 // Running state of HCA pooling (contracts.md 1.4), or a stretch of its channels.
 struct PoolState {
-  float* max = nullptr;         // m
-  float* sum = nullptr;         // s
-  float* weighted = nullptr;    // o
-  int channels = 0;             // a multiple of 16
+  float* max = nullptr;       // m
+  float* sum = nullptr;       // s
+  float* weighted = nullptr;  // o
+  int channels = 0;           // a multiple of 16
 };
 
 // The state at a window's first token.

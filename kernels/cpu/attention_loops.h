@@ -56,8 +56,7 @@ __attribute__((noinline)) void ScoreQueries(const float* queries, const KeyBlock
   for (; key + 4 <= block.num_keys; key += 4) ScoreFourKeys<Q>(queries, block, key, scores);
   for (; key < block.num_keys; ++key) {
     for (int q = 0; q < Q; ++q) {
-      scores[q * kKeyBlock + key] =
-          DotLanes(queries + q * block.dims, block.keys[key], block.dims);
+      scores[q * kKeyBlock + key] = DotLanes(queries + q * block.dims, block.keys[key], block.dims);
     }
   }
 }
@@ -126,7 +125,8 @@ inline void Accumulate(const float* weights, int num_heads, const KeyBlock& bloc
   if (h < num_heads) AccumulateHeads<1>(weights + h * kKeyBlock, block, sums + h * block.dims);
 }
 
-// m' = max(m, sc); s = fma(s, a, b); o = fma(o, a, b * kv) (contracts.md 1.4). m = -inf gives a = 0.
+// m' = max(m, sc); s = fma(s, a, b); o = fma(o, a, b * kv) (contracts.md 1.4). m = -inf gives a =
+// 0.
 inline void Fold(const float* __restrict kv, const float* __restrict score,
                  const PoolState& state) {
   float* __restrict max = state.max;

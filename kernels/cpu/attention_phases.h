@@ -10,20 +10,20 @@ namespace baton::kernels::cpu {
 
 // The phases of CpuOps that know about positions, tails and pages; a view of it, made for one call.
 // Rows a query sees (model.md 3.3): positions t - window + 1 .. t, those of this step from the
-// activations, older ones from the slot's ring; entries whose last token is at or before t, from the
-// pages. Entries that close in this step are written by StoreRows, before SelectEntries and Attend
-// read any, so a run's later rows see them and rows of any chunking see the same bytes.
+// activations, older ones from the slot's ring; entries whose last token is at or before t, from
+// the pages. Entries that close in this step are written by StoreRows, before SelectEntries and
+// Attend read any, so a run's later rows see them and rows of any chunking see the same bytes.
 class AttentionPhases {
  public:
   explicit AttentionPhases(CpuOps& ops);
 
-  absl::Status Advance(const AdvanceArgs& args);                  // advance.cc
-  void StoreRows(const LayerWeights& layer);                      // store_rows.cc
-  void SelectEntries(const LayerWeights& layer);                  // select.cc
-  void Attend(const LayerWeights& layer);                         // attend.cc
-  absl::Status PackTail(const TailArgs& args);                    // tail.cc
+  absl::Status Advance(const AdvanceArgs& args);  // advance.cc
+  void StoreRows(const LayerWeights& layer);      // store_rows.cc
+  void SelectEntries(const LayerWeights& layer);  // select.cc
+  void Attend(const LayerWeights& layer);         // attend.cc
+  absl::Status PackTail(const TailArgs& args);    // tail.cc
   absl::Status UnpackTail(const TailArgs& args);
-  void SaveStreams();                                             // advance.cc
+  void SaveStreams();  // advance.cc
 
  private:
   class RowAttention;  // attend.cc
@@ -46,7 +46,7 @@ class AttentionPhases {
   void AddBias(const LayerWeights& layer, int row);
   void StoreRawRows(const LayerWeights& layer, const StepRun& run);
 
-  void CloseCsaEntries(const LayerWeights& layer);                // compressor.cc
+  void CloseCsaEntries(const LayerWeights& layer);  // compressor.cc
   void PoolCsa(const LayerWeights& layer, const Closing& closing);
   void CloseHcaEntries(const LayerWeights& layer);
   void FoldChannels(const LayerWeights& layer, int run_index, int first_channel, float* entries);

@@ -15,7 +15,8 @@ size_t Product(int64_t a, int64_t b) { return static_cast<size_t>(a) * static_ca
 AttentionState::AttentionState(const CpuOptions& options)
     : codec(options.layout.shape()),
       kernels(AttentionKernelsFor(ChooseIsa(options.force_scalar))),
-      score_scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.config.head_dim)))),
+      score_scale(
+          static_cast<float>(1.0 / std::sqrt(static_cast<double>(options.config.head_dim)))),
       slots(options.layout.shape(), options.num_tail_slots, options.max_draft_rows) {
   const ModelConfig& config = options.config;
   runs.reserve(static_cast<size_t>(options.max_sequences));
@@ -86,7 +87,9 @@ absl::Status CpuOps::Attend(const LayerArgs& args) {
   return absl::OkStatus();
 }
 
-absl::Status CpuOps::PackTail(const TailArgs& args) { return AttentionPhases(*this).PackTail(args); }
+absl::Status CpuOps::PackTail(const TailArgs& args) {
+  return AttentionPhases(*this).PackTail(args);
+}
 
 absl::Status CpuOps::UnpackTail(const TailArgs& args) {
   return AttentionPhases(*this).UnpackTail(args);

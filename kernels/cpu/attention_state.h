@@ -10,9 +10,9 @@
 
 namespace baton::kernels::cpu {
 
-inline constexpr int kMaxHeadDim = 512;       // stack buffers; MakeCpuOps refuses more
+inline constexpr int kMaxHeadDim = 512;  // stack buffers; MakeCpuOps refuses more
 inline constexpr int kMaxIndexDim = 128;
-inline constexpr int kSelectRows = 32;        // queries scored at a time
+inline constexpr int kSelectRows = 32;  // queries scored at a time
 
 // One sequence's rows in the step.
 struct StepRun {
@@ -24,7 +24,8 @@ struct StepRun {
   int64_t end() const { return first + num_rows; }
 };
 
-// What the attention phases keep between calls: the tails' device form, the runs of the step, scratch.
+// What the attention phases keep between calls: the tails' device form, the runs of the step,
+// scratch.
 struct AttentionState {
   explicit AttentionState(const CpuOptions& options);
 
@@ -32,10 +33,11 @@ struct AttentionState {
   const AttentionKernels& kernels;
   const float score_scale;  // head_dim^-0.5
   TailSlots slots;
-  std::vector<StepRun> runs;        // of the step, by sequence index
+  std::vector<StepRun> runs;         // of the step, by sequence index
   bool has_unsaved_streams = false;  // the last main step's streams are not yet in the slots
 
-  // Window rows from before a run, decoded by StoreRows before the run's own rows take their places.
+  // Window rows from before a run, decoded by StoreRows before the run's own rows take their
+  // places.
   std::vector<float> old_window;  // [max_sequences, window - 1, D]
   std::vector<float> entries;     // [max closing entries of a step, D], pooled
   std::vector<uint64_t> ranks;    // [kSelectRows, max_entries], select.cc

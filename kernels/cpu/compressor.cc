@@ -94,15 +94,16 @@ void AttentionPhases::CloseCsaEntries(const LayerWeights& layer) {
   });
 }
 
-// Folds a run's rows into some channels of its state, in order, and takes out the entries on the way.
-// A verify run works on a copy: its rows are folded when they are accepted. entries [closings of the run, D].
+// Folds a run's rows into some channels of its state, in order, and takes out the entries on the
+// way. A verify run works on a copy: its rows are folded when they are accepted. entries [closings
+// of the run, D].
 void AttentionPhases::FoldChannels(const LayerWeights& layer, int run_index, int first_channel,
                                    float* entries) {
   const StepRun& run = state_.runs[static_cast<size_t>(run_index)];
   const PoolState kept = state_.slots.Hca(run.slot, RankOf(layer.layer));
   float copy[3][kChannelPiece];
-  PoolState state{kept.max + first_channel, kept.sum + first_channel,
-                  kept.weighted + first_channel, kChannelPiece};
+  PoolState state{kept.max + first_channel, kept.sum + first_channel, kept.weighted + first_channel,
+                  kChannelPiece};
   if (run.kind == RowKind::kVerify) {
     std::copy_n(state.max, kChannelPiece, copy[0]);
     std::copy_n(state.sum, kChannelPiece, copy[1]);

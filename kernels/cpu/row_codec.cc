@@ -10,19 +10,20 @@
 namespace baton::kernels::cpu {
 namespace {
 
-constexpr int kPiece = 32;  // divides every group; a constant trip count, so that the loop is vectorised
+constexpr int kPiece =
+    32;  // divides every group; a constant trip count, so that the loop is vectorised
 
 // values[i] = e4m3(codes[i]) * scale without a table: the exponent is rebiased in the bits, and a
 // subnormal is the difference of two normal numbers.
 void DecodePiece(const uint8_t* __restrict codes, float scale, float* __restrict values) {
-  constexpr uint32_t kRebias = 120u << 23;      // fp32 bias - e4m3 bias
-  constexpr uint32_t kSmallest = 121u << 23;    // 2^-6, the smallest normal e4m3
+  constexpr uint32_t kRebias = 120u << 23;    // fp32 bias - e4m3 bias
+  constexpr uint32_t kSmallest = 121u << 23;  // 2^-6, the smallest normal e4m3
   for (int i = 0; i < kPiece; ++i) {
     const uint32_t magnitude = codes[i] & 0x7fu;
     const uint32_t sign = (codes[i] & 0x80u) << 24;
     const float normal = std::bit_cast<float>((magnitude << 20) + kRebias);
-    const float small = std::bit_cast<float>((magnitude << 20) + kSmallest) -
-                        std::bit_cast<float>(kSmallest);
+    const float small =
+        std::bit_cast<float>((magnitude << 20) + kSmallest) - std::bit_cast<float>(kSmallest);
     const float value = (magnitude < 8 ? small : normal) * scale;
     values[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign);
   }

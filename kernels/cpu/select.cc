@@ -4,8 +4,8 @@
 #include "kernels/cpu/attention_phases.h"
 #include "kernels/exact_math.h"
 
-// SelectEntries: the lightning indexer (model.md 5). Scores in fp32, top-k exact, ties to the lowest
-// index, selected entries ascending (R3, R7).
+// SelectEntries: the lightning indexer (model.md 5). Scores in fp32, top-k exact, ties to the
+// lowest index, selected entries ascending (R3, R7).
 namespace baton::kernels::cpu {
 namespace {
 

@@ -3,7 +3,8 @@
 
 #include "kernels/cpu/attention_phases.h"
 
-// StoreRows: what ProjectIn left becomes the rows later phases attend to (model.md 10.6, items 3, 5, 6).
+// StoreRows: what ProjectIn left becomes the rows later phases attend to (model.md 10.6, items 3,
+// 5, 6).
 namespace baton::kernels::cpu {
 namespace {
 
@@ -16,8 +17,8 @@ void AddTo(float* values, const float* bias, int n) {
 
 }  // namespace
 
-// Rows the run's queries see from before the run. The ring holds window + max_draft_rows rows, and a
-// prefill run may be longer, so its old rows are taken out before its own rows go in.
+// Rows the run's queries see from before the run. The ring holds window + max_draft_rows rows, and
+// a prefill run may be longer, so its old rows are taken out before its own rows go in.
 void AttentionPhases::DecodeOldWindow(const LayerWeights& layer) {
   const int reach = config_.sliding_window - 1;
   const auto num_runs = static_cast<int>(state_.runs.size());

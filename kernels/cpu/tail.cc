@@ -53,7 +53,8 @@ void AttentionPhases::PackWindow(const TailArgs& args, const TailLayout& tail) {
     const WindowPiece piece{args.wire.data() + tail.window[layer], n - tail.window_rows,
                             tail.window_rows, data_bytes, scale_bytes};
     for (int64_t p = piece.first_position; p < n; ++p) {
-      CopyRow(state_.slots.WindowRow(args.tail_slot, static_cast<int>(layer), p), piece.At(p), piece);
+      CopyRow(state_.slots.WindowRow(args.tail_slot, static_cast<int>(layer), p), piece.At(p),
+              piece);
     }
   }
   if (!args.has_drafter_state) return;
@@ -74,7 +75,8 @@ void AttentionPhases::UnpackWindow(const TailArgs& args, const TailLayout& tail)
     const WindowPiece piece{args.wire.data() + tail.window[layer], n - tail.window_rows,
                             tail.window_rows, data_bytes, scale_bytes};
     for (int64_t p = piece.first_position; p < n; ++p) {
-      CopyRow(piece.At(p), state_.slots.WindowRow(args.tail_slot, static_cast<int>(layer), p), piece);
+      CopyRow(piece.At(p), state_.slots.WindowRow(args.tail_slot, static_cast<int>(layer), p),
+              piece);
     }
   }
   if (!args.has_drafter_state) return;
@@ -88,8 +90,8 @@ void AttentionPhases::UnpackWindow(const TailArgs& args, const TailLayout& tail)
   }
 }
 
-// Sections 3 to 5. A section's order: 4 rows of kv, 4 of score, the same for the index; open rows of
-// the main compressor token by token, then those of the index.
+// Sections 3 to 5. A section's order: 4 rows of kv, 4 of score, the same for the index; open rows
+// of the main compressor token by token, then those of the index.
 void AttentionPhases::PackCompressors(const TailArgs& args, const TailLayout& tail) {
   const auto dim = static_cast<size_t>(config_.head_dim);
   const auto index_dim = static_cast<size_t>(config_.index_head_dim);
@@ -110,7 +112,8 @@ void AttentionPhases::PackCompressors(const TailArgs& args, const TailLayout& ta
       for (int64_t p = closed; p < open; ++p) to = PutFloats(to, raw(rank, p).kv, dim);
       for (int64_t p = closed; p < open; ++p) to = PutFloats(to, raw(rank, p).score, dim);
       for (int64_t p = closed; p < open; ++p) to = PutFloats(to, raw(rank, p).index_kv, index_dim);
-      for (int64_t p = closed; p < open; ++p) to = PutFloats(to, raw(rank, p).index_score, index_dim);
+      for (int64_t p = closed; p < open; ++p)
+        to = PutFloats(to, raw(rank, p).index_score, index_dim);
     }
     to = args.wire.data() + tail.csa_open[rank];
     for (int64_t p = open; p < n; ++p) to = PutFloats(to, raw(rank, p).kv, 4 * dim);
@@ -135,12 +138,15 @@ void AttentionPhases::UnpackCompressors(const TailArgs& args, const TailLayout& 
     if (closed >= 0) {
       for (int64_t p = closed; p < open; ++p) from = TakeFloats(from, raw(rank, p).kv, dim);
       for (int64_t p = closed; p < open; ++p) from = TakeFloats(from, raw(rank, p).score, dim);
-      for (int64_t p = closed; p < open; ++p) from = TakeFloats(from, raw(rank, p).index_kv, index_dim);
-      for (int64_t p = closed; p < open; ++p) from = TakeFloats(from, raw(rank, p).index_score, index_dim);
+      for (int64_t p = closed; p < open; ++p)
+        from = TakeFloats(from, raw(rank, p).index_kv, index_dim);
+      for (int64_t p = closed; p < open; ++p)
+        from = TakeFloats(from, raw(rank, p).index_score, index_dim);
     }
     from = args.wire.data() + tail.csa_open[rank];
     for (int64_t p = open; p < n; ++p) from = TakeFloats(from, raw(rank, p).kv, 4 * dim);
-    for (int64_t p = open; p < n; ++p) from = TakeFloats(from, raw(rank, p).index_kv, 4 * index_dim);
+    for (int64_t p = open; p < n; ++p)
+      from = TakeFloats(from, raw(rank, p).index_kv, 4 * index_dim);
   }
   for (size_t rank = 0; rank < tail.hca_state.size(); ++rank) {
     const PoolState state = state_.slots.Hca(args.tail_slot, static_cast<int>(rank));
@@ -184,13 +190,13 @@ void AttentionPhases::UnpackStreams(const TailArgs& args, const TailLayout& tail
 
 absl::Status AttentionPhases::CheckTail(const TailArgs& args, const TailLayout& tail) const {
   if (args.tail_slot < 0 || args.tail_slot >= state_.slots.num_slots()) {
-    return absl::InvalidArgumentError(absl::StrFormat("tail: slot %d, have %d", args.tail_slot,
-                                                      state_.slots.num_slots()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("tail: slot %d, have %d", args.tail_slot, state_.slots.num_slots()));
   }
   if (args.wire.size() < tail.first_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("tail: %d bytes for position %d, need %d", args.wire.size(),
-                        args.num_tokens, tail.first_tokens));
+    return absl::InvalidArgumentError(absl::StrFormat("tail: %d bytes for position %d, need %d",
+                                                      args.wire.size(), args.num_tokens,
+                                                      tail.first_tokens));
   }
   return absl::OkStatus();
 }

@@ -35,20 +35,22 @@ struct HcaRaw {
 // How far a slot's sequence has come. Rows [first, end) belong to the last run; after a verify run
 // only those that a later AdvanceStep or PackTail passes are accepted.
 struct SlotProgress {
-  int64_t folded = 0;  // tokens in the HCA states
-  int64_t end = 0;     // rows computed, unverified ones included
-  int first_page = 0;           // index in the sequence of pages[0]
-  std::vector<PageId> pages;    // of the unverified rows; empty when there are none
-  int64_t streams_before = -1;  // position whose streams are kept from before the last run; -1: none
-  int64_t streams_first = 0;    // position of the first row kept from the last run
+  int64_t folded = 0;         // tokens in the HCA states
+  int64_t end = 0;            // rows computed, unverified ones included
+  int first_page = 0;         // index in the sequence of pages[0]
+  std::vector<PageId> pages;  // of the unverified rows; empty when there are none
+  int64_t streams_before =
+      -1;                     // position whose streams are kept from before the last run; -1: none
+  int64_t streams_first = 0;  // position of the first row kept from the last run
 };
 
-// The device form of tails (contracts.md 3.3). Everything is addressed by position, so a row that was
-// computed for a rejected draft is overwritten by the true one before anything can read it:
+// The device form of tails (contracts.md 3.3). Everything is addressed by position, so a row that
+// was computed for a rejected draft is overwritten by the true one before anything can read it:
 //   window rows          layer, MTP layers last: ring of window + max_draft_rows
-//   CSA raw rows         ring of 8 + max_draft_rows: A halves of the last window, open rows, unverified rows
-//   HCA state            after the last accepted token; its unverified raw rows: ring of max_draft_rows
-//   streams              H of the last run's rows (a prefill or replay run: of its last row) and of the row
+//   CSA raw rows         ring of 8 + max_draft_rows: A halves of the last window, open rows,
+//   unverified rows HCA state            after the last accepted token; its unverified raw rows:
+//   ring of max_draft_rows streams              H of the last run's rows (a prefill or replay run:
+//   of its last row) and of the row
 //                        before it, from which the drafter goes on
 // Sized by the constructor; memory is touched only where a slot is used. Engine thread; distinct
 // positions may be written from several threads.
@@ -57,8 +59,9 @@ class TailSlots {
   TailSlots(const LayoutShape& shape, int num_slots, int max_draft_rows);
 
   int num_slots() const { return num_slots_; }
-  // Forgets the sequence. Position-addressed rows need no clearing: nothing reads a position that was
-  // not written. Only the drafter may look back over positions it skipped: its window becomes zero.
+  // Forgets the sequence. Position-addressed rows need no clearing: nothing reads a position that
+  // was not written. Only the drafter may look back over positions it skipped: its window becomes
+  // zero.
   void Reset(int slot);
   void ClearDrafterWindow(int slot);
 
@@ -77,7 +80,9 @@ class TailSlots {
   struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
   };
-  std::byte* At(int slot, size_t offset) const { return memory_.get() + slot_bytes_ * static_cast<size_t>(slot) + offset; }
+  std::byte* At(int slot, size_t offset) const {
+    return memory_.get() + slot_bytes_ * static_cast<size_t>(slot) + offset;
+  }
 
   const int num_slots_, num_layers_, num_mtp_layers_;
   const int window_ring_, csa_ring_, unverified_ring_;

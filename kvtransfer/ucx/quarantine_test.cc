@@ -18,7 +18,7 @@ namespace {
 
 constexpr TestShape kShape{.num_pages = 96, .page_bytes = 995328, .tail_bytes = 4519664};
 constexpr uint64_t kOwnIncarnation = 42;
-constexpr absl::Duration kPatience = absl::Seconds(20);
+constexpr absl::Duration kPatience = absl::Seconds(60);
 
 // A child process, killed and reaped at the end whatever happened.
 class Sender {
@@ -99,7 +99,7 @@ class QuarantineTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(QuarantineTest, ReturnedMemoryIsNeverWrittenWhenAStoppedSenderGoesOn) {
   TransferLimits limits;
-  limits.silence = absl::Seconds(20);  // what is tested is the cancel, not the silence
+  limits.silence = absl::Seconds(50);  // what is tested is the cancel, not the silence
   TestNode node(kShape, OwnConfig(), limits);
   node.OpenLandingWithCredit(kShape.num_pages);
   Sender sender(node.transport().Address(), kShape, GetParam());
@@ -128,7 +128,7 @@ TEST_P(QuarantineTest, ReturnedMemoryIsNeverWrittenWhenAStoppedSenderGoesOn) {
 }
 
 TEST_P(QuarantineTest, AKilledSenderIsNoticedAndItsMemoryComesBack) {
-  TestNode node(kShape, OwnConfig(), TransferLimits{});
+  TestNode node(kShape, OwnConfig(), TransferLimits::Dev());
   node.OpenLandingWithCredit(kShape.num_pages);
   Sender sender(node.transport().Address(), kShape, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() >= 3; }, kPatience));
@@ -150,7 +150,7 @@ TEST_P(QuarantineTest, AKilledSenderIsNoticedAndItsMemoryComesBack) {
 
 TEST_P(QuarantineTest, MovesTwoHundredBlocks) {
   constexpr TestShape kLong{.num_pages = 200, .page_bytes = 110592, .tail_bytes = 3751664};
-  TestNode node(kLong, OwnConfig(), TransferLimits{});
+  TestNode node(kLong, OwnConfig(), TransferLimits::Dev());
   node.OpenLandingWithCredit(kLong.num_pages);
   Sender sender(node.transport().Address(), kLong, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() == 201; }, kPatience));

@@ -20,7 +20,7 @@ int Send(char** argv) {
   UcxConfig config;
   config.incarnation = Incarnation{7};
   config.can_pull_hosts = std::string(argv[6]) == "pull";
-  TestNode node(shape, config, TransferLimits{});
+  TestNode node(shape, config, TransferLimits::Dev());
   node.OpenSendTo(argv[1], Incarnation{static_cast<uint64_t>(std::atoll(argv[2]))});
   node.OfferAll();
   const size_t all = shape.num_pages + size_t{1};

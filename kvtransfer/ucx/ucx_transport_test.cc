@@ -184,8 +184,8 @@ TEST(SocketAddressTest, ReadsAndWritesBothFamilies) {
 // Two agents on two transfer threads of one process; `tcp` alone makes them use sockets.
 TEST(AgentsOverUcx, MoveATransferBetweenTwoThreads) {
   constexpr TestShape kShape{.num_pages = 70, .page_bytes = 110592, .tail_bytes = 4519664};
-  TestNode source(kShape, ConfigOf(1, "tcp"), TransferLimits{});
-  TestNode sink(kShape, ConfigOf(2, "tcp"), TransferLimits{});
+  TestNode source(kShape, ConfigOf(1, "tcp"), TransferLimits::Dev());
+  TestNode sink(kShape, ConfigOf(2, "tcp"), TransferLimits::Dev());
   sink.OpenLandingWithCredit(kShape.num_pages);
   source.OpenSendTo(sink.transport().Address(), Incarnation{2});
   source.OfferAll();

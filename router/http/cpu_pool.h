@@ -8,7 +8,8 @@
 
 namespace baton::router {
 
-// A few threads for work that would hold an I/O loop too long: parsing and tokenizing of large bodies (style.md 3.5). Any thread.
+// A few threads for work that would hold an I/O loop too long: parsing and tokenizing of large
+// bodies (style.md 3.5). Any thread.
 class CpuPool {
  public:
   CpuPool(int threads, size_t max_waiting);

@@ -9,31 +9,53 @@ namespace {
 
 constexpr auto kNever = std::chrono::hours(24 * 365);
 
-bool IsHeaderSafe(const std::string& text) { return text.find_first_of("\r\n") == std::string::npos; }
+bool IsHeaderSafe(const std::string& text) {
+  return text.find_first_of("\r\n") == std::string::npos;
+}
 
 }  // namespace
 
 std::string_view HttpReason(int status) {
   switch (status) {
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 413: return "Content Too Large";
-    case 415: return "Unsupported Media Type";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    default: return "Status";
+    case 200:
+      return "OK";
+    case 204:
+      return "No Content";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 413:
+      return "Content Too Large";
+    case 415:
+      return "Unsupported Media Type";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    default:
+      return "Status";
   }
 }
 
-HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11, bool keep_alive, bool is_head)
-    : io_(io), shared_(shared), is_http11_(is_http11), is_head_(is_head), keep_alive_(keep_alive), changed_(io) {
+HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11,
+                       bool keep_alive, bool is_head)
+    : io_(io),
+      shared_(shared),
+      is_http11_(is_http11),
+      is_head_(is_head),
+      keep_alive_(keep_alive),
+      changed_(io) {
   changed_.expires_after(kNever);
 }
 
@@ -98,7 +120,8 @@ void HttpAnswer::Post(std::function<void()> task) {
 
 void HttpAnswer::PostAfter(absl::Duration delay, std::function<void()> task) {
   auto timer = std::make_shared<boost::asio::steady_timer>(io_, absl::ToChronoNanoseconds(delay));
-  timer->async_wait([self = weak_from_this(), timer, task = std::move(task)](const boost::system::error_code& error) {
+  timer->async_wait([self = weak_from_this(), timer,
+                     task = std::move(task)](const boost::system::error_code& error) {
     const auto answer = self.lock();
     if (!error && answer && !answer->is_over()) task();
   });

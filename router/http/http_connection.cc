@@ -23,8 +23,9 @@ auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, 
 
 std::string LowerCase(boost::beast::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(),
-                 [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) {
+    return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  });
   return out;
 }
 
@@ -35,7 +36,8 @@ HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arriv
   const size_t question = std::min(target.find('?'), target.size());
   request.path = target.substr(0, question);
   request.query = target.substr(std::min(question + 1, target.size()));
-  for (const auto& field : message) request.headers[LowerCase(field.name_string())] = std::string(field.value());
+  for (const auto& field : message)
+    request.headers[LowerCase(field.name_string())] = std::string(field.value());
   request.body = std::move(message.body());
   request.arrival = arrival;
   return request;
@@ -43,8 +45,12 @@ HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arriv
 
 }  // namespace
 
-HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socket, HttpShared& shared)
-    : io_(io), stream_(std::move(socket)), shared_(shared), buffer_(shared.limits.max_header_bytes + (64 << 10)) {
+HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socket,
+                               HttpShared& shared)
+    : io_(io),
+      stream_(std::move(socket)),
+      shared_(shared),
+      buffer_(shared.limits.max_header_bytes + (64 << 10)) {
   ++shared_.counters.connections;
 }
 
@@ -67,7 +73,8 @@ asio::awaitable<void> HttpConnection::Run() {
     std::optional<HttpRequest> request = co_await ReadRequest(keep_alive, is_http11, refusal);
     if (!request && refusal.status == 0) break;  // the client left between requests
     const bool is_head = request && request->method == "HEAD";
-    auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11, request ? keep_alive : false, is_head);
+    auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11,
+                                               request ? keep_alive : false, is_head);
     ++shared_.counters.exchanges;
     if (request) {
       ++shared_.counters.requests;
@@ -85,8 +92,9 @@ asio::awaitable<void> HttpConnection::Run() {
   stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
 }
 
-asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive, bool& is_http11,
-                                                                       Refusal& refusal) {
+asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive,
+                                                                        bool& is_http11,
+                                                                        Refusal& refusal) {
   error_code error;
   if (buffer_.size() == 0) {  // idle until the first byte
     stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.idle_timeout));
@@ -101,8 +109,10 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
   stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
   co_await http::async_read_header(stream_, buffer_, parser, Into(error));
   if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    refusal = {431, absl::StrFormat("the request's head is larger than %d bytes", shared_.limits.max_header_bytes)};
-  } else if (error && error.category() == http::make_error_code(http::error::bad_value).category() &&
+    refusal = {431, absl::StrFormat("the request's head is larger than %d bytes",
+                                    shared_.limits.max_header_bytes)};
+  } else if (error &&
+             error.category() == http::make_error_code(http::error::bad_value).category() &&
              error != http::error::end_of_stream && error != http::error::partial_message) {
     refusal = {400, absl::StrFormat("malformed HTTP request: %s", error.message())};
   }
@@ -115,9 +125,11 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
 }
 
 asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, Refusal& refusal) {
-  const size_t announced = parser.content_length() ? static_cast<size_t>(*parser.content_length()) : 0;
+  const size_t announced =
+      parser.content_length() ? static_cast<size_t>(*parser.content_length()) : 0;
   if (announced > shared_.limits.max_body_bytes) {
-    refusal = {413, absl::StrFormat("the body has %d bytes, the limit is %d", announced, shared_.limits.max_body_bytes)};
+    refusal = {413, absl::StrFormat("the body has %d bytes, the limit is %d", announced,
+                                    shared_.limits.max_body_bytes)};
     co_return false;
   }
   const bool wants_continue = LowerCase(parser.get()[http::field::expect]) == "100-continue";
@@ -134,11 +146,14 @@ asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, Refusal& refusal)
     shared_.counters.bodies_bytes += static_cast<int64_t>(held - body_bytes_);
     body_bytes_ = held;
     if (held > shared_.limits.max_body_bytes) {
-      refusal = {413, absl::StrFormat("the body is larger than %d bytes", shared_.limits.max_body_bytes)};
+      refusal = {
+          413, absl::StrFormat("the body is larger than %d bytes", shared_.limits.max_body_bytes)};
       co_return false;
     }
-    if (shared_.counters.bodies_bytes.load() > static_cast<int64_t>(shared_.limits.max_bodies_bytes)) {
-      refusal = {429, absl::StrFormat("the bodies in flight pass %d bytes", shared_.limits.max_bodies_bytes)};
+    if (shared_.counters.bodies_bytes.load() >
+        static_cast<int64_t>(shared_.limits.max_bodies_bytes)) {
+      refusal = {429, absl::StrFormat("the bodies in flight pass %d bytes",
+                                      shared_.limits.max_bodies_bytes)};
       co_return false;
     }
   }
@@ -150,7 +165,8 @@ asio::awaitable<bool> HttpConnection::WriteAll(std::string bytes) {
   while (sent < bytes.size()) {
     error_code error;
     stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.write_timeout));
-    sent += co_await stream_.async_write_some(asio::buffer(bytes.data() + sent, bytes.size() - sent), Into(error));
+    sent += co_await stream_.async_write_some(
+        asio::buffer(bytes.data() + sent, bytes.size() - sent), Into(error));
     if (error) co_return false;
   }
   co_return true;
@@ -183,7 +199,8 @@ asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpAnswer> an
     co_await stream_.socket().async_wait(asio::ip::tcp::socket::wait_read, Into(error));
     if (error || answer->is_over()) co_return;
     char byte = 0;
-    const ssize_t peeked = recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t peeked =
+        recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (peeked > 0) co_return;  // the next request, pipelined: it waits its turn
     if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
     answer->Gone();

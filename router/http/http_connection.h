@@ -24,10 +24,12 @@ struct HttpShared {
   HttpCounters counters;
 };
 
-// One answer in progress; see HttpExchange. The connection's coroutine takes what is queued and writes it.
+// One answer in progress; see HttpExchange. The connection's coroutine takes what is queued and
+// writes it.
 class HttpAnswer final : public HttpExchange, public std::enable_shared_from_this<HttpAnswer> {
  public:
-  HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11, bool keep_alive, bool is_head);
+  HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11, bool keep_alive,
+             bool is_head);
 
   void Respond(int status, HttpHeaders headers, std::string body) override;
   void StartStream(int status, HttpHeaders headers) override;
@@ -63,7 +65,8 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
 // One client connection: reads requests, hands them on, writes the answers in order.
 class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
  public:
-  HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket, HttpShared& shared);
+  HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket,
+                 HttpShared& shared);
   ~HttpConnection();
   boost::asio::awaitable<void> Run();
 
@@ -74,7 +77,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
     int status = 0;
     std::string message;
   };
-  boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11, Refusal& refusal);
+  boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11,
+                                                                 Refusal& refusal);
   boost::asio::awaitable<bool> ReadBody(Parser& parser, Refusal& refusal);
   // Writes the answer until it is over; false when the connection cannot be used further.
   boost::asio::awaitable<bool> WriteAnswer(std::shared_ptr<HttpAnswer> answer);

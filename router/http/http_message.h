@@ -15,8 +15,8 @@ namespace baton::router {
 
 struct HttpRequest {
   std::string method;
-  std::string path;   // without the query, as received
-  std::string query;  // without '?'
+  std::string path;                            // without the query, as received
+  std::string query;                           // without '?'
   std::map<std::string, std::string> headers;  // names in lower case; of repeated ones the last
   std::string body;
   absl::Time arrival;  // of the first byte, router's clock
@@ -30,8 +30,8 @@ struct HttpRequest {
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
-// The answer to one request. Lives on its connection's thread: call it there only (Post brings you there). Calls after the
-// client has gone are ignored.
+// The answer to one request. Lives on its connection's thread: call it there only (Post brings you
+// there). Calls after the client has gone are ignored.
 class HttpExchange {
  public:
   virtual ~HttpExchange() = default;
@@ -41,8 +41,8 @@ class HttpExchange {
   virtual void StartStream(int status, HttpHeaders headers) = 0;
   virtual void Write(std::string piece) = 0;
   virtual void EndStream() = 0;
-  // Called once, on the connection's thread, when the client is gone before the answer was complete: closed its side, reset, or read so
-  // slowly that its backlog passed the limit.
+  // Called once, on the connection's thread, when the client is gone before the answer was
+  // complete: closed its side, reset, or read so slowly that its backlog passed the limit.
   virtual void OnGone(std::function<void()> callback) = 0;
   // Runs `task` on the connection's thread. Any thread.
   virtual void Post(std::function<void()> task) = 0;

@@ -41,7 +41,9 @@ class HttpServer::Impl {
     if (!error) acceptor_->set_option(tcp::acceptor::reuse_address(true), error);
     if (!error) acceptor_->bind(endpoint, error);
     if (!error) acceptor_->listen(1024, error);
-    if (error) return absl::UnavailableError(absl::StrFormat("cannot listen on %s:%d: %s", host, port, error.message()));
+    if (error)
+      return absl::UnavailableError(
+          absl::StrFormat("cannot listen on %s:%d: %s", host, port, error.message()));
     port_ = acceptor_->local_endpoint().port();
     asio::co_spawn(loops_[0]->io, Accept(), asio::detached);
     for (auto& loop : loops_) loop->thread = std::thread([&io = loop->io] { io.run(); });
@@ -70,7 +72,8 @@ class HttpServer::Impl {
     while (acceptor_->is_open()) {
       asio::io_context& io = loops_[next++ % loops_.size()]->io;
       error_code error;
-      tcp::socket socket = co_await acceptor_->async_accept(io, asio::redirect_error(asio::use_awaitable, error));
+      tcp::socket socket =
+          co_await acceptor_->async_accept(io, asio::redirect_error(asio::use_awaitable, error));
       if (error == asio::error::operation_aborted) co_return;
       if (error) continue;  // e.g. the client has gone already, or no file descriptor is free
       if (shared_.counters.connections.load() >= shared_.limits.max_connections) {
@@ -93,8 +96,10 @@ class HttpServer::Impl {
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HttpServer::~HttpServer() = default;
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port, HttpLimits limits,
-                                                              HttpHandler& handler, const Clock& clock) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, int port,
+                                                              HttpLimits limits,
+                                                              HttpHandler& handler,
+                                                              const Clock& clock) {
   auto impl = std::make_unique<Impl>(limits, handler, clock);
   if (const absl::Status status = impl->Listen(host, port); !status.ok()) return status;
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

@@ -15,9 +15,9 @@ struct HttpLimits {
   int threads = 2;
   int max_connections = 4096;
   size_t max_header_bytes = 64 << 10;
-  size_t max_body_bytes = 64 << 20;             // one body: above it 413
-  size_t max_bodies_bytes = 512 << 20;          // all bodies being read or handled: above it 429
-  size_t max_backlog_bytes = 8 << 20;           // unsent bytes of one answer: above it the client is gone
+  size_t max_body_bytes = 64 << 20;     // one body: above it 413
+  size_t max_bodies_bytes = 512 << 20;  // all bodies being read or handled: above it 429
+  size_t max_backlog_bytes = 8 << 20;   // unsent bytes of one answer: above it the client is gone
   // A passed timeout closes the connection without an answer.
   absl::Duration header_timeout = absl::Seconds(15);  // from the first byte to the last of the head
   absl::Duration body_timeout = absl::Seconds(60);    // without a byte of the body
@@ -27,21 +27,24 @@ struct HttpLimits {
 
 // Readable from any thread.
 struct HttpCounters {
-  std::atomic<int64_t> connections = 0;  // open now
+  std::atomic<int64_t> connections = 0;   // open now
   std::atomic<int64_t> exchanges = 0;     // requests read whose answer is not out yet
   std::atomic<int64_t> bodies_bytes = 0;  // held now
   std::atomic<uint64_t> accepted = 0;
-  std::atomic<uint64_t> refused = 0;      // for max_connections
+  std::atomic<uint64_t> refused = 0;  // for max_connections
   std::atomic<uint64_t> requests = 0;
   std::atomic<uint64_t> clients_gone = 0;
 };
 
-// HTTP/1.1 with keep-alive and pipelining. One io_context per thread; a connection lives and dies on one of them (style.md 3.5).
+// HTTP/1.1 with keep-alive and pipelining. One io_context per thread; a connection lives and dies
+// on one of them (style.md 3.5).
 class HttpServer {
  public:
-  // Listens on host:port (port 0: any). `handler` and `clock` outlive the server. Errors name the address.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port, HttpLimits limits,
-                                                           HttpHandler& handler, const Clock& clock);
+  // Listens on host:port (port 0: any). `handler` and `clock` outlive the server. Errors name the
+  // address.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port,
+                                                           HttpLimits limits, HttpHandler& handler,
+                                                           const Clock& clock);
   ~HttpServer();  // closes every connection
 
   int port() const;

@@ -16,7 +16,8 @@ namespace {
 
 namespace asio = boost::asio;
 
-// Echoes what it got; streams on /stream; answers nothing on /wait until the client leaves; floods on /flood.
+// Echoes what it got; streams on /stream; answers nothing on /wait until the client leaves; floods
+// on /flood.
 class EchoHandler final : public HttpHandler {
  public:
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
@@ -34,7 +35,8 @@ class EchoHandler final : public HttpHandler {
       exchange->StartStream(200, {});
       Flood(exchange);
     } else {
-      exchange->Respond(200, {{"X-Method", request.method}}, request.path + "|" + request.query + "|" + request.body);
+      exchange->Respond(200, {{"X-Method", request.method}},
+                        request.path + "|" + request.query + "|" + request.body);
     }
   }
   std::string ErrorBody(int status, std::string_view message) override {
@@ -124,7 +126,8 @@ TEST_F(HttpServerTest, RefusesWhatPassesItsLimits) {
   Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 101\r\n\r\n");
   EXPECT_NE(ReadUntil("}").find("the body has 101 bytes, the limit is 100"), std::string::npos);
   Connect();
-  Send("POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n80\r\n" + std::string(128, 'x') + "\r\n0\r\n\r\n");
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n80\r\n" +
+       std::string(128, 'x') + "\r\n0\r\n\r\n");
   EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 413", 0), 0u);
   Connect();
   Send("GET / HTTP/1.1\r\nHost: h\r\nX: " + std::string(2000, 'x') + "\r\n\r\n");
@@ -152,7 +155,8 @@ TEST_F(HttpServerTest, TellsWhenTheClientLeaves) {
 TEST_F(HttpServerTest, GivesUpOnAReaderThatStops) {
   Start({.max_backlog_bytes = 1 << 20});
   Send("GET /flood HTTP/1.1\r\nHost: h\r\n\r\n");
-  EXPECT_EQ(handler_.gone.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  EXPECT_EQ(handler_.gone.get_future().wait_for(std::chrono::seconds(20)),
+            std::future_status::ready);
   EXPECT_EQ(server_->counters().clients_gone.load(), 1u);
 }
 

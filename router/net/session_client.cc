@@ -25,9 +25,11 @@ using SessionBox = wire::SessionOutbox<wire::RouterMessage>;
 absl::Status CheckAddress(const std::string& entry, const std::string& address) {
   const size_t colon = address.rfind(':');
   const std::string port = colon == std::string::npos ? "" : address.substr(colon + 1);
-  const bool is_number = !port.empty() && port.size() <= 5 && port.find_first_not_of("0123456789") == std::string::npos;
+  const bool is_number = !port.empty() && port.size() <= 5 &&
+                         port.find_first_not_of("0123456789") == std::string::npos;
   if (colon == 0 || !is_number || std::stoi(port) < 1 || std::stoi(port) > 65'535)
-    return absl::InvalidArgumentError(absl::StrFormat("workers: '%s' is no host:port or dns:host:port", entry));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("workers: '%s' is no host:port or dns:host:port", entry));
   return absl::OkStatus();
 }
 
@@ -42,7 +44,9 @@ std::vector<std::string> Resolve(const std::string& name) {
   if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found) != 0) return out;
   for (const addrinfo* item = found; item != nullptr; item = item->ai_next) {
     char text[NI_MAXHOST];
-    if (getnameinfo(item->ai_addr, item->ai_addrlen, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) != 0) continue;
+    if (getnameinfo(item->ai_addr, item->ai_addrlen, text, sizeof(text), nullptr, 0,
+                    NI_NUMERICHOST) != 0)
+      continue;
     const bool is_v6 = item->ai_family == AF_INET6;
     out.push_back(absl::StrFormat(is_v6 ? "[%s]:%s" : "%s:%s", text, port));
   }
@@ -54,7 +58,8 @@ std::vector<std::string> Resolve(const std::string& name) {
 
 class SessionPool::Impl {
  public:
-  Impl(SessionPoolOptions options, const Clock& clock) : options_(std::move(options)), clock_(clock) {}
+  Impl(SessionPoolOptions options, const Clock& clock)
+      : options_(std::move(options)), clock_(clock) {}
   ~Impl() { Stop(); }
   absl::Status Start(PlannerThread& planner);
   void Stop();
@@ -85,16 +90,20 @@ class SessionPool::Impl {
   Mutex mutex_;  // the planner sends while streams come and go on gRPC threads
   ConditionVariable changed_;
   bool is_stopping_ GUARDED_BY(mutex_) = false;
-  std::map<std::string, Link> links_ GUARDED_BY(mutex_);         // by address
+  std::map<std::string, Link> links_ GUARDED_BY(mutex_);  // by address
   std::map<WorkerId, Link*> links_by_worker_ GUARDED_BY(mutex_);
   int open_streams_ GUARDED_BY(mutex_) = 0;
 };
 
 // One session. gRPC threads; Push and End: any thread, under the pool's mutex.
-class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::RouterMessage, pb::WorkerMessage> {
+class SessionPool::Impl::Stream final
+    : public grpc::ClientBidiReactor<pb::RouterMessage, pb::WorkerMessage> {
  public:
   Stream(Impl& pool, Link& link)
-      : pool_(pool), worker_(link.worker), address_(link.address), outbox_(pool.options_.max_outbox_messages),
+      : pool_(pool),
+        worker_(link.worker),
+        address_(link.address),
+        outbox_(pool.options_.max_outbox_messages),
         last_heard_us_(absl::ToUnixMicros(pool.clock_.Now())) {
     wire::RouterMessage first;
     first.hello.emplace();
@@ -120,7 +129,8 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
     WriteNext();
   }
 
-  // `cancels`: breaks off what is in flight; a stream that the other side ended keeps that side's status.
+  // `cancels`: breaks off what is in flight; a stream that the other side ended keeps that side's
+  // status.
   void End(const absl::Status& status, bool cancels = true) {
     MutexLock lock(operation_mutex_);
     if (is_ended_) return;
@@ -138,7 +148,9 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
     Push(std::move(message), SessionBox::Lane::kBeat);
   }
 
-  absl::Duration Silence() const { return pool_.clock_.Now() - absl::FromUnixMicros(last_heard_us_.load()); }
+  absl::Duration Silence() const {
+    return pool_.clock_.Now() - absl::FromUnixMicros(last_heard_us_.load());
+  }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -147,7 +159,8 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
     }
     last_heard_us_ = absl::ToUnixMicros(pool_.clock_.Now());
     if (const absl::Status status = Accept(); !status.ok()) {
-      Log(LogLevel::kWarn, "session_refused", absl::StrFormat("worker=%s error=%s", address_, status.ToString()));
+      Log(LogLevel::kWarn, "session_refused",
+          absl::StrFormat("worker=%s error=%s", address_, status.ToString()));
       End(status);
       return;
     }
@@ -167,7 +180,8 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
       status = end_status_;
     }
     if (!grpc_status.ok() && grpc_status.error_code() != grpc::StatusCode::CANCELLED)
-      status = absl::Status(static_cast<absl::StatusCode>(grpc_status.error_code()), grpc_status.error_message());
+      status = absl::Status(static_cast<absl::StatusCode>(grpc_status.error_code()),
+                            grpc_status.error_message());
     pool_.Forget(this, status);
     delete this;
   }
@@ -177,11 +191,13 @@ class SessionPool::Impl::Stream final : public grpc::ClientBidiReactor<pb::Route
     auto message = wire::FromProto(incoming_);
     if (!message.ok()) return message.status();
     if (message->hello.has_value() == is_up_)
-      return absl::InvalidArgumentError(is_up_ ? "hello: sent twice" : "hello: must be the first message");
+      return absl::InvalidArgumentError(is_up_ ? "hello: sent twice"
+                                               : "hello: must be the first message");
     if (!is_up_) {
       is_up_ = true;
-      Log(LogLevel::kInfo, "session_up", absl::StrFormat("worker=%s id=%s incarnation=%d", address_, message->hello->worker_id,
-                                                         message->hello->incarnation.value));
+      Log(LogLevel::kInfo, "session_up",
+          absl::StrFormat("worker=%s id=%s incarnation=%d", address_, message->hello->worker_id,
+                          message->hello->incarnation.value));
       pool_.planner_->OnWorkerEvent(worker_, SessionUp{*message->hello, address_});
       message->hello.reset();
     }
@@ -274,12 +290,14 @@ void SessionPool::Impl::Send(WorkerId worker, wire::RouterMessage message, Sessi
 void SessionPool::Impl::Close(WorkerId worker, const absl::Status& status) {
   MutexLock lock(mutex_);
   const auto link = links_by_worker_.find(worker);
-  if (link != links_by_worker_.end() && link->second->stream != nullptr) link->second->stream->End(status);
+  if (link != links_by_worker_.end() && link->second->stream != nullptr)
+    link->second->stream->End(status);
 }
 
 void SessionPool::Impl::Forget(Stream* stream, const absl::Status& status) {
   if (stream->is_up()) {
-    Log(LogLevel::kInfo, "session_down", absl::StrFormat("worker=%s status=%s", stream->address(), status.ToString()));
+    Log(LogLevel::kInfo, "session_down",
+        absl::StrFormat("worker=%s status=%s", stream->address(), status.ToString()));
     planner_->OnWorkerEvent(stream->worker(), SessionDown{status});
   }
   MutexLock lock(mutex_);
@@ -339,15 +357,18 @@ SessionPool::~SessionPool() = default;
 
 absl::Status SessionPool::Start(PlannerThread& planner) { return impl_->Start(planner); }
 void SessionPool::Stop() { impl_->Stop(); }
-void SessionPool::Close(WorkerId worker, const absl::Status& status) { impl_->Close(worker, status); }
+void SessionPool::Close(WorkerId worker, const absl::Status& status) {
+  impl_->Close(worker, status);
+}
 
-// Prompt chunks go on their own: a Run goes before its chunks either way, and a transfer's chunks, which must keep their order, then
-// never travel in two lanes.
+// Prompt chunks go on their own: a Run goes before its chunks either way, and a transfer's chunks,
+// which must keep their order, then never travel in two lanes.
 void SessionPool::Send(WorkerId worker, wire::RouterMessage message) {
   wire::RouterMessage chunks;
   chunks.prompt_chunks.swap(message.prompt_chunks);
   const bool has_chunks = !chunks.prompt_chunks.empty();
-  if (message != wire::RouterMessage{}) impl_->Send(worker, std::move(message), SessionBox::Lane::kControl);
+  if (message != wire::RouterMessage{})
+    impl_->Send(worker, std::move(message), SessionBox::Lane::kControl);
   if (has_chunks) impl_->Send(worker, std::move(chunks), SessionBox::Lane::kBulk);
 }
 

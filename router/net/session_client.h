@@ -14,7 +14,8 @@ namespace baton::router {
 struct SessionPoolOptions {
   std::string router_id = "router";
   Incarnation incarnation;
-  // "host:port", or "dns:host:port": every address the name resolves to, asked again each `resolve_interval`.
+  // "host:port", or "dns:host:port": every address the name resolves to, asked again each
+  // `resolve_interval`.
   std::vector<std::string> workers;
   absl::Duration beat_interval = absl::Milliseconds(500);
   absl::Duration silence = absl::Seconds(2);
@@ -23,8 +24,9 @@ struct SessionPoolOptions {
   size_t max_outbox_messages = 65'536;
 };
 
-// The router's side of all sessions (contracts.md 5): one stream per worker address, opened again when it ends; beats and silence on a
-// thread of its own, everything else goes to the planner. DNS only adds addresses. Start and stop: one thread; Send: any.
+// The router's side of all sessions (contracts.md 5): one stream per worker address, opened again
+// when it ends; beats and silence on a thread of its own, everything else goes to the planner. DNS
+// only adds addresses. Start and stop: one thread; Send: any.
 class SessionPool final : public WorkerLinks {
  public:
   SessionPool(SessionPoolOptions options, const Clock& clock);

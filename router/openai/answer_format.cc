@@ -18,7 +18,10 @@ std::string Quoted(std::string_view text) {
   return out;
 }
 
-std::string Logprob(float value) { return absl::StrFormat("%.9g", std::isfinite(value) ? static_cast<double>(value) : kMinusInfinity); }
+std::string Logprob(float value) {
+  return absl::StrFormat("%.9g",
+                         std::isfinite(value) ? static_cast<double>(value) : kMinusInfinity);
+}
 
 std::string TokenName(int32_t token, const Tokenizer& tokenizer, bool as_id) {
   if (as_id) return absl::StrFormat("token_id:%d", token);
@@ -27,27 +30,33 @@ std::string TokenName(int32_t token, const Tokenizer& tokenizer, bool as_id) {
 
 std::string BytesJson(std::string_view bytes) {
   std::string out = "[";
-  for (const char c : bytes) absl::StrAppendFormat(&out, "%s%d", out.size() > 1 ? "," : "", static_cast<unsigned char>(c));
+  for (const char c : bytes)
+    absl::StrAppendFormat(&out, "%s%d", out.size() > 1 ? "," : "", static_cast<unsigned char>(c));
   return out + "]";
 }
 
 // {"token":...,"logprob":...,"bytes":[...]} without the closing brace.
 std::string ChatLogprob(int32_t token, float logprob, const Tokenizer& tokenizer, bool as_id) {
-  return absl::StrFormat("{\"token\":%s,\"logprob\":%s,\"bytes\":%s", Quoted(TokenName(token, tokenizer, as_id)), Logprob(logprob),
+  return absl::StrFormat("{\"token\":%s,\"logprob\":%s,\"bytes\":%s",
+                         Quoted(TokenName(token, tokenizer, as_id)), Logprob(logprob),
                          BytesJson(tokenizer.Bytes(token)));
 }
 
 // Characters that begin in these bytes, so that a character split over tokens counts once.
 int64_t NumCharacters(std::string_view bytes) {
-  return std::count_if(bytes.begin(), bytes.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+  return std::count_if(bytes.begin(), bytes.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
 std::string EndJson(const ChoiceEnd* end) {
-  if (end == nullptr || end->finish_reason.empty()) return "\"finish_reason\":null,\"stop_reason\":null";
+  if (end == nullptr || end->finish_reason.empty())
+    return "\"finish_reason\":null,\"stop_reason\":null";
   std::string reason = "null";
   if (end->has_stop_string) reason = Quoted(end->stop_string);
-  if (!end->has_stop_string && end->stop_token >= 0) reason = absl::StrFormat("%d", end->stop_token);
-  return absl::StrFormat("\"finish_reason\":%s,\"stop_reason\":%s,\"matched_stop\":%s", Quoted(end->finish_reason), reason, reason);
+  if (!end->has_stop_string && end->stop_token >= 0)
+    reason = absl::StrFormat("%d", end->stop_token);
+  return absl::StrFormat("\"finish_reason\":%s,\"stop_reason\":%s,\"matched_stop\":%s",
+                         Quoted(end->finish_reason), reason, reason);
 }
 
 std::string IdsJson(const std::vector<int32_t>& ids) {
@@ -58,29 +67,33 @@ std::string IdsJson(const std::vector<int32_t>& ids) {
 
 std::string HeadJson(const AnswerHead& head, std::string_view chat_object) {
   return absl::StrFormat("\"id\":%s,\"object\":\"%s\",\"created\":%d,\"model\":%s", Quoted(head.id),
-                         head.kind == CompletionKind::kChat ? chat_object : "text_completion", head.created, Quoted(head.model));
+                         head.kind == CompletionKind::kChat ? chat_object : "text_completion",
+                         head.created, Quoted(head.model));
 }
 
 std::string ChoiceJson(const AnswerHead& head, const ChoiceText& choice, const ShownFields& shown) {
   std::string body;
   if (head.kind == CompletionKind::kChat) {
     const bool has_content = !choice.content.empty() || choice.reasoning.empty();
-    body = absl::StrFormat("\"message\":{\"role\":\"assistant\",\"content\":%s,\"reasoning_content\":%s}",
-                           has_content ? Quoted(choice.content) : "null",
-                           choice.reasoning.empty() || !shown.reasoning ? "null" : Quoted(choice.reasoning));
+    body = absl::StrFormat(
+        "\"message\":{\"role\":\"assistant\",\"content\":%s,\"reasoning_content\":%s}",
+        has_content ? Quoted(choice.content) : "null",
+        choice.reasoning.empty() || !shown.reasoning ? "null" : Quoted(choice.reasoning));
   } else {
     body = "\"text\":" + Quoted(choice.content);
   }
   std::string ids;
   if (shown.token_ids) ids = ",\"token_ids\":" + IdsJson(choice.token_ids);
-  return absl::StrFormat("{\"index\":%d,%s,\"logprobs\":%s,%s%s}", choice.index, body, choice.logprobs, EndJson(&choice.end), ids);
+  return absl::StrFormat("{\"index\":%d,%s,\"logprobs\":%s,%s%s}", choice.index, body,
+                         choice.logprobs, EndJson(&choice.end), ids);
 }
 
 }  // namespace
 
 std::string ErrorJson(const ApiError& error) {
-  return absl::StrFormat("{\"error\":{\"message\":%s,\"type\":%s,\"param\":%s,\"code\":%d%s}}", Quoted(error.message),
-                         Quoted(error.type), error.param.empty() ? "null" : Quoted(error.param), error.http_status,
+  return absl::StrFormat("{\"error\":{\"message\":%s,\"type\":%s,\"param\":%s,\"code\":%d%s}}",
+                         Quoted(error.message), Quoted(error.type),
+                         error.param.empty() ? "null" : Quoted(error.param), error.http_status,
                          error.message.find("maximum context length") == std::string::npos
                              ? ""
                              : ",\"error_code\":\"context_length_exceeded\"");
@@ -88,17 +101,20 @@ std::string ErrorJson(const ApiError& error) {
 
 std::string UsageJson(const UsageCounts& usage) {
   return absl::StrFormat(
-      "{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_details\":{\"cached_tokens\":%d},"
+      "{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_"
+      "details\":{\"cached_tokens\":%d},"
       "\"completion_tokens_details\":{\"reasoning_tokens\":%d}}",
-      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, usage.cached_tokens,
-      usage.reasoning_tokens);
+      usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
+      usage.cached_tokens, usage.reasoning_tokens);
 }
 
-std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer, bool tokens_as_ids) {
+std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                             bool tokens_as_ids) {
   std::string out = "{\"content\":[";
   for (const TokenRecord& record : records) {
     if (&record != &records.front()) out += ",";
-    out += ChatLogprob(record.token, record.logprob, tokenizer, tokens_as_ids) + ",\"top_logprobs\":[";
+    out +=
+        ChatLogprob(record.token, record.logprob, tokenizer, tokens_as_ids) + ",\"top_logprobs\":[";
     for (const TokenLogprob& top : record.top) {
       if (&top != &record.top.front()) out += ",";
       out += ChatLogprob(top.token, top.logprob, tokenizer, tokens_as_ids) + "}";
@@ -108,31 +124,35 @@ std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Toke
   return out + "]}";
 }
 
-std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer, bool tokens_as_ids,
-                             int64_t& text_offset) {
+std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                             bool tokens_as_ids, int64_t& text_offset) {
   std::string offsets, logprobs, tokens, tops;
   for (const TokenRecord& record : records) {
     const char* comma = &record == &records.front() ? "" : ",";
     absl::StrAppendFormat(&offsets, "%s%d", comma, text_offset);
     absl::StrAppendFormat(&logprobs, "%s%s", comma, Logprob(record.logprob));
-    absl::StrAppendFormat(&tokens, "%s%s", comma, Quoted(TokenName(record.token, tokenizer, tokens_as_ids)));
+    absl::StrAppendFormat(&tokens, "%s%s", comma,
+                          Quoted(TokenName(record.token, tokenizer, tokens_as_ids)));
     absl::StrAppendFormat(&tops, "%s{", comma);
     for (const TokenLogprob& top : record.top)
       absl::StrAppendFormat(&tops, "%s%s:%s", &top == &record.top.front() ? "" : ",",
-                            Quoted(TokenName(top.token, tokenizer, tokens_as_ids)), Logprob(top.logprob));
+                            Quoted(TokenName(top.token, tokenizer, tokens_as_ids)),
+                            Logprob(top.logprob));
     tops += "}";
     text_offset += NumCharacters(tokenizer.Bytes(record.token));
   }
-  return absl::StrFormat("{\"text_offset\":[%s],\"token_logprobs\":[%s],\"tokens\":[%s],\"top_logprobs\":[%s]}", offsets, logprobs,
-                         tokens, tops);
+  return absl::StrFormat(
+      "{\"text_offset\":[%s],\"token_logprobs\":[%s],\"tokens\":[%s],\"top_logprobs\":[%s]}",
+      offsets, logprobs, tokens, tops);
 }
 
-std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices, const UsageCounts& usage,
-                       const ShownFields& shown) {
+std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices,
+                       const UsageCounts& usage, const ShownFields& shown) {
   std::string list;
-  for (const ChoiceText& choice : choices) list += (list.empty() ? "" : ",") + ChoiceJson(head, choice, shown);
-  return absl::StrFormat("{%s,\"choices\":[%s],\"usage\":%s,\"system_fingerprint\":\"%s\"}", HeadJson(head, "chat.completion"), list,
-                         UsageJson(usage), kFingerprint);
+  for (const ChoiceText& choice : choices)
+    list += (list.empty() ? "" : ",") + ChoiceJson(head, choice, shown);
+  return absl::StrFormat("{%s,\"choices\":[%s],\"usage\":%s,\"system_fingerprint\":\"%s\"}",
+                         HeadJson(head, "chat.completion"), list, UsageJson(usage), kFingerprint);
 }
 
 std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {
@@ -140,7 +160,8 @@ std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {
   if (head.kind == CompletionKind::kChat) {
     std::string delta = chunk.starts_choice ? "\"role\":\"assistant\"" : "";
     if (!chunk.delta_field.empty())
-      delta += absl::StrFormat("%s\"%s\":%s", delta.empty() ? "" : ",", chunk.delta_field, Quoted(chunk.text));
+      delta += absl::StrFormat("%s\"%s\":%s", delta.empty() ? "" : ",", chunk.delta_field,
+                               Quoted(chunk.text));
     body = "\"delta\":{" + delta + "}";
   } else {
     body = "\"text\":" + Quoted(chunk.text);
@@ -151,13 +172,17 @@ std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {
   if (chunk.usage != nullptr) usage = ",\"usage\":" + UsageJson(*chunk.usage);
   return absl::StrFormat("data: {%s,\"choices\":[{\"index\":%d,%s,\"logprobs\":%s,%s%s}]%s}\n\n",
                          HeadJson(head, "chat.completion.chunk"), chunk.index, body,
-                         chunk.logprobs.empty() ? std::string_view("null") : chunk.logprobs, EndJson(chunk.end), extra, usage);
+                         chunk.logprobs.empty() ? std::string_view("null") : chunk.logprobs,
+                         EndJson(chunk.end), extra, usage);
 }
 
 std::string UsageEvent(const AnswerHead& head, const UsageCounts& usage) {
-  return absl::StrFormat("data: {%s,\"choices\":[],\"usage\":%s}\n\n", HeadJson(head, "chat.completion.chunk"), UsageJson(usage));
+  return absl::StrFormat("data: {%s,\"choices\":[],\"usage\":%s}\n\n",
+                         HeadJson(head, "chat.completion.chunk"), UsageJson(usage));
 }
 
-std::string ErrorEvent(const ApiError& error) { return absl::StrFormat("data: %s\n\n", ErrorJson(error)); }
+std::string ErrorEvent(const ApiError& error) {
+  return absl::StrFormat("data: %s\n\n", ErrorJson(error));
+}
 
 }  // namespace baton::router

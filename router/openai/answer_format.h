@@ -15,8 +15,8 @@ namespace baton::router {
 
 struct AnswerHead {
   CompletionKind kind = CompletionKind::kChat;
-  std::string id;     // chatcmpl-... or cmpl-...
-  std::string model;  // as served
+  std::string id;       // chatcmpl-... or cmpl-...
+  std::string model;    // as served
   int64_t created = 0;  // UNIX seconds
 };
 
@@ -30,8 +30,8 @@ struct UsageCounts {
 // Why a choice ended, as JSON members `"finish_reason":...,"stop_reason":...,"matched_stop":...`.
 struct ChoiceEnd {
   std::string finish_reason{};  // empty: not ended, null
-  std::string stop_string{};  // matched stop string
-  int32_t stop_token = -1;    // a stop id of the request; -1: eos or none
+  std::string stop_string{};    // matched stop string
+  int32_t stop_token = -1;      // a stop id of the request; -1: eos or none
   bool has_stop_string = false;
 };
 
@@ -54,23 +54,24 @@ struct ShownFields {
 std::string ErrorJson(const ApiError& error);
 std::string UsageJson(const UsageCounts& usage);
 
-// `logprobs` of a chat answer: {"content":[...]}; of a text completion: four arrays. `text_offset` is where the first of these
-// tokens begins in the choice's text, and is moved on.
-std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer, bool tokens_as_ids);
-std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer, bool tokens_as_ids,
-                             int64_t& text_offset);
+// `logprobs` of a chat answer: {"content":[...]}; of a text completion: four arrays. `text_offset`
+// is where the first of these tokens begins in the choice's text, and is moved on.
+std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                             bool tokens_as_ids);
+std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                             bool tokens_as_ids, int64_t& text_offset);
 
 // A whole answer that is not streamed.
-std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices, const UsageCounts& usage,
-                       const ShownFields& shown);
+std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices,
+                       const UsageCounts& usage, const ShownFields& shown);
 
-// One SSE event ("data: ...\n\n"). `delta_field` is "content", "reasoning_content", or empty for an empty delta; text completions show `text`
-// alone. `usage` null: none.
+// One SSE event ("data: ...\n\n"). `delta_field` is "content", "reasoning_content", or empty for an
+// empty delta; text completions show `text` alone. `usage` null: none.
 struct ChunkText {
   int index = 0;
   std::string_view delta_field{};
   std::string_view text{};
-  bool starts_choice = false;  // the role goes along
+  bool starts_choice = false;   // the role goes along
   std::string_view logprobs{};  // JSON; empty: null
   const std::vector<int32_t>* token_ids = nullptr;
   const ChoiceEnd* end = nullptr;

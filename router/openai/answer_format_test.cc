@@ -10,8 +10,10 @@
 namespace baton::router {
 namespace {
 
-const AnswerHead kChatHead = {.kind = CompletionKind::kChat, .id = "chatcmpl-1", .model = "m", .created = 7};
-const AnswerHead kTextHead = {.kind = CompletionKind::kText, .id = "cmpl-1", .model = "m", .created = 7};
+const AnswerHead kChatHead = {
+    .kind = CompletionKind::kChat, .id = "chatcmpl-1", .model = "m", .created = 7};
+const AnswerHead kTextHead = {
+    .kind = CompletionKind::kText, .id = "cmpl-1", .model = "m", .created = 7};
 
 // As Python would print it, which also proves that it is JSON.
 std::string Normal(std::string_view json) {
@@ -26,9 +28,11 @@ std::string Data(const std::string& event) {
 
 TEST(AnswerFormat, ErrorsHaveVllmsShape) {
   EXPECT_EQ(Normal(ErrorJson(BadRequest("no \"good\"", "top_p"))),
-            R"({"error": {"message": "no \"good\"", "type": "BadRequestError", "param": "top_p", "code": 400}})");
+            R"({"error": {"message": "no \"good\"", "type": "BadRequestError", )"
+            R"("param": "top_p", "code": 400}})");
   EXPECT_EQ(Normal(ErrorJson({503, "ServiceUnavailableError", "none", ""})),
-            R"({"error": {"message": "none", "type": "ServiceUnavailableError", "param": null, "code": 503}})");
+            R"({"error": {"message": "none", "type": "ServiceUnavailableError", )"
+            R"("param": null, "code": 503}})");
 }
 
 TEST(AnswerFormat, ReasoningAloneLeavesContentNull) {
@@ -42,7 +46,9 @@ TEST(AnswerFormat, ReasoningAloneLeavesContentNull) {
 TEST(AnswerFormat, StopReasonIsTheStringOrTheToken) {
   ChoiceEnd end = {.finish_reason = "stop", .stop_string = "X", .has_stop_string = true};
   std::string event = Data(ChunkEvent(kChatHead, {.end = &end}));
-  EXPECT_NE(event.find(R"("finish_reason": "stop", "stop_reason": "X", "matched_stop": "X")"), std::string::npos) << event;
+  EXPECT_NE(event.find(R"("finish_reason": "stop", "stop_reason": "X", "matched_stop": "X")"),
+            std::string::npos)
+      << event;
   end = {.finish_reason = "stop", .stop_token = 42};
   event = Data(ChunkEvent(kChatHead, {.end = &end}));
   EXPECT_NE(event.find(R"("stop_reason": 42)"), std::string::npos) << event;
@@ -50,23 +56,29 @@ TEST(AnswerFormat, StopReasonIsTheStringOrTheToken) {
 
 TEST(AnswerFormat, ChunksNameTheirObject) {
   EXPECT_EQ(Data(ChunkEvent(kChatHead, {.index = 1, .delta_field = "content", .text = "a\nb"})),
-            R"({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": [{"index": 1, )"
-            R"("delta": {"content": "a\nb"}, "logprobs": null, "finish_reason": null, "stop_reason": null}]})");
+            R"({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, )"
+            R"("model": "m", "choices": [{"index": 1, )"
+            R"("delta": {"content": "a\nb"}, "logprobs": null, "finish_reason": null, )"
+            R"("stop_reason": null}]})");
   EXPECT_EQ(Data(ChunkEvent(kTextHead, {.text = "t"})),
-            R"({"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "m", "choices": [{"index": 0, "text": "t", )"
+            R"({"id": "cmpl-1", "object": "text_completion", "created": 7, "model": "m", )"
+            R"("choices": [{"index": 0, "text": "t", )"
             R"("logprobs": null, "finish_reason": null, "stop_reason": null}]})");
 }
 
 TEST(AnswerFormat, MinusInfinityIsSentAsMinus9999) {
   const int32_t a = RealTokenizer().Encode("a", SpecialTokens::kPlain).at(0);
-  const TokenRecord record = {.token = a, .logprob = -std::numeric_limits<float>::infinity(), .top = {}};
-  EXPECT_EQ(Normal(ChatLogprobsJson({record}, RealTokenizer(), false)),
-            R"({"content": [{"token": "a", "logprob": -9999, "bytes": [97], "top_logprobs": []}]})");
+  const TokenRecord record = {
+      .token = a, .logprob = -std::numeric_limits<float>::infinity(), .top = {}};
+  EXPECT_EQ(
+      Normal(ChatLogprobsJson({record}, RealTokenizer(), false)),
+      R"({"content": [{"token": "a", "logprob": -9999, "bytes": [97], "top_logprobs": []}]})");
 }
 
 TEST(AnswerFormat, TextOffsetsCountCharacters) {
   std::vector<TokenRecord> records;
-  for (const int32_t id : RealTokenizer().Encode("é x", SpecialTokens::kPlain)) records.push_back({.token = id, .logprob = 0, .top = {}});
+  for (const int32_t id : RealTokenizer().Encode("é x", SpecialTokens::kPlain))
+    records.push_back({.token = id, .logprob = 0, .top = {}});
   ASSERT_EQ(records.size(), 2u);
   int64_t offset = 3;
   const std::string json = Normal(TextLogprobsJson(records, RealTokenizer(), true, offset));
@@ -76,8 +88,11 @@ TEST(AnswerFormat, TextOffsetsCountCharacters) {
 }
 
 TEST(AnswerFormat, UsageComesWithoutChoices) {
-  const std::string event = Data(UsageEvent(kChatHead, {.prompt_tokens = 2, .completion_tokens = 3}));
-  EXPECT_NE(event.find(R"("choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5)"), std::string::npos)
+  const std::string event =
+      Data(UsageEvent(kChatHead, {.prompt_tokens = 2, .completion_tokens = 3}));
+  EXPECT_NE(event.find(R"("choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 3, )"
+                       R"("total_tokens": 5)"),
+            std::string::npos)
       << event;
 }
 

@@ -22,13 +22,15 @@ std::string RequestId(const HttpRequest& request) {
 bool IsJsonType(std::string_view content_type) {
   std::string type(content_type.substr(0, std::min(content_type.find(';'), content_type.size())));
   while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(), [](unsigned char c) { return static_cast<char>(tolower(c)); });
+  std::transform(type.begin(), type.end(), type.begin(),
+                 [](unsigned char c) { return static_cast<char>(tolower(c)); });
   return type == kJson;
 }
 
-constexpr std::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/v1/tokenize", "/detokenize",
-                                       "/v1/detokenize"};
-constexpr std::string_view kGets[] = {"/v1/models", "/health", "/ping", "/ready", "/metrics", "/version"};
+constexpr std::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize",
+                                       "/v1/tokenize",         "/detokenize",     "/v1/detokenize"};
+constexpr std::string_view kGets[] = {"/v1/models", "/health",  "/ping",
+                                      "/ready",     "/metrics", "/version"};
 
 template <size_t kSize>
 bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
@@ -38,35 +40,45 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
 }  // namespace
 
 bool IsRequestId(std::string_view text) {
-  const auto is_fine = [](unsigned char c) { return isalnum(c) != 0 || c == '.' || c == '_' || c == ':' || c == '-'; };
+  const auto is_fine = [](unsigned char c) {
+    return isalnum(c) != 0 || c == '.' || c == '_' || c == ':' || c == '-';
+  };
   return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), is_fine);
 }
 
 Api::Api(ApiParts parts)
     : parts_(std::move(parts)),
-      context_{.config = parts_.config, .tokenizer = parts_.tokenizer, .markup = parts_.markup, .dispatcher = parts_.dispatcher},
+      context_{.config = parts_.config,
+               .tokenizer = parts_.tokenizer,
+               .markup = parts_.markup,
+               .dispatcher = parts_.dispatcher},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
 std::string Api::ErrorBody(int status, std::string_view message) {
   const std::string type = status == 429 ? "TooManyRequestsError" : "BadRequestError";
-  return ErrorJson({.http_status = status, .type = type, .message = std::string(message), .param = ""});
+  return ErrorJson(
+      {.http_status = status, .type = type, .message = std::string(message), .param = ""});
 }
 
 void Api::Reply(const Call& call, int status, std::string json) const {
-  call.exchange->Respond(status, {{"Content-Type", std::string(kJson)}, {"x-request-id", call.id}}, std::move(json));
+  call.exchange->Respond(status, {{"Content-Type", std::string(kJson)}, {"x-request-id", call.id}},
+                         std::move(json));
 }
 
 void Api::Fail(const Call& call, const ApiError& error) const {
-  Log(LogLevel::kInfo, "request_refused", absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
-                                                          call.request.method, call.request.path, error.http_status, error.param,
-                                                          error.message.substr(0, 256)));
+  Log(LogLevel::kInfo, "request_refused",
+      absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
+                      call.request.method, call.request.path, error.http_status, error.param,
+                      error.message.substr(0, 256)));
   RespondError(*call.exchange, error, call.id, absl::Seconds(1));
 }
 
-// What is served now: a worker with a lower limit lowers it for all, so that no worker refuses what was admitted.
+// What is served now: a worker with a lower limit lowers it for all, so that no worker refuses what
+// was admitted.
 int Api::MaxContext() const {
   const int of_workers = parts_.dispatcher.View()->max_context;
-  return of_workers == 0 ? parts_.config.max_context : std::min(of_workers, parts_.config.max_context);
+  return of_workers == 0 ? parts_.config.max_context
+                         : std::min(of_workers, parts_.config.max_context);
 }
 
 void Api::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
@@ -78,7 +90,8 @@ void Api::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   if (method == "POST" && RoutePost(call)) return;
   const bool is_known = Contains(kPosts, path) || Contains(kGets, path);
   const ApiError error = is_known
-                             ? ApiError{405, "BadRequestError", absl::StrFormat("%s does not take %s", path, method), ""}
+                             ? ApiError{405, "BadRequestError",
+                                        absl::StrFormat("%s does not take %s", path, method), ""}
                              : ApiError{404, "NotFoundError", "Not Found", ""};
   Fail(call, error);
 }
@@ -96,7 +109,8 @@ bool Api::RouteGet(const Call& call) const {
   } else if (path == "/version") {
     Reply(call, 200, absl::StrFormat("{\"version\":\"%s\"}", BATON_VERSION));
   } else if (path == "/metrics") {
-    call.exchange->Respond(200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}}, parts_.render_metrics());
+    call.exchange->Respond(200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
+                           parts_.render_metrics());
   } else {
     return false;
   }
@@ -107,7 +121,8 @@ bool Api::RoutePost(Call& call) {
   const std::string& path = call.request.path;
   if (!Contains(kPosts, path)) return false;
   if (!IsJsonType(call.request.Header("content-type"))) {
-    Fail(call, {415, "BadRequestError", "Unsupported Media Type: Only 'application/json' is allowed", ""});
+    Fail(call, {415, "BadRequestError",
+                "Unsupported Media Type: Only 'application/json' is allowed", ""});
   } else if (path == "/tokenize" || path == "/v1/tokenize") {
     Tokenize(call);
   } else if (path == "/detokenize" || path == "/v1/detokenize") {
@@ -141,13 +156,17 @@ void Api::Generate(Call call) {
       }
     });
   });
-  if (!is_taken) Fail(*shared, {429, "TooManyRequestsError", "too many large requests are being read", ""});
+  if (!is_taken)
+    Fail(*shared, {429, "TooManyRequestsError", "too many large requests are being read", ""});
 }
 
 ApiResult<JsonValue> Api::ReadBody(const Call& call) const {
   absl::StatusOr<JsonValue> body = JsonValue::Parse(call.request.body);
-  if (!body.ok()) return BadRequest(absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");
-  if (!body->is_object()) return BadRequest(absl::StrFormat("body: expected object, got %s", body->KindName()), "");
+  if (!body.ok())
+    return BadRequest(
+        absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");
+  if (!body->is_object())
+    return BadRequest(absl::StrFormat("body: expected object, got %s", body->KindName()), "");
   return *std::move(body);
 }
 
@@ -158,7 +177,8 @@ void Api::Models(const Call& call) const {
     AppendJsonString(name, quoted);
     AppendJsonString(parts_.config.model_path, root);
     absl::StrAppendFormat(&list,
-                          "%s{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\",\"root\":%s,\"parent\":null,"
+                          "%s{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
+                          "\"root\":%s,\"parent\":null,"
                           "\"max_model_len\":%d,\"permission\":[]}",
                           list.empty() ? "" : ",", quoted, started_, root, MaxContext());
   }
@@ -168,13 +188,16 @@ void Api::Models(const Call& call) const {
 void Api::Model(const Call& call, const std::string& name) const {
   const auto& names = parts_.config.served_model_names;
   if (std::find(names.begin(), names.end(), name) == names.end()) {
-    Fail(call, {404, "NotFoundError", absl::StrFormat("The model `%s` does not exist.", name), "model"});
+    Fail(call,
+         {404, "NotFoundError", absl::StrFormat("The model `%s` does not exist.", name), "model"});
     return;
   }
   std::string quoted;
   AppendJsonString(name, quoted);
-  Reply(call, 200, absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\",\"max_model_len\":%d}",
-                                   quoted, started_, MaxContext()));
+  Reply(call, 200,
+        absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
+                        "\"max_model_len\":%d}",
+                        quoted, started_, MaxContext()));
 }
 
 void Api::Health(const Call& call) const {
@@ -191,17 +214,22 @@ void Api::Ready(const Call& call) const {
     std::string name, address;
     AppendJsonString(worker.name, name);
     AppendJsonString(worker.address, address);
-    absl::StrAppendFormat(&workers,
-                          "%s{\"name\":%s,\"address\":%s,\"state\":\"%s\",\"serves_prefill\":%s,\"serves_decode\":%s,\"pages\":%d,"
-                          "\"free_pages\":%d,\"leased_pages\":%d,\"cached_pages\":%d,\"running\":%d,\"waiting\":%d,"
-                          "\"queued_prompt_tokens\":%d}",
-                          workers.empty() ? "" : ",", name, address, worker.state, worker.serves_prefill ? "true" : "false",
-                          worker.serves_decode ? "true" : "false", worker.pages, worker.free_pages, worker.leased_pages,
-                          worker.cached_pages, worker.running, worker.waiting, worker.queued_prompt_tokens);
+    absl::StrAppendFormat(
+        &workers,
+        "%s{\"name\":%s,\"address\":%s,\"state\":\"%s\",\"serves_prefill\":%s,\"serves_decode\":%s,"
+        "\"pages\":%d,"
+        "\"free_pages\":%d,\"leased_pages\":%d,\"cached_pages\":%d,\"running\":%d,\"waiting\":%d,"
+        "\"queued_prompt_tokens\":%d}",
+        workers.empty() ? "" : ",", name, address, worker.state,
+        worker.serves_prefill ? "true" : "false", worker.serves_decode ? "true" : "false",
+        worker.pages, worker.free_pages, worker.leased_pages, worker.cached_pages, worker.running,
+        worker.waiting, worker.queued_prompt_tokens);
   }
   Reply(call, is_ready ? 200 : 503,
-        absl::StrFormat("{\"ready\":%s,\"prefill_ready\":%d,\"decode_ready\":%d,\"in_flight\":%d,\"queued\":%d,\"workers\":[%s]}",
-                        is_ready ? "true" : "false", view->prefill_ready, view->decode_ready, view->in_flight, view->queued, workers));
+        absl::StrFormat("{\"ready\":%s,\"prefill_ready\":%d,\"decode_ready\":%d,\"in_flight\":%d,"
+                        "\"queued\":%d,\"workers\":[%s]}",
+                        is_ready ? "true" : "false", view->prefill_ready, view->decode_ready,
+                        view->in_flight, view->queued, workers));
 }
 
 }  // namespace baton::router

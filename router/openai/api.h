@@ -29,7 +29,8 @@ struct ApiParts {
 // Whether a client's request id is taken over: [A-Za-z0-9._:-]{1,128} (protocol.md 5.2).
 bool IsRequestId(std::string_view text);
 
-// The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the CPU pool and come back.
+// The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the
+// CPU pool and come back.
 class Api final : public HttpHandler {
  public:
   explicit Api(ApiParts parts);

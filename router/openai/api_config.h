@@ -12,7 +12,7 @@ namespace baton::router {
 struct ApiConfig {
   std::vector<std::string> served_model_names = {"baton"};  // the first one is shown
   std::string model_path;                                   // `root` of /v1/models
-  int max_context = 0;         // tokens; the model's, or a lower limit of ours
+  int max_context = 0;             // tokens; the model's, or a lower limit of ours
   int64_t default_max_tokens = 0;  // caps an answer whose request names no limit; 0: the context
   absl::Duration request_deadline = absl::Seconds(600);  // arrival to first token
   absl::Duration ping_interval = absl::Seconds(15);      // SSE comments while nothing is sent

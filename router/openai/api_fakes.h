@@ -10,7 +10,8 @@
 #include "router/http/http_message.h"
 #include "router/plan/request.h"
 
-// Stand-ins for the API's neighbours, for tests. One thread: what is posted runs when the test says so.
+// Stand-ins for the API's neighbours, for tests. One thread: what is posted runs when the test says
+// so.
 namespace baton::router {
 
 class FakeExchange final : public HttpExchange {
@@ -36,7 +37,9 @@ class FakeExchange final : public HttpExchange {
     on_gone = std::move(callback);
   }
   void Post(std::function<void()> task) override { tasks.push_back(std::move(task)); }
-  void PostAfter(absl::Duration, std::function<void()> task) override { timers.push_back(std::move(task)); }
+  void PostAfter(absl::Duration, std::function<void()> task) override {
+    timers.push_back(std::move(task));
+  }
 
   bool is_over() const { return is_ended || is_gone; }
   void Gone() {

@@ -50,8 +50,12 @@ class ApiTest : public testing::Test {
     view.max_context = max_context;
     return view;
   }
-  static RequestEnded Ended(absl::Status status, absl::Duration retry_after = {}, int cached_tokens = 0) {
-    return {.status = std::move(status), .retry_after = retry_after, .cached_tokens = cached_tokens, .times = {}};
+  static RequestEnded Ended(absl::Status status, absl::Duration retry_after = {},
+                            int cached_tokens = 0) {
+    return {.status = std::move(status),
+            .retry_after = retry_after,
+            .cached_tokens = cached_tokens,
+            .times = {}};
   }
   std::shared_ptr<FakeExchange> Post(const std::string& path, const std::string& body,
                                      std::map<std::string, std::string> headers = {}) {
@@ -63,9 +67,11 @@ class ApiTest : public testing::Test {
     request.body = body;
     return Call(std::move(request));
   }
-  std::shared_ptr<FakeExchange> Chat(const std::string& members, std::map<std::string, std::string> headers = {}) {
+  std::shared_ptr<FakeExchange> Chat(const std::string& members,
+                                     std::map<std::string, std::string> headers = {}) {
     return Post("/v1/chat/completions",
-                R"({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"thinking": false})" +
+                R"({"messages": [{"role": "user", "content": "hi"}], )"
+                R"("chat_template_kwargs": {"thinking": false})" +
                     (members.empty() ? "" : ", " + members) + "}",
                 std::move(headers));
   }
@@ -82,7 +88,9 @@ class ApiTest : public testing::Test {
       event.tokens.push_back({.token = id, .logprob = -0.5f, .top = {{id, -0.5f}}});
     return event;
   }
-  ChoiceFinished Eos(int choice = 0) const { return {.choice = choice, .reason = FinishReason::kStop, .stop_token = markup_.eos}; }
+  ChoiceFinished Eos(int choice = 0) const {
+    return {.choice = choice, .reason = FinishReason::kStop, .stop_token = markup_.eos};
+  }
   static JsonValue Json(std::string_view text) {
     auto value = JsonValue::Parse(text);
     EXPECT_TRUE(value.ok()) << value.status() << text;
@@ -93,7 +101,8 @@ class ApiTest : public testing::Test {
     std::vector<std::string> out;
     for (size_t from = 0; from < body.size();) {
       const size_t end = body.find("\n\n", from);
-      if (body.compare(from, 6, "data: ") == 0) out.push_back(body.substr(from + 6, end - from - 6));
+      if (body.compare(from, 6, "data: ") == 0)
+        out.push_back(body.substr(from + 6, end - from - 6));
       from = end + 2;
     }
     return out;
@@ -117,7 +126,8 @@ const JsonValue& Member(const JsonValue& object, std::string_view key) {
 
 TEST_F(ApiTest, JudgesTheValidationVectors) {
   // Anthropic's and the Responses endpoints, and the choice among tools, are not served yet.
-  const std::set<std::string> skipped = {"ant-no-max", "ant-too-long", "resp-previous", "choice-no-tools", "choice-bad"};
+  const std::set<std::string> skipped = {"ant-no-max", "ant-too-long", "resp-previous",
+                                         "choice-no-tools", "choice-bad"};
   dispatcher_.on_submit = [&](FakeDispatcher::Submitted& request) {
     request.sink({RequestAccepted{}, Tokens("ok"), Eos(), RequestEnded{}});
   };
@@ -131,8 +141,8 @@ TEST_F(ApiTest, JudgesTheValidationVectors) {
     if (const JsonValue* given = item.Find("headers"))
       for (const auto& [key, value] : given->members()) headers["content-type"] = value.text();
     const JsonValue* raw = item.Find("raw");
-    const auto answer =
-        Post(Member(item, "path").text(), raw != nullptr ? raw->text() : Member(item, "body").Dump(), headers);
+    const auto answer = Post(Member(item, "path").text(),
+                             raw != nullptr ? raw->text() : Member(item, "body").Dump(), headers);
     EXPECT_EQ(answer->status, *Member(item, "status").AsInt64()) << answer->body;
     ++covered;
     if (answer->status == 200) continue;
@@ -142,7 +152,8 @@ TEST_F(ApiTest, JudgesTheValidationVectors) {
       EXPECT_EQ(Member(error, "param").text(), param->text());
     }
     if (const JsonValue* part = item.Find("message_contains")) {
-      EXPECT_NE(Member(error, "message").text().find(part->text()), std::string::npos) << answer->body;
+      EXPECT_NE(Member(error, "message").text().find(part->text()), std::string::npos)
+          << answer->body;
     }
   }
   EXPECT_EQ(covered, 30);
@@ -153,7 +164,10 @@ TEST_F(ApiTest, AnswersWhole) {
   ASSERT_EQ(dispatcher_.submitted.size(), 1u);
   EXPECT_EQ(dispatcher_.submitted[0].request.finish.max_tokens, 5);
   EXPECT_EQ(dispatcher_.submitted[0].request.request_id, "abc");
-  Say(0, {RequestAccepted{}, Tokens("Paris"), Tokens("<｜end▁of▁sentence｜>"), Eos(), Ended(absl::OkStatus(), {}, 3)}, *answer);
+  Say(0,
+      {RequestAccepted{}, Tokens("Paris"), Tokens("<｜end▁of▁sentence｜>"), Eos(),
+       Ended(absl::OkStatus(), {}, 3)},
+      *answer);
   EXPECT_EQ(answer->status, 200);
   EXPECT_EQ(answer->Header("x-request-id"), "abc");
   const JsonValue body = Json(answer->body);
@@ -166,9 +180,11 @@ TEST_F(ApiTest, AnswersWhole) {
   const auto prompt_tokens = static_cast<int64_t>(dispatcher_.submitted[0].request.prompt->size());
   const auto answer_tokens = static_cast<int64_t>(Tokens("Paris").tokens.size()) + 1;  // and eos
   EXPECT_EQ(Member(body, "usage").Dump(),
-            absl::StrFormat("{\"prompt_tokens\": %d, \"completion_tokens\": %d, \"total_tokens\": %d, \"prompt_tokens_details\": "
-                            "{\"cached_tokens\": 3}, \"completion_tokens_details\": {\"reasoning_tokens\": 0}}",
-                            prompt_tokens, answer_tokens, prompt_tokens + answer_tokens));
+            absl::StrFormat(
+                "{\"prompt_tokens\": %d, \"completion_tokens\": %d, \"total_tokens\": %d, "
+                "\"prompt_tokens_details\": "
+                "{\"cached_tokens\": 3}, \"completion_tokens_details\": {\"reasoning_tokens\": 0}}",
+                prompt_tokens, answer_tokens, prompt_tokens + answer_tokens));
 }
 
 TEST_F(ApiTest, StreamsRoleTextEndUsageDone) {
@@ -181,12 +197,15 @@ TEST_F(ApiTest, StreamsRoleTextEndUsageDone) {
   Say(0, {Tokens("is"), Eos(), RequestEnded{}}, *answer);
   const std::vector<std::string> events = Events(answer->body);
   ASSERT_EQ(events.size(), 6u);
-  const auto delta = [&](size_t i) { return Member(Member(Json(events[i]), "choices").items().at(0), "delta").Dump(); };
+  const auto delta = [&](size_t i) {
+    return Member(Member(Json(events[i]), "choices").items().at(0), "delta").Dump();
+  };
   EXPECT_EQ(delta(0), R"({"role": "assistant", "content": ""})");
   EXPECT_EQ(delta(1), R"({"content": "Par"})");
   EXPECT_EQ(delta(2), R"({"content": "is"})");
   EXPECT_EQ(delta(3), "{}");
-  EXPECT_EQ(Member(Member(Json(events[3]), "choices").items().at(0), "finish_reason").text(), "stop");
+  EXPECT_EQ(Member(Member(Json(events[3]), "choices").items().at(0), "finish_reason").text(),
+            "stop");
   EXPECT_TRUE(Member(Json(events[4]), "choices").items().empty());
   EXPECT_EQ(Member(Member(Json(events[4]), "usage"), "completion_tokens").text(), "2");
   EXPECT_EQ(events[5], "[DONE]");
@@ -194,8 +213,9 @@ TEST_F(ApiTest, StreamsRoleTextEndUsageDone) {
 }
 
 TEST_F(ApiTest, SplitsReasoning) {
-  const auto answer = Post("/v1/chat/completions",
-                           R"({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"thinking": true}})");
+  const auto answer =
+      Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "hi"}], )"
+                                   R"("chat_template_kwargs": {"thinking": true}})");
   Say(0, {RequestAccepted{}, Tokens("hm</think>yes"), Eos(), RequestEnded{}}, *answer);
   const JsonValue body = Json(answer->body);
   const JsonValue& message = Member(Member(body, "choices").items().at(0), "message");
@@ -222,19 +242,28 @@ TEST_F(ApiTest, KeepsTwoChoicesApart) {
   const auto answer = Chat(R"("n": 2, "seed": 7)");
   EXPECT_EQ(dispatcher_.submitted.at(0).request.num_choices, 2);
   EXPECT_EQ(dispatcher_.submitted.at(0).request.sampling.seed, 7u);
-  Say(0, {RequestAccepted{}, Tokens("b", 1), Tokens("a", 0), Eos(1), Tokens("c", 0), Eos(0), RequestEnded{}}, *answer);
+  Say(0,
+      {RequestAccepted{}, Tokens("b", 1), Tokens("a", 0), Eos(1), Tokens("c", 0), Eos(0),
+       RequestEnded{}},
+      *answer);
   const JsonValue body = Json(answer->body);
-  const auto content = [&](size_t i) { return Member(Member(Member(body, "choices").items().at(i), "message"), "content").text(); };
+  const auto content = [&](size_t i) {
+    return Member(Member(Member(body, "choices").items().at(i), "message"), "content").text();
+  };
   EXPECT_EQ(content(0), "ac");
   EXPECT_EQ(content(1), "b");
 }
 
 TEST_F(ApiTest, BatchOfPromptsNumbersItsChoices) {
-  const auto answer = Post("/v1/completions", R"({"prompt": ["one", "two"], "max_tokens": 4, "echo": true})");
+  const auto answer =
+      Post("/v1/completions", R"({"prompt": ["one", "two"], "max_tokens": 4, "echo": true})");
   ASSERT_EQ(dispatcher_.submitted.size(), 2u);
   Say(1, {RequestAccepted{}, Tokens("B"), Eos(), RequestEnded{}}, *answer);
   EXPECT_FALSE(answer->is_ended);
-  Say(0, {RequestAccepted{}, Tokens("A"), ChoiceFinished{.reason = FinishReason::kLength}, RequestEnded{}}, *answer);
+  Say(0,
+      {RequestAccepted{}, Tokens("A"), ChoiceFinished{.reason = FinishReason::kLength},
+       RequestEnded{}},
+      *answer);
   const JsonValue body = Json(answer->body);
   EXPECT_EQ(Member(Member(body, "choices").items().at(0), "text").text(), "oneA");
   EXPECT_EQ(Member(Member(body, "choices").items().at(0), "finish_reason").text(), "length");
@@ -247,7 +276,8 @@ TEST_F(ApiTest, ReportsLogprobs) {
   Say(0, {RequestAccepted{}, Tokens("a"), Eos(), RequestEnded{}}, *answer);
   const JsonValue body = Json(answer->body);
   EXPECT_EQ(Member(Member(Member(body, "choices").items().at(0), "logprobs"), "content").Dump(),
-            R"([{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}])");
+            R"([{"token": "a", "logprob": -0.5, "bytes": [97], )"
+            R"("top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}])");
 }
 
 TEST_F(ApiTest, AnErrorBeforeTheStreamIsAStatus) {
@@ -292,10 +322,13 @@ TEST_F(ApiTest, SubmitsNothingForAClientThatHasLeft) {
 
 TEST_F(ApiTest, ReadsDeadlines) {
   Chat("", {{"x-baton-deadline-ms", "1500"}, {"x-baton-deadline-total-ms", "3000"}});
-  EXPECT_EQ(dispatcher_.submitted.at(0).request.first_token_deadline, clock_.Now() + absl::Milliseconds(1500));
-  EXPECT_EQ(dispatcher_.submitted.at(0).request.total_deadline, clock_.Now() + absl::Milliseconds(3000));
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.first_token_deadline,
+            clock_.Now() + absl::Milliseconds(1500));
+  EXPECT_EQ(dispatcher_.submitted.at(0).request.total_deadline,
+            clock_.Now() + absl::Milliseconds(3000));
   Chat("", {{"x-baton-deadline-ms", "999999999"}});  // never lengthens
-  EXPECT_EQ(dispatcher_.submitted.at(1).request.first_token_deadline, clock_.Now() + config_.request_deadline);
+  EXPECT_EQ(dispatcher_.submitted.at(1).request.first_token_deadline,
+            clock_.Now() + config_.request_deadline);
   const auto refused = Chat("", {{"x-baton-deadline-ms", "0"}});
   EXPECT_EQ(refused->status, 400);
   EXPECT_EQ(Member(Member(Json(refused->body), "error"), "param").text(), "x-baton-deadline-ms");
@@ -335,13 +368,16 @@ TEST_F(ApiTest, SmallEndpoints) {
   EXPECT_EQ(Get("/v1/chat/completions")->status, 405);
   EXPECT_EQ(Get("/metrics")->body, "metrics");
   EXPECT_EQ(Chat(R"("model": "other")")->status, 404);
-  const JsonValue tokens = Json(Post("/tokenize", R"({"prompt": "Hello world", "return_token_strs": true})")->body);
+  const JsonValue tokens =
+      Json(Post("/tokenize", R"({"prompt": "Hello world", "return_token_strs": true})")->body);
   EXPECT_EQ(Member(tokens, "token_strs").Dump(), R"(["Hello", " world"])");
   const auto text = Post("/detokenize", "{\"tokens\": " + Member(tokens, "tokens").Dump() + "}");
   EXPECT_EQ(Member(Json(text->body), "prompt").text(), "Hello world");
-  const JsonValue chat = Json(Post("/v1/tokenize", R"({"messages": [{"role": "user", "content": "hi"}]})")->body);
+  const JsonValue chat =
+      Json(Post("/v1/tokenize", R"({"messages": [{"role": "user", "content": "hi"}]})")->body);
   Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "hi"}]})");
-  EXPECT_EQ(Member(chat, "tokens").items().size(), dispatcher_.submitted.back().request.prompt->size());
+  EXPECT_EQ(Member(chat, "tokens").items().size(),
+            dispatcher_.submitted.back().request.prompt->size());
 }
 
 }  // namespace

@@ -7,10 +7,9 @@
 #include "absl/strings/str_format.h"
 
 // The checks below return early with an ApiError; this is the API's RETURN_IF_ERROR.
-#define RETURN_IF_API_ERROR(expr)                                       \
-  do {                                                                  \
-    if (std::optional<ApiError> error_ = (expr); error_.has_value()) \
-      return *std::move(error_);                                        \
+#define RETURN_IF_API_ERROR(expr)                                                               \
+  do {                                                                                          \
+    if (std::optional<ApiError> error_ = (expr); error_.has_value()) return *std::move(error_); \
   } while (false)
 
 namespace baton::router {
@@ -50,7 +49,8 @@ MaybeError ParseTemperature(const JsonValue& body, SamplingSpec& out) {
   RETURN_IF_API_ERROR(Take(NumberMember(body, "temperature", 1.0), temperature));
   RETURN_IF_API_ERROR(CheckNumber(temperature >= 0, "temperature", "non-negative", temperature));
   out.greedy = temperature < kGreedyBelow;
-  out.inv_temperature = out.greedy ? 1.0f : 1.0f / static_cast<float>(std::max(temperature, kLeastTemperature));
+  out.inv_temperature =
+      out.greedy ? 1.0f : 1.0f / static_cast<float>(std::max(temperature, kLeastTemperature));
   return std::nullopt;
 }
 
@@ -61,7 +61,8 @@ MaybeError ParseTruncation(const JsonValue& body, SamplingSpec& out) {
   RETURN_IF_API_ERROR(CheckNumber(top_p > 0 && top_p <= 1, "top_p", "in (0, 1]", top_p));
   RETURN_IF_API_ERROR(Take(IntMember(body, "top_k", 0), top_k));
   if (top_k < -1 || top_k > INT32_MAX)
-    return BadRequest(absl::StrFormat("top_k must be 0 (disable), or at least 1, got %d.", top_k), "top_k");
+    return BadRequest(absl::StrFormat("top_k must be 0 (disable), or at least 1, got %d.", top_k),
+                      "top_k");
   RETURN_IF_API_ERROR(Take(NumberMember(body, "min_p", 0.0), min_p));
   RETURN_IF_API_ERROR(CheckNumber(min_p >= 0 && min_p <= 1, "min_p", "in [0, 1]", min_p));
   if (out.greedy) return std::nullopt;  // protocol.md 5.4: greedy ignores the three
@@ -78,9 +79,11 @@ MaybeError ParsePenalties(const JsonValue& body, SamplingSpec& out) {
                                       static_cast<float>(repetition) > 0,
                                   "repetition_penalty", "greater than zero", repetition));
   RETURN_IF_API_ERROR(Take(NumberMember(body, "presence_penalty", 0.0), presence));
-  RETURN_IF_API_ERROR(CheckNumber(std::abs(presence) <= 2, "presence_penalty", "in [-2, 2]", presence));
+  RETURN_IF_API_ERROR(
+      CheckNumber(std::abs(presence) <= 2, "presence_penalty", "in [-2, 2]", presence));
   RETURN_IF_API_ERROR(Take(NumberMember(body, "frequency_penalty", 0.0), frequency));
-  RETURN_IF_API_ERROR(CheckNumber(std::abs(frequency) <= 2, "frequency_penalty", "in [-2, 2]", frequency));
+  RETURN_IF_API_ERROR(
+      CheckNumber(std::abs(frequency) <= 2, "frequency_penalty", "in [-2, 2]", frequency));
   out.repetition_penalty = static_cast<float>(repetition);
   out.presence_penalty = static_cast<float>(presence);
   out.frequency_penalty = static_cast<float>(frequency);
@@ -95,34 +98,45 @@ MaybeError ParseLogitBias(const JsonValue& body, int vocab_size, SamplingSpec& o
     int64_t token = -1;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token);
     if (error != std::errc() || end != key.data() + key.size())
-      return BadRequest(absl::StrFormat("logit_bias: the key '%s' is no token id", key), "logit_bias");
-    if (token < 0 || token >= vocab_size)
-      return BadRequest(absl::StrFormat("token_id(s) [%d] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d",
-                                        token, vocab_size),
+      return BadRequest(absl::StrFormat("logit_bias: the key '%s' is no token id", key),
                         "logit_bias");
+    if (token < 0 || token >= vocab_size)
+      return BadRequest(
+          absl::StrFormat(
+              "token_id(s) [%d] in logit_bias contain out-of-vocab token ids. Vocabulary size: %d",
+              token, vocab_size),
+          "logit_bias");
     const std::optional<double> number = value.AsDouble();
     if (!number) return WrongType("logit_bias." + key, "number", value);
-    out.logit_bias.emplace_back(static_cast<int32_t>(token), static_cast<float>(std::clamp(*number, -100.0, 100.0)));
+    out.logit_bias.emplace_back(static_cast<int32_t>(token),
+                                static_cast<float>(std::clamp(*number, -100.0, 100.0)));
   }
   const auto by_token = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::stable_sort(out.logit_bias.begin(), out.logit_bias.end(), by_token);
-  const auto same = std::adjacent_find(out.logit_bias.begin(), out.logit_bias.end(),
-                                       [](const auto& a, const auto& b) { return a.first == b.first; });
+  const auto same =
+      std::adjacent_find(out.logit_bias.begin(), out.logit_bias.end(),
+                         [](const auto& a, const auto& b) { return a.first == b.first; });
   if (same == out.logit_bias.end()) return std::nullopt;
-  return BadRequest(absl::StrFormat("logit_bias: token %d is named twice", same->first), "logit_bias");
+  return BadRequest(absl::StrFormat("logit_bias: token %d is named twice", same->first),
+                    "logit_bias");
 }
 
-MaybeError ParseTokenIds(const JsonValue& body, std::string_view key, int vocab_size, std::vector<int32_t>& out) {
+MaybeError ParseTokenIds(const JsonValue& body, std::string_view key, int vocab_size,
+                         std::vector<int32_t>& out) {
   const JsonValue* ids = body.FindNonNull(key);
   if (ids == nullptr) return std::nullopt;
   if (!ids->is_array()) return WrongType(key, "array", *ids);
   if (ids->items().size() > kMaxListItems)
-    return BadRequest(absl::StrFormat("%s: %d items, the limit is %d", key, ids->items().size(), kMaxListItems), std::string(key));
+    return BadRequest(
+        absl::StrFormat("%s: %d items, the limit is %d", key, ids->items().size(), kMaxListItems),
+        std::string(key));
   for (const JsonValue& item : ids->items()) {
     const std::optional<int64_t> id = item.is_number() ? item.AsInt64() : std::nullopt;
     if (!id) return WrongType(key, "array of integers", item);
     if (*id < 0 || *id >= vocab_size)
-      return BadRequest(absl::StrFormat("%s: token id %d is outside the vocabulary of %d", key, *id, vocab_size), std::string(key));
+      return BadRequest(
+          absl::StrFormat("%s: token id %d is outside the vocabulary of %d", key, *id, vocab_size),
+          std::string(key));
     out.push_back(static_cast<int32_t>(*id));
   }
   return std::nullopt;
@@ -133,7 +147,8 @@ MaybeError ParseAllowed(const JsonValue& body, int vocab_size, SamplingSpec& out
   if (body.FindNonNull("allowed_token_ids") != nullptr && out.allowed_tokens.empty())
     return BadRequest("allowed_token_ids must not be empty.", "allowed_token_ids");
   std::sort(out.allowed_tokens.begin(), out.allowed_tokens.end());
-  out.allowed_tokens.erase(std::unique(out.allowed_tokens.begin(), out.allowed_tokens.end()), out.allowed_tokens.end());
+  out.allowed_tokens.erase(std::unique(out.allowed_tokens.begin(), out.allowed_tokens.end()),
+                           out.allowed_tokens.end());
   return std::nullopt;
 }
 
@@ -144,14 +159,19 @@ MaybeError ParseBadWords(const JsonValue& body, const Tokenizer& tokenizer, Samp
   if (!words->is_array()) return WrongType("bad_words", "array", *words);
   constexpr size_t kMaxWords = 256;
   if (words->items().size() > kMaxWords)
-    return BadRequest(absl::StrFormat("bad_words: %d words, the limit is %d", words->items().size(), kMaxWords), "bad_words");
+    return BadRequest(
+        absl::StrFormat("bad_words: %d words, the limit is %d", words->items().size(), kMaxWords),
+        "bad_words");
   for (const JsonValue& word : words->items()) {
     if (!word.is_string()) return WrongType("bad_words", "array of strings", word);
     if (word.text().empty() || word.text().size() > 1024)
-      return BadRequest(absl::StrFormat("bad_words: a word has %d bytes, want 1..1024", word.text().size()), "bad_words");
+      return BadRequest(
+          absl::StrFormat("bad_words: a word has %d bytes, want 1..1024", word.text().size()),
+          "bad_words");
     for (const std::string& spelling : {word.text(), " " + word.text()}) {
       std::vector<int32_t> ids = tokenizer.Encode(spelling, SpecialTokens::kPlain);
-      if (std::find(out.bad_words.begin(), out.bad_words.end(), ids) == out.bad_words.end()) out.bad_words.push_back(std::move(ids));
+      if (std::find(out.bad_words.begin(), out.bad_words.end(), ids) == out.bad_words.end())
+        out.bad_words.push_back(std::move(ids));
     }
   }
   return std::nullopt;
@@ -171,10 +191,13 @@ MaybeError ParseStops(const JsonValue& body, GenerateParams& out) {
     return WrongType("stop", "string or array of strings", *stop);
   }
   if (out.stops.size() > kMaxStops)
-    return BadRequest(absl::StrFormat("stop: %d strings, the limit is %d", out.stops.size(), kMaxStops), "stop");
+    return BadRequest(
+        absl::StrFormat("stop: %d strings, the limit is %d", out.stops.size(), kMaxStops), "stop");
   for (const std::string& text : out.stops) {
     if (text.empty()) return BadRequest("stop cannot contain an empty string.", "stop");
-    if (text.size() > 4096) return BadRequest(absl::StrFormat("stop: a string of %d bytes, the limit is 4096", text.size()), "stop");
+    if (text.size() > 4096)
+      return BadRequest(
+          absl::StrFormat("stop: a string of %d bytes, the limit is 4096", text.size()), "stop");
   }
   return std::nullopt;
 }
@@ -185,16 +208,22 @@ MaybeError ParseLengths(const JsonValue& body, CompletionKind kind, GeneratePara
     if (body.FindNonNull(key) == nullptr || out.max_tokens) continue;
     int64_t tokens = 0;
     RETURN_IF_API_ERROR(Take(IntMember(body, key, 0), tokens));
-    if (tokens < 1) return BadRequest(absl::StrFormat("%s must be at least 1, got %d.", key, tokens), std::string(key));
+    if (tokens < 1)
+      return BadRequest(absl::StrFormat("%s must be at least 1, got %d.", key, tokens),
+                        std::string(key));
     out.max_tokens = tokens;
   }
   if (kind == CompletionKind::kText && !out.max_tokens) out.max_tokens = 16;
   RETURN_IF_API_ERROR(Take(IntMember(body, "min_tokens", 0), out.min_tokens));
   if (out.min_tokens < 0)
-    return BadRequest(absl::StrFormat("min_tokens must be greater than or equal to 0, got %d.", out.min_tokens), "min_tokens");
+    return BadRequest(
+        absl::StrFormat("min_tokens must be greater than or equal to 0, got %d.", out.min_tokens),
+        "min_tokens");
   if (out.max_tokens && out.min_tokens > *out.max_tokens)
-    return BadRequest(absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.", *out.max_tokens, out.min_tokens),
-                      "min_tokens");
+    return BadRequest(
+        absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
+                        *out.max_tokens, out.min_tokens),
+        "min_tokens");
   return std::nullopt;
 }
 
@@ -203,9 +232,14 @@ MaybeError ParseChatLogprobs(const JsonValue& body, GenerateParams& out) {
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "logprobs", false), out.wants_logprobs));
   RETURN_IF_API_ERROR(Take(IntMember(body, "top_logprobs", 0), top));
   if (top > kMaxTopLogprobs)
-    return BadRequest(absl::StrFormat("Requested sample logprobs of %d, which is greater than max allowed: %d", top, kMaxTopLogprobs),
-                      "top_logprobs");
-  if (top < 0) return BadRequest(absl::StrFormat("top_logprobs must be in 0..%d, got %d.", kMaxTopLogprobs, top), "top_logprobs");
+    return BadRequest(
+        absl::StrFormat("Requested sample logprobs of %d, which is greater than max allowed: %d",
+                        top, kMaxTopLogprobs),
+        "top_logprobs");
+  if (top < 0)
+    return BadRequest(
+        absl::StrFormat("top_logprobs must be in 0..%d, got %d.", kMaxTopLogprobs, top),
+        "top_logprobs");
   if (top > 0 && !out.wants_logprobs)
     return BadRequest("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs");
   out.sampling.top_logprobs = out.wants_logprobs ? static_cast<int>(top) : -1;
@@ -217,8 +251,10 @@ MaybeError ParseTextLogprobs(const JsonValue& body, GenerateParams& out) {
   int64_t count = 0;
   RETURN_IF_API_ERROR(Take(IntMember(body, "logprobs", 0), count));
   if (count < 0 || count > kMaxTopLogprobs)
-    return BadRequest(absl::StrFormat("Requested sample logprobs of %d, which is greater than max allowed: %d", count, kMaxTopLogprobs),
-                      "logprobs");
+    return BadRequest(
+        absl::StrFormat("Requested sample logprobs of %d, which is greater than max allowed: %d",
+                        count, kMaxTopLogprobs),
+        "logprobs");
   out.wants_logprobs = true;
   out.sampling.top_logprobs = static_cast<int>(count);
   return std::nullopt;
@@ -229,7 +265,8 @@ MaybeError ParseStreaming(const JsonValue& body, GenerateParams& out) {
   const JsonValue* options = body.FindNonNull("stream_options");
   if (options == nullptr) return std::nullopt;
   if (!options->is_object()) return WrongType("stream_options", "object", *options);
-  if (!out.is_stream) return BadRequest("Stream options can only be defined when `stream=True`.", "stream_options");
+  if (!out.is_stream)
+    return BadRequest("Stream options can only be defined when `stream=True`.", "stream_options");
   RETURN_IF_API_ERROR(Take(BoolMemberOr(*options, "include_usage", false), out.include_usage));
   return Take(BoolMemberOr(*options, "continuous_usage_stats", false), out.continuous_usage);
 }
@@ -238,7 +275,8 @@ MaybeError ParseChoices(const JsonValue& body, GenerateParams& out) {
   int64_t n = 1;
   RETURN_IF_API_ERROR(Take(IntMember(body, "n", 1), n));
   if (n < 1) return BadRequest(absl::StrFormat("n must be at least 1, got %d.", n), "n");
-  if (n > kMaxChoices) return BadRequest(absl::StrFormat("n must be at most %d, got %d.", kMaxChoices, n), "n");
+  if (n > kMaxChoices)
+    return BadRequest(absl::StrFormat("n must be at most %d, got %d.", kMaxChoices, n), "n");
   if (n > 1 && out.sampling.greedy)
     return BadRequest(absl::StrFormat("n must be 1 when using greedy sampling, got %d.", n), "n");
   out.num_choices = static_cast<int>(n);
@@ -262,16 +300,21 @@ MaybeError ParsePlacement(const JsonValue& body, GenerateParams& out) {
   if (salt == nullptr) return std::nullopt;
   if (!salt->is_string()) return WrongType("cache_salt", "string", *salt);
   if (salt->text().empty() || salt->text().size() > 1024)
-    return BadRequest(absl::StrFormat("cache_salt must have 1..1024 bytes, got %d.", salt->text().size()), "cache_salt");
+    return BadRequest(
+        absl::StrFormat("cache_salt must have 1..1024 bytes, got %d.", salt->text().size()),
+        "cache_salt");
   out.salt = salt->text();
   return std::nullopt;
 }
 
 // What is asked for and not served: named, instead of silently left out.
 MaybeError RefuseUnserved(const JsonValue& body) {
-  for (const std::string_view key : {"prompt_logprobs", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-                                     "guided_grammar", "regex", "ebnf", "thinking_token_budget"}) {
-    if (body.FindNonNull(key) != nullptr) return BadRequest(absl::StrFormat("%s is not supported by this server", key), std::string(key));
+  for (const std::string_view key :
+       {"prompt_logprobs", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
+        "guided_grammar", "regex", "ebnf", "thinking_token_budget"}) {
+    if (body.FindNonNull(key) != nullptr)
+      return BadRequest(absl::StrFormat("%s is not supported by this server", key),
+                        std::string(key));
   }
   bool beam = false;
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "use_beam_search", false), beam));
@@ -281,21 +324,27 @@ MaybeError RefuseUnserved(const JsonValue& body) {
 
 MaybeError ParseFlags(const JsonValue& body, GenerateParams& out) {
   bool no_trim = false;
-  RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "include_stop_str_in_output", false), out.include_stop));
+  RETURN_IF_API_ERROR(
+      Take(BoolMemberOr(body, "include_stop_str_in_output", false), out.include_stop));
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "no_stop_trim", false), no_trim));
   out.include_stop = out.include_stop || no_trim;
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "skip_special_tokens", true), out.skip_special));
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "return_token_ids", false), out.return_token_ids));
-  RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "return_tokens_as_token_ids", false), out.tokens_as_ids));
-  RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "separate_reasoning", true), out.separates_reasoning));
+  RETURN_IF_API_ERROR(
+      Take(BoolMemberOr(body, "return_tokens_as_token_ids", false), out.tokens_as_ids));
+  RETURN_IF_API_ERROR(
+      Take(BoolMemberOr(body, "separate_reasoning", true), out.separates_reasoning));
   return Take(BoolMemberOr(body, "include_reasoning", true), out.includes_reasoning);
 }
 
-MaybeError ParseStopTokens(const JsonValue& body, const Tokenizer& tokenizer, int32_t eos, GenerateParams& out) {
+MaybeError ParseStopTokens(const JsonValue& body, const Tokenizer& tokenizer, int32_t eos,
+                           GenerateParams& out) {
   bool ignore_eos = false;
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "ignore_eos", false), ignore_eos));
-  RETURN_IF_API_ERROR(ParseTokenIds(body, "stop_token_ids", tokenizer.vocab_size(), out.stop_tokens));
-  const bool has_eos = std::find(out.stop_tokens.begin(), out.stop_tokens.end(), eos) != out.stop_tokens.end();
+  RETURN_IF_API_ERROR(
+      ParseTokenIds(body, "stop_token_ids", tokenizer.vocab_size(), out.stop_tokens));
+  const bool has_eos =
+      std::find(out.stop_tokens.begin(), out.stop_tokens.end(), eos) != out.stop_tokens.end();
   if (!ignore_eos && !has_eos) out.stop_tokens.push_back(eos);
   return std::nullopt;
 }
@@ -303,7 +352,8 @@ MaybeError ParseStopTokens(const JsonValue& body, const Tokenizer& tokenizer, in
 }  // namespace
 
 ApiError WrongType(std::string_view path, std::string_view expected, const JsonValue& got) {
-  return BadRequest(absl::StrFormat("%s: expected %s, got %s", path, expected, got.KindName()), std::string(path));
+  return BadRequest(absl::StrFormat("%s: expected %s, got %s", path, expected, got.KindName()),
+                    std::string(path));
 }
 
 ApiResult<int64_t> IntMember(const JsonValue& body, std::string_view key, int64_t fallback) {
@@ -321,8 +371,8 @@ ApiResult<bool> BoolMemberOr(const JsonValue& body, std::string_view key, bool f
   return value->boolean();
 }
 
-ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind, const Tokenizer& tokenizer,
-                                              int32_t eos) {
+ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind,
+                                              const Tokenizer& tokenizer, int32_t eos) {
   GenerateParams out;
   RETURN_IF_API_ERROR(ParseTemperature(body, out.sampling));
   RETURN_IF_API_ERROR(ParseTruncation(body, out.sampling));
@@ -333,7 +383,8 @@ ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionK
   RETURN_IF_API_ERROR(ParseStops(body, out));
   RETURN_IF_API_ERROR(ParseStopTokens(body, tokenizer, eos, out));
   RETURN_IF_API_ERROR(ParseLengths(body, kind, out));
-  RETURN_IF_API_ERROR(kind == CompletionKind::kChat ? ParseChatLogprobs(body, out) : ParseTextLogprobs(body, out));
+  RETURN_IF_API_ERROR(kind == CompletionKind::kChat ? ParseChatLogprobs(body, out)
+                                                    : ParseTextLogprobs(body, out));
   RETURN_IF_API_ERROR(ParseStreaming(body, out));
   RETURN_IF_API_ERROR(ParseChoices(body, out));
   RETURN_IF_API_ERROR(ParseSeed(body, out));

@@ -16,19 +16,19 @@ namespace baton::router {
 struct GenerateParams {
   SamplingSpec sampling;  // the seed is drawn by the caller if `has_seed` is false
   bool has_seed = false;
-  std::vector<int32_t> stop_tokens;    // eos (unless ignored) and the request's ids
-  std::optional<int64_t> max_tokens;   // absent: what the context leaves
+  std::vector<int32_t> stop_tokens;   // eos (unless ignored) and the request's ids
+  std::optional<int64_t> max_tokens;  // absent: what the context leaves
   int64_t min_tokens = 0;
   int num_choices = 1;
   std::vector<std::string> stops;
   bool include_stop = false;
   bool skip_special = true;
   bool is_stream = false;
-  bool include_usage = false;      // a last chunk with usage
-  bool continuous_usage = false;   // usage on every chunk
+  bool include_usage = false;     // a last chunk with usage
+  bool continuous_usage = false;  // usage on every chunk
   bool wants_logprobs = false;
   bool return_token_ids = false;
-  bool tokens_as_ids = false;      // token strings become token_id:N
+  bool tokens_as_ids = false;  // token strings become token_id:N
   bool separates_reasoning = true;
   bool includes_reasoning = true;
   std::string salt;
@@ -38,7 +38,8 @@ struct GenerateParams {
 enum class CompletionKind { kChat, kText };
 
 // Errors are 400 with the member's path, the value and the limit. Pure; any thread.
-ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind, const Tokenizer& tokenizer, int32_t eos);
+ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind,
+                                              const Tokenizer& tokenizer, int32_t eos);
 
 // A member as an integer of [least, most]; absent and null give `fallback`.
 ApiResult<int64_t> IntMember(const JsonValue& body, std::string_view key, int64_t fallback);

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int32_t kEos = 1;
 
-ApiResult<GenerateParams> Parse(const std::string& body, CompletionKind kind = CompletionKind::kChat) {
+ApiResult<GenerateParams> Parse(const std::string& body,
+                                CompletionKind kind = CompletionKind::kChat) {
   return ParseGenerateParams(*JsonValue::Parse(body), kind, RealTokenizer(), kEos);
 }
 
@@ -31,7 +32,8 @@ TEST(GenerateParams, DefaultsAreTheOfficialOnes) {
 
 TEST(GenerateParams, TemperatureBecomesItsInverse) {
   EXPECT_FLOAT_EQ(Parse(R"({"temperature": 0.5})")->sampling.inv_temperature, 2.0f);
-  EXPECT_FLOAT_EQ(Parse(R"({"temperature": 0.001})")->sampling.inv_temperature, 100.0f);  // raised to 0.01
+  EXPECT_FLOAT_EQ(Parse(R"({"temperature": 0.001})")->sampling.inv_temperature,
+                  100.0f);  // raised to 0.01
   EXPECT_TRUE(Parse(R"({"temperature": 0.000001})")->sampling.greedy);
 }
 
@@ -76,18 +78,22 @@ TEST(GenerateParams, BiasIsSortedAndClamped) {
 
 TEST(GenerateParams, BadWordsComeWithAndWithoutASpace) {
   const auto params = Parse(R"({"bad_words": ["word"]})");
-  const std::vector<std::vector<int32_t>> expected = {RealTokenizer().Encode("word", SpecialTokens::kPlain),
-                                                      RealTokenizer().Encode(" word", SpecialTokens::kPlain)};
+  const std::vector<std::vector<int32_t>> expected = {
+      RealTokenizer().Encode("word", SpecialTokens::kPlain),
+      RealTokenizer().Encode(" word", SpecialTokens::kPlain)};
   EXPECT_EQ(params->sampling.bad_words, expected);
 }
 
 TEST(GenerateParams, TheFirstLengthWins) {
   EXPECT_EQ(*Parse(R"({"max_tokens": 5, "max_completion_tokens": 7})")->max_tokens, 7);
-  EXPECT_EQ(*Parse(R"({"max_tokens": 5, "max_completion_tokens": 7})", CompletionKind::kText)->max_tokens, 5);
+  EXPECT_EQ(
+      *Parse(R"({"max_tokens": 5, "max_completion_tokens": 7})", CompletionKind::kText)->max_tokens,
+      5);
 }
 
 TEST(GenerateParams, IgnoringEosKeepsTheRequestsStops) {
-  EXPECT_EQ(Parse(R"({"ignore_eos": true, "stop_token_ids": [5]})")->stop_tokens, std::vector<int32_t>{5});
+  EXPECT_EQ(Parse(R"({"ignore_eos": true, "stop_token_ids": [5]})")->stop_tokens,
+            std::vector<int32_t>{5});
   const std::vector<int32_t> both = {5, kEos};
   EXPECT_EQ(Parse(R"({"stop_token_ids": [5]})")->stop_tokens, both);
 }

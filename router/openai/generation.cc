@@ -12,15 +12,21 @@ namespace baton::router {
 ApiError ToApiError(const absl::Status& status) {
   const std::string message(status.message());
   switch (status.code()) {
-    case absl::StatusCode::kResourceExhausted: return {429, "TooManyRequestsError", message, ""};
-    case absl::StatusCode::kUnavailable: return {503, "ServiceUnavailableError", message, ""};
-    case absl::StatusCode::kDeadlineExceeded: return {504, "GatewayTimeoutError", message, ""};
-    case absl::StatusCode::kInvalidArgument: return {400, "BadRequestError", message, ""};
-    default: return {500, "InternalServerError", message, ""};
+    case absl::StatusCode::kResourceExhausted:
+      return {429, "TooManyRequestsError", message, ""};
+    case absl::StatusCode::kUnavailable:
+      return {503, "ServiceUnavailableError", message, ""};
+    case absl::StatusCode::kDeadlineExceeded:
+      return {504, "GatewayTimeoutError", message, ""};
+    case absl::StatusCode::kInvalidArgument:
+      return {400, "BadRequestError", message, ""};
+    default:
+      return {500, "InternalServerError", message, ""};
   }
 }
 
-void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id, absl::Duration retry_after) {
+void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
+                  absl::Duration retry_after) {
   HttpHeaders headers = {{"Content-Type", "application/json"}};
   if (!request_id.empty()) headers.emplace_back("x-request-id", request_id);
   if (error.http_status == 429 || error.http_status == 503) {
@@ -30,7 +36,8 @@ void RespondError(HttpExchange& exchange, const ApiError& error, const std::stri
   exchange.Respond(error.http_status, std::move(headers), ErrorJson(error));
 }
 
-void Generation::Start(const ApiContext& context, GenerationJob job, std::shared_ptr<HttpExchange> exchange) {
+void Generation::Start(const ApiContext& context, GenerationJob job,
+                       std::shared_ptr<HttpExchange> exchange) {
   const auto generation = std::make_shared<Generation>(context, std::move(job), exchange);
   exchange->OnGone([weak = std::weak_ptr(generation)] {
     if (const auto self = weak.lock()) self->CancelAll("client gone");
@@ -38,7 +45,8 @@ void Generation::Start(const ApiContext& context, GenerationJob job, std::shared
   generation->Submit();
 }
 
-Generation::Generation(const ApiContext& context, GenerationJob job, std::shared_ptr<HttpExchange> exchange)
+Generation::Generation(const ApiContext& context, GenerationJob job,
+                       std::shared_ptr<HttpExchange> exchange)
     : context_(context), job_(std::move(job)), exchange_(std::move(exchange)) {
   const bool is_chat = job_.head.kind == CompletionKind::kChat;
   for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
@@ -50,7 +58,10 @@ Generation::Generation(const ApiContext& context, GenerationJob job, std::shared
         .starts_in_reasoning = is_chat && StartsInReasoning(*job_.prompts[prompt], context_.markup),
         .tools = nullptr};
     for (int k = 0; k < job_.params.num_choices; ++k) {
-      choices_.push_back(Choice{.output = ChoiceOutput(context_.tokenizer, context_.markup, options), .text = {}, .records = {}});
+      choices_.push_back(
+          Choice{.output = ChoiceOutput(context_.tokenizer, context_.markup, options),
+                 .text = {},
+                 .records = {}});
       choices_.back().text.index = static_cast<int>(choices_.size()) - 1;
       if (!job_.echoes.empty()) choices_.back().text.content = job_.echoes[prompt];
     }
@@ -66,7 +77,9 @@ void Generation::Submit() {
     request.prompt = job_.prompts[part];
     parts_[part].key = context_.dispatcher.Submit(
         std::move(request), [self, part, exchange = exchange_](std::vector<RequestEvent> events) {
-          exchange->Post([self, part, events = std::move(events)]() mutable { self->OnEvents(part, std::move(events)); });
+          exchange->Post([self, part, events = std::move(events)]() mutable {
+            self->OnEvents(part, std::move(events));
+          });
         });
   }
   exchange_->PostAfter(context_.config.ping_interval, [weak = weak_from_this()] {
@@ -85,29 +98,37 @@ void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
 void Generation::LogEnd(size_t part, const RequestEnded& event) const {
   int64_t tokens = 0;
   const auto num_choices = static_cast<size_t>(job_.params.num_choices);
-  for (size_t i = part * num_choices; i < (part + 1) * num_choices; ++i) tokens += choices_[i].completion_tokens;
+  for (size_t i = part * num_choices; i < (part + 1) * num_choices; ++i)
+    tokens += choices_[i].completion_tokens;
   const StageTimes& t = event.times;
   const auto ms = [](absl::Duration time) { return absl::ToDoubleMilliseconds(time); };
   const std::string prefix = absl::StrFormat(
-      "request=%s part=%d outcome=%s prompt_tokens=%d cached_tokens=%d completion_tokens=%d", job_.request_id, part,
-      absl::StatusCodeToString(event.status.code()), job_.prompts[part]->size(), event.cached_tokens, tokens);
+      "request=%s part=%d outcome=%s prompt_tokens=%d cached_tokens=%d completion_tokens=%d",
+      job_.request_id, part, absl::StatusCodeToString(event.status.code()),
+      job_.prompts[part]->size(), event.cached_tokens, tokens);
   const std::string first = absl::StrFormat(
-      "parse_ms=%.3f queue_ms=%.3f booking_ms=%.3f prefill_queue_ms=%.3f prefill_ms=%.3f emit_ms=%.3f", ms(t.parse),
-      ms(t.queue), ms(t.booking), ms(t.prefill_queue), ms(t.prefill), ms(t.emit));
-  const std::string second = absl::StrFormat("transfer_ms=%.3f decode_queue_ms=%.3f first_step_ms=%.3f", ms(t.transfer),
-                                             ms(t.decode_queue), ms(t.first_step));
-  const std::string error = event.status.ok() ? "" : absl::StrFormat(" error=%s", std::string(event.status.message()));
-  Log(LogLevel::kInfo, "request_ended", absl::StrFormat("%s %s %s%s", prefix, first, second, error));
+      "parse_ms=%.3f queue_ms=%.3f booking_ms=%.3f prefill_queue_ms=%.3f prefill_ms=%.3f "
+      "emit_ms=%.3f",
+      ms(t.parse), ms(t.queue), ms(t.booking), ms(t.prefill_queue), ms(t.prefill), ms(t.emit));
+  const std::string second =
+      absl::StrFormat("transfer_ms=%.3f decode_queue_ms=%.3f first_step_ms=%.3f", ms(t.transfer),
+                      ms(t.decode_queue), ms(t.first_step));
+  const std::string error =
+      event.status.ok() ? "" : absl::StrFormat(" error=%s", std::string(event.status.message()));
+  Log(LogLevel::kInfo, "request_ended",
+      absl::StrFormat("%s %s %s%s", prefix, first, second, error));
 }
 
 void Generation::On(size_t, const RequestAccepted&) {
   if (job_.params.is_stream && !is_streaming_) StartStream();
 }
 
-void Generation::On(size_t, const PromptLogprobsEmitted&) {}  // never asked for: ParseGenerateParams refuses prompt_logprobs
+void Generation::On(size_t, const PromptLogprobsEmitted&) {
+}  // never asked for: ParseGenerateParams refuses prompt_logprobs
 
 void Generation::On(size_t part, const TokensEmitted& event) {
-  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(event.choice)];
+  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) +
+                            static_cast<size_t>(event.choice)];
   if (choice.is_ended) return;
   std::vector<OutputDelta> deltas;
   std::vector<TokenRecord> records;
@@ -127,14 +148,16 @@ void Generation::On(size_t part, const TokensEmitted& event) {
 }
 
 void Generation::On(size_t part, const ChoiceFinished& event) {
-  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(event.choice)];
+  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) +
+                            static_cast<size_t>(event.choice)];
   if (choice.is_ended) return;
   std::vector<OutputDelta> deltas;
   choice.output.Finish(deltas);
   Show(choice, deltas, {});
   ChoiceEnd end = {.finish_reason = event.reason == FinishReason::kStop ? "stop" : "length"};
   if (event.stop_token != context_.markup.eos) end.stop_token = event.stop_token;
-  if (const std::string* stop = choice.output.matched_stop(); stop != nullptr)  // in what was held back
+  if (const std::string* stop = choice.output.matched_stop();
+      stop != nullptr)  // in what was held back
     end = {.finish_reason = "stop", .stop_string = *stop, .has_stop_string = true};
   EndChoice(choice, std::move(end));
 }
@@ -182,22 +205,27 @@ void Generation::StartChoice(Choice& choice) {
   if (choice.is_started) return;
   choice.is_started = true;
   const bool is_chat = job_.head.kind == CompletionKind::kChat;
-  if (!is_chat && choice.text.content.empty()) return;  // the role is a chat's; an echo comes first in a text completion
-  exchange_->Write(ChunkEvent(job_.head, {.index = choice.text.index,
-                                          .delta_field = "content",
-                                          .text = is_chat ? std::string_view() : std::string_view(choice.text.content),
-                                          .starts_choice = true}));
+  if (!is_chat && choice.text.content.empty())
+    return;  // the role is a chat's; an echo comes first in a text completion
+  exchange_->Write(ChunkEvent(
+      job_.head, {.index = choice.text.index,
+                  .delta_field = "content",
+                  .text = is_chat ? std::string_view() : std::string_view(choice.text.content),
+                  .starts_choice = true}));
 }
 
-void Generation::Show(Choice& choice, const std::vector<OutputDelta>& deltas, const std::vector<TokenRecord>& records) {
+void Generation::Show(Choice& choice, const std::vector<OutputDelta>& deltas,
+                      const std::vector<TokenRecord>& records) {
   const bool is_stream = job_.params.is_stream;
   if (is_stream && (!records.empty() || !deltas.empty())) StartChoice(choice);
   std::string logprobs;
   if (job_.params.wants_logprobs && is_stream && !records.empty())
     logprobs = job_.head.kind == CompletionKind::kChat
                    ? ChatLogprobsJson(records, context_.tokenizer, job_.params.tokens_as_ids)
-                   : TextLogprobsJson(records, context_.tokenizer, job_.params.tokens_as_ids, choice.text_offset);
-  if (job_.params.wants_logprobs && !is_stream) choice.records.insert(choice.records.end(), records.begin(), records.end());
+                   : TextLogprobsJson(records, context_.tokenizer, job_.params.tokens_as_ids,
+                                      choice.text_offset);
+  if (job_.params.wants_logprobs && !is_stream)
+    choice.records.insert(choice.records.end(), records.begin(), records.end());
   std::vector<int32_t> ids;
   if (job_.params.return_token_ids)
     for (const TokenRecord& record : records) ids.push_back(record.token);
@@ -209,16 +237,18 @@ void Generation::Show(Choice& choice, const std::vector<OutputDelta>& deltas, co
     shown.push_back(delta);
   }
   if (!is_stream) return;
-  if (shown.empty() && (!logprobs.empty() || !ids.empty())) shown.push_back({.field = OutputField::kContent, .text = ""});
+  if (shown.empty() && (!logprobs.empty() || !ids.empty()))
+    shown.push_back({.field = OutputField::kContent, .text = ""});
   const UsageCounts usage = job_.params.continuous_usage ? Usage() : UsageCounts{};
   for (const OutputDelta& delta : shown) {
     exchange_->Write(ChunkEvent(
-        job_.head, {.index = choice.text.index,
-                    .delta_field = delta.field == OutputField::kReasoning ? "reasoning_content" : "content",
-                    .text = delta.text,
-                    .logprobs = std::exchange(logprobs, {}),
-                    .token_ids = job_.params.return_token_ids && &delta == &shown.front() ? &ids : nullptr,
-                    .usage = job_.params.continuous_usage ? &usage : nullptr}));
+        job_.head,
+        {.index = choice.text.index,
+         .delta_field = delta.field == OutputField::kReasoning ? "reasoning_content" : "content",
+         .text = delta.text,
+         .logprobs = std::exchange(logprobs, {}),
+         .token_ids = job_.params.return_token_ids && &delta == &shown.front() ? &ids : nullptr,
+         .usage = job_.params.continuous_usage ? &usage : nullptr}));
     was_quiet_ = false;
   }
 }
@@ -233,8 +263,10 @@ void Generation::EndChoice(Choice& choice, ChoiceEnd end) {
 
 void Generation::EndAll() {
   is_over_ = true;
-  const bool all_ended = std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.is_ended; });
-  if (!all_ended) Log(LogLevel::kError, "choices_open_at_end", absl::StrFormat("request=%s", job_.request_id));
+  const bool all_ended =
+      std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.is_ended; });
+  if (!all_ended)
+    Log(LogLevel::kError, "choices_open_at_end", absl::StrFormat("request=%s", job_.request_id));
   if (is_streaming_) {
     if (job_.params.include_usage) exchange_->Write(UsageEvent(job_.head, Usage()));
     exchange_->Write(std::string(kDoneEvent));
@@ -245,9 +277,11 @@ void Generation::EndAll() {
   for (Choice& choice : choices_) {
     if (job_.params.wants_logprobs) {
       int64_t offset = 0;
-      choice.text.logprobs = job_.head.kind == CompletionKind::kChat
-                                 ? ChatLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids)
-                                 : TextLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids, offset);
+      choice.text.logprobs =
+          job_.head.kind == CompletionKind::kChat
+              ? ChatLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids)
+              : TextLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids,
+                                 offset);
     }
     texts.push_back(std::move(choice.text));
   }
@@ -255,13 +289,15 @@ void Generation::EndAll() {
   headers.emplace_back("Content-Type", "application/json");
   exchange_->Respond(200, std::move(headers),
                      AnswerJson(job_.head, texts, Usage(),
-                                {.reasoning = job_.params.includes_reasoning, .token_ids = job_.params.return_token_ids}));
+                                {.reasoning = job_.params.includes_reasoning,
+                                 .token_ids = job_.params.return_token_ids}));
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
   is_over_ = true;
   for (Part& part : parts_)
-    if (!part.is_ended) context_.dispatcher.Cancel(part.key, std::nullopt, "another prompt of the request failed");
+    if (!part.is_ended)
+      context_.dispatcher.Cancel(part.key, std::nullopt, "another prompt of the request failed");
   if (is_streaming_) {
     exchange_->Write(ErrorEvent(error));
     exchange_->Write(std::string(kDoneEvent));
@@ -274,7 +310,8 @@ void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
 void Generation::CancelAll(const std::string& reason) {
   if (std::exchange(is_over_, true)) return;
   for (const Part& part : parts_)
-    if (part.key.value != 0 && !part.is_ended) context_.dispatcher.Cancel(part.key, std::nullopt, reason);
+    if (part.key.value != 0 && !part.is_ended)
+      context_.dispatcher.Cancel(part.key, std::nullopt, reason);
 }
 
 UsageCounts Generation::Usage() const {

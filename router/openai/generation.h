@@ -32,11 +32,13 @@ struct GenerationJob {
   std::string request_id;           // echoed as a header
 };
 
-// Runs a job: submits its prompts, turns tokens into text and text into an answer, streamed or whole. Lives on its connection's
-// thread; the dispatcher's events are posted there. Cancels what is running when the client leaves.
+// Runs a job: submits its prompts, turns tokens into text and text into an answer, streamed or
+// whole. Lives on its connection's thread; the dispatcher's events are posted there. Cancels what
+// is running when the client leaves.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
-  static void Start(const ApiContext& context, GenerationJob job, std::shared_ptr<HttpExchange> exchange);
+  static void Start(const ApiContext& context, GenerationJob job,
+                    std::shared_ptr<HttpExchange> exchange);
 
   Generation(const ApiContext& context, GenerationJob job, std::shared_ptr<HttpExchange> exchange);
 
@@ -67,7 +69,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void LogEnd(size_t part, const RequestEnded& event) const;
   void StartStream();
   void Ping();
-  void Show(Choice& choice, const std::vector<OutputDelta>& deltas, const std::vector<TokenRecord>& records);
+  void Show(Choice& choice, const std::vector<OutputDelta>& deltas,
+            const std::vector<TokenRecord>& records);
   void StartChoice(Choice& choice);
   void EndChoice(Choice& choice, ChoiceEnd end);
   void EndAll();
@@ -90,6 +93,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
 // The answer to a request that could not be served (protocol.md 5.2, 5.3).
 ApiError ToApiError(const absl::Status& status);
 // The endpoints' way of sending an error.
-void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id, absl::Duration retry_after = {});
+void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
+                  absl::Duration retry_after = {});
 
 }  // namespace baton::router

@@ -5,42 +5,51 @@
 #include "common/rng.h"
 #include "router/openai/api.h"
 
-// From a request's body to a GenerationJob, and the endpoints that stop halfway: tokenize and detokenize.
+// From a request's body to a GenerationJob, and the endpoints that stop halfway: tokenize and
+// detokenize.
 namespace baton::router {
 namespace {
 
 constexpr size_t kMaxPrompts = 256;
-constexpr size_t kBytesPerToken = 128;  // the longest token: more bytes than this a token cannot fit (protocol.md 5.7)
+constexpr size_t kBytesPerToken =
+    128;  // the longest token: more bytes than this a token cannot fit (protocol.md 5.7)
 
 ApiError TooLong(const AnswerHead& head, int64_t context, int64_t output, int64_t prompt) {
-  return BadRequest(
-      absl::StrFormat("This model's maximum context length is %d tokens. However, you requested %d output tokens and your prompt contains "
-                      "at least %d input tokens, for a total of at least %d tokens. Please reduce the length of the input prompt or the "
-                      "number of requested output tokens.",
-                      context, output, prompt, prompt + output),
-      prompt >= context ? (head.kind == CompletionKind::kChat ? "messages" : "prompt") : "max_tokens");
+  return BadRequest(absl::StrFormat("This model's maximum context length is %d tokens. However, "
+                                    "you requested %d output tokens and your prompt contains "
+                                    "at least %d input tokens, for a total of at least %d tokens. "
+                                    "Please reduce the length of the input prompt or the "
+                                    "number of requested output tokens.",
+                                    context, output, prompt, prompt + output),
+                    prompt >= context ? (head.kind == CompletionKind::kChat ? "messages" : "prompt")
+                                      : "max_tokens");
 }
 
 // A header with a whole number of milliseconds of at least 1.
-std::optional<ApiError> ReadMilliseconds(const HttpRequest& request, const std::string& name, std::optional<absl::Duration>& out) {
+std::optional<ApiError> ReadMilliseconds(const HttpRequest& request, const std::string& name,
+                                         std::optional<absl::Duration>& out) {
   const std::string_view text = request.Header(name);
   if (text.empty()) return std::nullopt;
   int64_t ms = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ms);
   if (error != std::errc() || end != text.data() + text.size() || ms < 1)
-    return BadRequest(absl::StrFormat("%s must be an integer of at least 1, got '%s'", name, text), name);
+    return BadRequest(absl::StrFormat("%s must be an integer of at least 1, got '%s'", name, text),
+                      name);
   out = absl::Milliseconds(ms);
   return std::nullopt;
 }
 
-ApiResult<std::vector<int32_t>> TokenList(const JsonValue& list, const std::string& path, int vocab_size) {
+ApiResult<std::vector<int32_t>> TokenList(const JsonValue& list, const std::string& path,
+                                          int vocab_size) {
   std::vector<int32_t> ids;
   ids.reserve(list.items().size());
   for (const JsonValue& item : list.items()) {
     const std::optional<int64_t> id = item.is_number() ? item.AsInt64() : std::nullopt;
     if (!id) return WrongType(path, "array of integers", item);
     if (*id < 0 || *id >= vocab_size)
-      return BadRequest(absl::StrFormat("%s: token id %d is out of vocabulary, its size is %d", path, *id, vocab_size), path);
+      return BadRequest(absl::StrFormat("%s: token id %d is out of vocabulary, its size is %d",
+                                        path, *id, vocab_size),
+                        path);
     ids.push_back(static_cast<int32_t>(*id));
   }
   return ids;
@@ -57,7 +66,8 @@ std::optional<ApiError> Api::CheckModel(const JsonValue& body, std::string& mode
   const std::string& name = given->text();
   if (name.empty() || name == "default" || name == parts_.config.model_path) return std::nullopt;
   if (std::find(names.begin(), names.end(), name) == names.end())
-    return ApiError{404, "NotFoundError", absl::StrFormat("The model `%s` does not exist.", name), "model"};
+    return ApiError{404, "NotFoundError", absl::StrFormat("The model `%s` does not exist.", name),
+                    "model"};
   model = name;
   return std::nullopt;
 }
@@ -68,7 +78,8 @@ std::optional<ApiError> Api::FillRequest(const Call& call, GenerationJob& job) c
   request.num_choices = job.params.num_choices;
   request.sampling = job.params.sampling;
   if (!job.params.has_seed) request.sampling.seed = SystemRng().Next();
-  request.finish = {.stop_tokens = job.params.stop_tokens, .max_tokens = job.params.max_tokens.value_or(0),
+  request.finish = {.stop_tokens = job.params.stop_tokens,
+                    .max_tokens = job.params.max_tokens.value_or(0),
                     .min_tokens = job.params.min_tokens};
   request.salt = job.params.salt;
   request.priority = job.params.priority;
@@ -84,20 +95,24 @@ std::optional<ApiError> Api::FillRequest(const Call& call, GenerationJob& job) c
   return std::nullopt;
 }
 
-// Every prompt must leave room for the output asked for (protocol.md 5.7); the batch shares one limit, that of its longest prompt.
+// Every prompt must leave room for the output asked for (protocol.md 5.7); the batch shares one
+// limit, that of its longest prompt.
 std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
   const int64_t context = MaxContext();
   const int64_t asked = job.params.max_tokens.value_or(0);
   int64_t longest = 0;
-  for (const auto& prompt : job.prompts) longest = std::max(longest, static_cast<int64_t>(prompt->size()));
-  if (longest >= context || longest + asked > context) return TooLong(job.head, context, asked, longest);
+  for (const auto& prompt : job.prompts)
+    longest = std::max(longest, static_cast<int64_t>(prompt->size()));
+  if (longest >= context || longest + asked > context)
+    return TooLong(job.head, context, asked, longest);
   int64_t left = context - longest;
   if (parts_.config.default_max_tokens > 0) left = std::min(left, parts_.config.default_max_tokens);
   if (!job.params.max_tokens) job.request.finish.max_tokens = left;
   if (job.params.min_tokens > job.request.finish.max_tokens)
-    return BadRequest(absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.", job.request.finish.max_tokens,
-                                      job.params.min_tokens),
-                      "min_tokens");
+    return BadRequest(
+        absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
+                        job.request.finish.max_tokens, job.params.min_tokens),
+        "min_tokens");
   return std::nullopt;
 }
 
@@ -107,11 +122,13 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
   // vLLM's and SGLang's members for the id (protocol.md 5.2), if the header says nothing.
   for (const std::string_view key : {"request_id", "rid"}) {
     const JsonValue* id = body->FindNonNull(key);
-    const bool is_used = id != nullptr && id->is_string() && IsRequestId(id->text()) && !IsRequestId(call.request.Header("x-request-id"));
+    const bool is_used = id != nullptr && id->is_string() && IsRequestId(id->text()) &&
+                         !IsRequestId(call.request.Header("x-request-id"));
     if (is_used) call.id = id->text();
   }
-  ApiResult<GenerationJob> job =
-      call.request.path == "/v1/chat/completions" ? PrepareChat(call, *body) : PrepareCompletion(call, *body);
+  ApiResult<GenerationJob> job = call.request.path == "/v1/chat/completions"
+                                     ? PrepareChat(call, *body)
+                                     : PrepareCompletion(call, *body);
   if (!job.ok()) return job;
   if (auto error = FillRequest(call, *job)) return *error;
   if (auto error = FitLength(*job)) return *error;
@@ -123,14 +140,17 @@ ApiResult<std::vector<int32_t>> Api::RenderChat(const JsonValue& body) const {
   ApiResult<ChatInput> input = ParseChatInput(body, parts_.config.chat);
   if (!input.ok()) return input.error();
   size_t bytes = 0;
-  for (const ChatMessage& message : input->messages) bytes += message.content.size() + message.reasoning.size();
+  for (const ChatMessage& message : input->messages)
+    bytes += message.content.size() + message.reasoning.size();
   const int context = MaxContext();
   if (bytes > kBytesPerToken * static_cast<size_t>(context))
     return TooLong({}, context, 0, static_cast<int64_t>(bytes / kBytesPerToken));
   const auto segments = parts_.encoder.Encode(input->messages, input->options);
   if (!segments.ok()) {
     const std::string message(segments.status().message());
-    return BadRequest(message, message.rfind("messages[", 0) == 0 ? message.substr(0, message.find(' ')) : "messages");
+    return BadRequest(message, message.rfind("messages[", 0) == 0
+                                   ? message.substr(0, message.find(' '))
+                                   : "messages");
   }
   return parts_.tokenizer.EncodeSegments(*segments);
 }
@@ -140,7 +160,8 @@ ApiResult<GenerationJob> Api::PrepareChat(const Call& call, const JsonValue& bod
   job.head.kind = CompletionKind::kChat;
   job.head.id = "chatcmpl-" + call.id;
   if (auto error = CheckModel(body, job.head.model)) return *error;
-  ApiResult<GenerateParams> params = ParseGenerateParams(body, CompletionKind::kChat, parts_.tokenizer, parts_.markup.eos);
+  ApiResult<GenerateParams> params =
+      ParseGenerateParams(body, CompletionKind::kChat, parts_.tokenizer, parts_.markup.eos);
   if (!params.ok()) return params.error();
   job.params = *std::move(params);
   ApiResult<std::vector<int32_t>> prompt = RenderChat(body);
@@ -154,32 +175,41 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
   job.head.kind = CompletionKind::kText;
   job.head.id = "cmpl-" + call.id;
   if (auto error = CheckModel(body, job.head.model)) return *error;
-  ApiResult<GenerateParams> params = ParseGenerateParams(body, CompletionKind::kText, parts_.tokenizer, parts_.markup.eos);
+  ApiResult<GenerateParams> params =
+      ParseGenerateParams(body, CompletionKind::kText, parts_.tokenizer, parts_.markup.eos);
   if (!params.ok()) return params.error();
   job.params = *std::move(params);
-  if (body.FindNonNull("suffix") != nullptr) return BadRequest("suffix is not currently supported", "suffix");
+  if (body.FindNonNull("suffix") != nullptr)
+    return BadRequest("suffix is not currently supported", "suffix");
   ApiResult<bool> echo = BoolMemberOr(body, "echo", false);
   if (!echo.ok()) return echo.error();
-  if (*echo && job.params.wants_logprobs) return BadRequest("echo with logprobs is not supported by this server", "echo");
+  if (*echo && job.params.wants_logprobs)
+    return BadRequest("echo with logprobs is not supported by this server", "echo");
   const JsonValue* prompt = body.FindNonNull("prompt");
-  if (prompt == nullptr) return BadRequest("prompt: expected string or array, got nothing", "prompt");
+  if (prompt == nullptr)
+    return BadRequest("prompt: expected string or array, got nothing", "prompt");
   std::vector<const JsonValue*> items;
-  const bool is_batch = prompt->is_array() && !prompt->items().empty() && !prompt->items()[0].is_number();
+  const bool is_batch =
+      prompt->is_array() && !prompt->items().empty() && !prompt->items()[0].is_number();
   if (is_batch) {
     for (const JsonValue& item : prompt->items()) items.push_back(&item);
   } else {
     items.push_back(prompt);
   }
   if (items.size() > kMaxPrompts)
-    return BadRequest(absl::StrFormat("prompt: %d prompts, the limit is %d", items.size(), kMaxPrompts), "prompt");
+    return BadRequest(
+        absl::StrFormat("prompt: %d prompts, the limit is %d", items.size(), kMaxPrompts),
+        "prompt");
   for (const JsonValue* item : items) {
     std::vector<int32_t> ids;
     if (item->is_string()) {
       if (item->text().size() > kBytesPerToken * static_cast<size_t>(MaxContext()))
-        return TooLong(job.head, MaxContext(), 0, static_cast<int64_t>(item->text().size() / kBytesPerToken));
+        return TooLong(job.head, MaxContext(), 0,
+                       static_cast<int64_t>(item->text().size() / kBytesPerToken));
       ids = parts_.tokenizer.Encode(item->text(), SpecialTokens::kRecognise);
     } else if (item->is_array()) {
-      ApiResult<std::vector<int32_t>> list = TokenList(*item, "prompt", parts_.tokenizer.vocab_size());
+      ApiResult<std::vector<int32_t>> list =
+          TokenList(*item, "prompt", parts_.tokenizer.vocab_size());
       if (!list.ok()) return list.error();
       ids = *std::move(list);
     } else {
@@ -214,15 +244,17 @@ void Api::Tokenize(const Call& call) const {
     if (!texts.empty()) texts += ",";
     AppendJsonString(parts_.tokenizer.Decode(std::span(&id, 1), false), texts);
   }
-  Reply(call, 200, absl::StrFormat("{\"tokens\":[%s],\"count\":%d,\"max_model_len\":%d,\"token_strs\":%s}", list, ids.size(),
-                                   MaxContext(), *wants_texts ? "[" + texts + "]" : "null"));
+  Reply(call, 200,
+        absl::StrFormat("{\"tokens\":[%s],\"count\":%d,\"max_model_len\":%d,\"token_strs\":%s}",
+                        list, ids.size(), MaxContext(), *wants_texts ? "[" + texts + "]" : "null"));
 }
 
 void Api::Detokenize(const Call& call) const {
   ApiResult<JsonValue> body = ReadBody(call);
   if (!body.ok()) return Fail(call, body.error());
   const JsonValue* tokens = body->FindNonNull("tokens");
-  if (tokens == nullptr) return Fail(call, BadRequest("tokens: expected array, got nothing", "tokens"));
+  if (tokens == nullptr)
+    return Fail(call, BadRequest("tokens: expected array, got nothing", "tokens"));
   if (!tokens->is_array()) return Fail(call, WrongType("tokens", "array", *tokens));
   ApiResult<std::vector<int32_t>> ids = TokenList(*tokens, "tokens", parts_.tokenizer.vocab_size());
   if (!ids.ok()) return Fail(call, ids.error());

@@ -150,8 +150,7 @@ void RouterCore::CheckTimers(Request& request) {
       request.avoid.push_back(request.placement->decode);
       return LosePlacement(request, true, silent);
     case Step::kPrefilling:
-      if (request.placement->prefill) request.avoid.push_back(*request.placement->prefill);
-      return BeginRetarget(request, true, silent);
+      return BlameLink(request, silent);
     case Step::kDecoding:
       return CheckParked(request);
     case Step::kQueued:

@@ -145,6 +145,7 @@ class RouterCore {
   void OpenPrefill(Placement& placement, WorkerRecord& prefill, uint32_t uncached_tokens);
   void ClosePrefill(Placement& placement);
   void CloseLanding(Placement& placement, bool is_answered);
+  void BlameLink(Request& request, const absl::Status& why);
   void MarkLost(Request& request);
   void SendPrompt(Request& request, WorkerId worker);
   void Tell(Request& request, WorkerId worker, RouterPiece piece);

@@ -178,17 +178,12 @@ PrefillChoice RouterCore::PickPrefill(Request& request, const Workers& prefills)
   return *ChoosePrefill(candidates, FactsOf(request, 0));
 }
 
-// With headroom, unless no worker is that large.
 uint32_t RouterCore::PagesFor(const Request& request) const {
-  const uint32_t wanted = request.PagesToBook(config_.headroom_tokens);
-  uint32_t largest = 0;
-  for (const auto& [id, worker] : workers_.all())
-    if (worker.is_up && worker.hello.serves_decode) largest = std::max(largest, worker.hello.pages);
-  return wanted <= largest ? wanted : request.PagesToBook(1);
+  return request.PagesToBook(config_.headroom_tokens);
 }
 
 bool RouterCore::CanEverFit(const Request& request) const {
-  const uint32_t pages = request.PagesToBook(1);
+  const uint32_t pages = PagesFor(request);
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.is_up || !worker.hello.serves_decode) continue;
     if (worker.hello.pages >= pages && worker.hello.max_sequences >= request.OpenChoices())

@@ -276,6 +276,37 @@ TEST(RouterCoreLoss, BadBlocksTwiceBlameTheDecodeWorker) {
   c.h.ExpectQuiet();
 }
 
+TEST(RouterCoreLoss, ASenderThatLeftIsReplacedAndTheLandingKept) {
+  Cluster c;
+  c.key = c.h.Arrive(kPrompt, kTokens);
+  c.h.Reserved(c.d);
+  c.h.FailTransfer(c.d, absl::StatusCode::kUnavailable);
+  EXPECT_EQ(c.h.State(c.key), "retarget");
+  c.h.FailTransfer(c.d, absl::StatusCode::kUnavailable);  // again, of the attempt that is over
+  EXPECT_EQ(c.h.State(c.key), "retarget");
+  c.h.Retargeted(c.d);
+  EXPECT_EQ(c.Decode(), c.d);
+  EXPECT_EQ(c.Prefill(), c.p2);
+  c.PlayOut();
+  c.h.ExpectTokens(c.key, 0, kTokens);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCoreLoss, ALandingThatStallsTwiceIsGivenUp) {
+  Cluster c;
+  c.key = c.h.Arrive(kPrompt, kTokens);
+  c.h.Reserved(c.d);
+  c.h.Advance(absl::Seconds(9));
+  EXPECT_EQ(c.h.State(c.key), "retarget");
+  c.h.Retargeted(c.d);
+  EXPECT_EQ(c.Prefill(), c.p2);
+  c.h.Advance(absl::Seconds(9));
+  EXPECT_EQ(c.Decode(), c.d2);
+  c.PlayOut();
+  c.h.ExpectTokens(c.key, 0, kTokens);
+  c.h.ExpectQuiet();
+}
+
 TEST(RouterCoreLoss, ForcesEveryChoicesTokensAtTheNextDecodeWorker) {
   Cluster c;
   c.key = c.h.Arrive(kPrompt, kTokens, 2);

@@ -26,7 +26,8 @@ wire::Reserve MakeReserve(const Request& request, absl::Time now) {
   reserve.transfer = request.placement->transfer;
   reserve.request_id = request.spec.request_id;
   reserve.prompt_tokens = request.prompt_tokens();
-  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 8), our count an estimate.
+  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 8), our count an
+  // estimate.
   reserve.num_pages = (request.prompt_tokens() + kPageTokens - 1) / kPageTokens;
   reserve.sequences = SequencesOf(request);
   reserve.sampling = request.spec.sampling;
@@ -99,7 +100,7 @@ RouterCore::Placed RouterCore::TryPlace(Request& request) {
   End(request,
       absl::ResourceExhaustedError(absl::StrFormat(
           "%d sequences of %d prompt tokens need %d pages: more than any decode worker has",
-          request.OpenChoices(), request.prompt_tokens(), request.PagesToBook(1))));
+          request.OpenChoices(), request.prompt_tokens(), PagesFor(request))));
   return Placed::kYes;
 }
 
@@ -225,6 +226,16 @@ void RouterCore::BeginRetarget(Request& request, bool is_fault, const absl::Stat
   }
   if (request.has_token) MarkLost(request);
   EnterStep(request, Step::kRetarget);
+}
+
+// Nothing gets from the prefill worker into the landing: another prefill worker first; if that does
+// not help, the landing is at fault (its memory may be held by a receive that does not end).
+void RouterCore::BlameLink(Request& request, const absl::Status& why) {
+  Placement& placement = *request.placement;
+  if (placement.prefill) request.avoid.push_back(*placement.prefill);
+  if (!std::exchange(placement.had_link_fault, true)) return BeginRetarget(request, true, why);
+  request.avoid.push_back(placement.decode);
+  LosePlacement(request, true, why);
 }
 
 // False if the request had its last attempt and has ended.

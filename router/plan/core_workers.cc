@@ -226,18 +226,18 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   Placement& placement = *request->placement;
   const absl::Status why = StatusFrom(worker, item.code, item.message);
   const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
+  const bool is_unavailable = item.code == absl::StatusCode::kUnavailable;
   const bool is_prefilling = request->step == Step::kPrefilling;
   if (placement.decode == worker.id) {
-    // Bad blocks: another prefill worker first, another decode worker if that does not help.
-    if (is_data_loss && is_prefilling && !placement.had_data_loss && !placement.IsSameWorker()) {
-      placement.had_data_loss = true;
-      return BeginRetarget(*request, true, why);
-    }
+    // Its sender left, as this core knows by now: said of the attempt that Retarget ends.
+    if (!item.handle && is_unavailable && request->step == Step::kRetarget) return;
+    const bool is_link = !item.handle && (is_data_loss || is_unavailable);
+    if (is_link && is_prefilling && !placement.IsSameWorker()) return BlameLink(*request, why);
     request->avoid.push_back(worker.id);
     return LosePlacement(*request, true, why);
   }
   if (placement.prefill != worker.id || !is_prefilling || placement.is_prefilled) return;
-  placement.had_data_loss = placement.had_data_loss || is_data_loss;
+  placement.had_link_fault = placement.had_link_fault || is_data_loss;
   request->avoid.push_back(worker.id);
   BeginRetarget(*request, true, why);
 }

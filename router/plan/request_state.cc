@@ -4,6 +4,12 @@
 
 namespace baton::router {
 
+namespace {
+
+constexpr int64_t kDraftRoom = 8;  // 2 (k + 1) at k = 3 (contracts.md 6)
+
+}  // namespace
+
 std::string RequestStateName(RequestState state) {
   switch (state) {
     case RequestState::kQueued:
@@ -106,8 +112,8 @@ uint32_t Request::PagesToBook(uint32_t headroom_tokens) const {
   for (const Choice& choice : choices) {
     if (choice.IsOver()) continue;
     const int64_t done = static_cast<int64_t>(choice.received.size());
-    const int64_t rest = std::max<int64_t>(spec.finish.max_tokens - done, 1);
-    const int64_t tokens = prompt + done + std::min<int64_t>(rest, headroom_tokens);
+    const int64_t ahead = std::min<int64_t>(spec.finish.max_tokens + kDraftRoom, headroom_tokens);
+    const int64_t tokens = prompt + std::max(ahead, done + kDraftRoom);
     pages += (tokens + kPageTokens - 1) / kPageTokens - shared;
   }
   return static_cast<uint32_t>(pages);

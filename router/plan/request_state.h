@@ -66,7 +66,7 @@ struct Placement {
   bool has_retarget_answer = false;
   bool has_first_token = false;  // from this placement's prefill
   bool is_prefilled = false;     // every block acked: the prefill worker is no longer needed
-  bool had_data_loss = false;
+  bool had_link_fault = false;      // data loss, abort or stall on the way into this landing
   absl::Time progress_due = absl::InfiniteFuture();
   bool IsSameWorker() const { return prefill == decode; }
 };
@@ -119,9 +119,10 @@ struct Request {
   uint32_t prompt_tokens() const { return static_cast<uint32_t>(spec.prompt->size()); }
   RequestState State() const;
   bool AllChoicesOver() const;
-  // Token budget, pages to book, and milliseconds left for the wire (absent: no deadline).
   uint32_t OpenChoices() const;
+  // What a decode worker will book for it: an estimate of the worker's own rule (contracts.md 6).
   uint32_t PagesToBook(uint32_t headroom_tokens) const;
+  // Milliseconds to the deadline, for the wire; absent: none.
   std::optional<int64_t> RemainingMs(absl::Time now) const;
   // The deadline that holds now: the first token's until it is out, and the total one.
   absl::Time Deadline() const;

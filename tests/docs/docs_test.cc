@@ -1,6 +1,9 @@
-// The reference pages that list what the programs know are compared with the programs: docs/metrics.md and docs/config.md.
+// The reference pages that list what the programs know are compared with the programs:
+// docs/metrics.md and docs/config.md.
 #include <gtest/gtest.h>
+#include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -23,7 +26,8 @@ std::string ReadFile(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// The table of section `## title`: from its first line that begins with '|' to the last one in a row.
+// The table of section `## title`: from its first line that begins with '|' to the last one in a
+// row.
 std::string TableOf(const std::string& page, const std::string& title) {
   std::istringstream lines(page.substr(std::min(page.find("## " + title + "\n"), page.size())));
   std::string table;
@@ -71,6 +75,32 @@ TEST(ConfigPage, ListsTheWorkersKeys) {
   ConfigReader reader;
   BindConfig(reader, config);
   EXPECT_EQ(TableOf(ReadFile("docs/config.md"), "Workers"), reader.Reference());
+}
+
+// Reads the file `name` of every ConfigMap in the manifests; returns how many there are.
+int ReadManifests(const std::string& name, ConfigReader& reader) {
+  int count = 0;
+  for (const YAML::Node& document : YAML::LoadAllFromFile("deploy/kubernetes/baton.yaml")) {
+    if (document["kind"].as<std::string>() != "ConfigMap" || !document["data"][name]) continue;
+    const absl::Status status = reader.ReadText(document["data"][name].as<std::string>(), name);
+    EXPECT_TRUE(status.ok()) << status;
+    ++count;
+  }
+  return count;
+}
+
+TEST(Manifests, HoldConfigsThatTheProgramsAccept) {
+  router::RouterConfig router_config;
+  ConfigReader router_reader;
+  BindConfig(router_reader, router_config);
+  EXPECT_EQ(ReadManifests("router.yaml", router_reader), 1);
+  EXPECT_TRUE(Validate(router_config).ok()) << Validate(router_config);
+  worker::WorkerConfig worker_config;
+  worker_config.serve = {"decode"};
+  ConfigReader worker_reader;
+  BindConfig(worker_reader, worker_config);
+  EXPECT_EQ(ReadManifests("worker.yaml", worker_reader), 1);
+  EXPECT_TRUE(Validate(worker_config).ok()) << Validate(worker_config);
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
-// golden_check DIR [--judge-official | --no-judge-official] [--max-median=X]: runs DIR's checkpoint over
-// the sequences of DIR/golden.safetensors in both numerics modes and prints how far the results are
-// from the golden ones. Exits 1 where a bound is passed (tests/data/golden/README.md). Without a
-// switch, end-to-end official logits are judged for trained weights only: on random ones a flipped
-// code grows.
+// golden_check DIR [--judge-official | --no-judge-official] [--max-median=X]: runs DIR's checkpoint
+// over the sequences of DIR/golden.safetensors in both numerics modes and prints how far the
+// results are from the golden ones. Exits 1 where a bound is passed (tests/data/golden/README.md).
+// Without a switch, end-to-end official logits are judged for trained weights only: on random ones
+// a flipped code grows.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -34,8 +34,8 @@ constexpr int kChunk = 768;
 struct LogitErrors {
   std::vector<float> differences;
   int positions = 0;
-  int wrong_argmax = 0;          // any margin
-  int wrong_beyond_margin = 0;   // the golden's two best differ by more than kArgmaxMargin
+  int wrong_argmax = 0;         // any margin
+  int wrong_beyond_margin = 0;  // the golden's two best differ by more than kArgmaxMargin
 
   double Largest() const {
     return differences.empty() ? 0 : *std::max_element(differences.begin(), differences.end());
@@ -81,8 +81,8 @@ class Checker {
  public:
   Checker(TestModel& model, NumericsMode mode, Verdict& verdict)
       : model_(model), mode_(mode), verdict_(verdict) {
-    for (PageId page = 0; page < static_cast<PageId>(model.pages().size() / model.layout().stride_bytes());
-         ++page)
+    for (PageId page = 0;
+         page < static_cast<PageId>(model.pages().size() / model.layout().stride_bytes()); ++page)
       page_ids_.push_back(page);
   }
 
@@ -106,7 +106,8 @@ class Checker {
     }
     Report(s, errors, mtp_errors);
     for (size_t layer = 0; !is_official && layer < layer_errors.size(); ++layer)
-      std::printf("s%d float32 layer %zu: max error of streams %.3g\n", s.number, layer, layer_errors[layer]);
+      std::printf("s%d float32 layer %zu: max error of streams %.3g\n", s.number, layer,
+                  layer_errors[layer]);
     if (!is_official) JudgeFloat32(s, errors, mtp_errors, wrong_argmax);
     main_errors.Add(errors);
     return absl::OkStatus();
@@ -177,7 +178,8 @@ class Checker {
   absl::Status RunLayers(const GoldenSequence& s, int first, int rows, std::vector<double>& worst) {
     if (worst.empty()) return engine::RunModel(model_.ops(), model_.weights());
     const auto width = static_cast<int64_t>(model_.Streams(0).size());
-    RETURN_IF_ERROR(model_.ops().Embed({.step = model_.ops().view(), .embed = model_.weights().embed}));
+    RETURN_IF_ERROR(
+        model_.ops().Embed({.step = model_.ops().view(), .embed = model_.weights().embed}));
     for (size_t layer = 0; layer < model_.weights().layers.size(); ++layer) {
       RETURN_IF_ERROR(engine::RunLayer(model_.ops(), model_.weights().layers[layer], false));
       RETURN_IF_ERROR(engine::FinishLayers(model_.ops()));
@@ -229,12 +231,14 @@ class Checker {
     return absl::OkStatus();
   }
 
-  // Rows first .. of the MTP: streams of position i and token i + 1, from the step that has just run.
-  absl::Status CompareDrafter(const GoldenSequence& s, const GoldenLogits& golden, int first, int rows,
-                              LogitErrors& errors) {
+  // Rows first .. of the MTP: streams of position i and token i + 1, from the step that has just
+  // run.
+  absl::Status CompareDrafter(const GoldenSequence& s, const GoldenLogits& golden, int first,
+                              int rows, LogitErrors& errors) {
     const int length = static_cast<int>(s.tokens.size());
     const int mtp_rows = std::min(rows, length - 1 - first);
-    if (!model_.weights().has_mtp || golden.values.empty() || mtp_rows <= 0) return absl::OkStatus();
+    if (!model_.weights().has_mtp || golden.values.empty() || mtp_rows <= 0)
+      return absl::OkStatus();
     RETURN_IF_ERROR(Advance(s.tokens.data() + first + 1, first, mtp_rows, true));
     std::vector<int32_t> source(static_cast<size_t>(mtp_rows));
     std::iota(source.begin(), source.end(), 0);
@@ -251,21 +255,22 @@ class Checker {
     const char* mode = mode_ == NumericsMode::kOfficial ? "official" : "float32";
     for (const auto& [name, e] : {std::pair{"main", &errors}, std::pair{"mtp", &mtp_errors}}) {
       if (e->positions == 0) continue;
-      std::printf("s%d %s %s (%zu tokens): %d positions, max error %.3g, median %.3g, argmax differs %d\n",
-                  s.number, mode, name, s.tokens.size(), e->positions, e->Largest(), e->Median(),
-                  e->wrong_argmax);
+      std::printf(
+          "s%d %s %s (%zu tokens): %d positions, max error %.3g, median %.3g, argmax differs %d\n",
+          s.number, mode, name, s.tokens.size(), e->positions, e->Largest(), e->Median(),
+          e->wrong_argmax);
     }
   }
 
-  void JudgeFloat32(const GoldenSequence& s, const LogitErrors& errors, const LogitErrors& mtp_errors,
-                    int wrong_argmax) {
+  void JudgeFloat32(const GoldenSequence& s, const LogitErrors& errors,
+                    const LogitErrors& mtp_errors, int wrong_argmax) {
     verdict_.Judge(errors.Largest() <= kFloat32Error && mtp_errors.Largest() <= kFloat32Error,
                    absl::StrFormat("s%d float32: max error %.3g, mtp %.3g, at most %.3g", s.number,
                                    errors.Largest(), mtp_errors.Largest(), kFloat32Error));
     verdict_.Judge(errors.wrong_beyond_margin + mtp_errors.wrong_beyond_margin + wrong_argmax == 0,
-                   absl::StrFormat("s%d float32: argmax differs beyond the margin at %d positions",
-                                   s.number, errors.wrong_beyond_margin +
-                                                 mtp_errors.wrong_beyond_margin + wrong_argmax));
+                   absl::StrFormat(
+                       "s%d float32: argmax differs beyond the margin at %d positions", s.number,
+                       errors.wrong_beyond_margin + mtp_errors.wrong_beyond_margin + wrong_argmax));
   }
 
   TestModel& model_;

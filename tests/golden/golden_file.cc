@@ -77,8 +77,8 @@ absl::StatusOr<std::vector<GoldenSequence>> ReadGoldens(const std::string& path)
     if (!sequence.tokens.empty()) sequences.push_back(std::move(sequence));
   }
   if (sequences.empty()) {
-    return absl::NotFoundError(absl::StrFormat("%s: no tensor s0.tokens .. s%d.tokens", path,
-                                               kMaxSequences - 1));
+    return absl::NotFoundError(
+        absl::StrFormat("%s: no tensor s0.tokens .. s%d.tokens", path, kMaxSequences - 1));
   }
   return sequences;
 }

@@ -74,6 +74,8 @@ void SequenceRuns::Prefill(std::span<const SequenceId> ids, std::span<const int>
     s.computed += result.accepted_rows;
     s.drafts = std::move(result.next_drafts);
     if (!plan.runs[i].samples_first_token) continue;
+    for (const std::vector<TokenRecord>& choice : result.tokens)
+      first_tokens_[ids[i].value].push_back(choice.at(0));
     s.tokens.push_back(result.tokens.at(0).at(0).token);
     records_[ids[i].value].push_back(result.tokens[0][0]);
   }
@@ -121,11 +123,10 @@ int SequenceRuns::Replay(SequenceId id, std::span<const int32_t> record, int row
   int mismatches = 0;
   while (s.computed + 1 < static_cast<int>(s.tokens.size())) {
     StepPlan plan;
-    plan.runs.push_back(
-        {.sequence = id,
-         .first_position = s.computed,
-         .rows = std::min(rows, static_cast<int>(s.tokens.size()) - 1 - s.computed),
-         .kind = RowKind::kReplay});
+    plan.runs.push_back({.sequence = id,
+                         .first_position = s.computed,
+                         .rows = std::min(rows, static_cast<int>(s.tokens.size()) - 1 - s.computed),
+                         .kind = RowKind::kReplay});
     const Harvest harvest = Run(plan);
     s.computed += harvest.sequences[0].accepted_rows;
     mismatches += harvest.sequences[0].replay_mismatches;
@@ -146,7 +147,7 @@ Remains SequenceRuns::Leave(SequenceId id) {
   Remains remains{.tokens = s.tokens, .records = records_[id.value], .pages = {}, .tail = Tail(id)};
   const TailLayout layout =
       kernels::MakeTailLayout(model_.layout(), static_cast<uint64_t>(s.computed), 0);
-  const uint64_t after = !layout.csa_state.empty() ? layout.csa_state.front()
+  const uint64_t after = !layout.csa_state.empty()   ? layout.csa_state.front()
                          : !layout.hca_state.empty() ? layout.hca_state.front()
                                                      : layout.streams;
   if (!layout.mtp_window.empty()) {
@@ -157,7 +158,8 @@ Remains SequenceRuns::Leave(SequenceId id) {
   const int used = (s.computed + kPageTokens - 1) / kPageTokens;
   for (int i = 0; i < used; ++i) {
     const std::span<const std::byte> page = model_.Page(s.pages.ids()[static_cast<size_t>(i)]);
-    remains.pages.insert(remains.pages.end(), page.begin(), page.begin() + static_cast<int64_t>(payload));
+    remains.pages.insert(remains.pages.end(), page.begin(),
+                         page.begin() + static_cast<int64_t>(payload));
   }
   return remains;
 }
@@ -176,9 +178,11 @@ SequenceId SequenceRuns::HandOver(SequenceId id) {
     std::memcpy(pool_.Data(to.pages.ids()[index]), pool_.Data(from.pages.ids()[index]),
                 pool_.payload_bytes());
   }
-  CHECK(runner_.UnpackTail({.tail_slot = to.tail_slot,
-                            .num_tokens = static_cast<uint64_t>(to.computed),
-                            .wire = tail}).ok());
+  CHECK(runner_
+            .UnpackTail({.tail_slot = to.tail_slot,
+                         .num_tokens = static_cast<uint64_t>(to.computed),
+                         .wire = tail})
+            .ok());
   return to_id;
 }
 

@@ -31,7 +31,8 @@ struct TestModelOptions {
   bool has_bounded_scores = true;  // false: R3's running maximum, whatever the weights allow
 };
 
-// A checkpoint on the CPU back end, with a page arena; everything a test needs to run phases. One thread.
+// A checkpoint on the CPU back end, with a page arena; everything a test needs to run phases. One
+// thread.
 class TestModel {
  public:
   static absl::StatusOr<std::unique_ptr<TestModel>> Load(const engine::Checkpoint& checkpoint,

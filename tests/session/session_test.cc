@@ -1,10 +1,13 @@
-// Both ends of a session over loopback: the router's SessionPool and the worker's SessionService (contracts.md 5).
+// Both ends of a session over loopback: the router's SessionPool and the worker's SessionService
+// (contracts.md 5).
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <optional>
 #include <vector>
 
+#include "absl/strings/str_format.h"
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "common/mutex.h"
@@ -43,14 +46,16 @@ wire::WorkerHello Hello(uint64_t incarnation) {
 
 class Worker {
  public:
-  Worker(int port, uint64_t incarnation, const Clock& clock, size_t max_outbox = 8192) {
+  Worker(int port, uint64_t incarnation, const Clock& clock,
+         absl::Duration beat = absl::Milliseconds(20)) {
     worker::SessionServiceOptions options;
     options.listen_address = absl::StrFormat("127.0.0.1:%d", port);
-    options.beat_interval = absl::Milliseconds(20);
+    options.beat_interval = beat;
     options.silence = kPatience * 2;
-    options.max_outbox_messages = max_outbox;
     auto service = worker::SessionService::Start(
-        options, {.hello = Hello(incarnation), .engine_beat = [] { return wire::Beat{.engine_steps = 5}; }}, clock, events_);
+        options,
+        {.hello = Hello(incarnation), .engine_beat = [] { return wire::Beat{.engine_steps = 5}; }},
+        clock, events_);
     EXPECT_TRUE(service.ok()) << service.status();
     service_ = *std::move(service);
   }
@@ -64,7 +69,8 @@ class Worker {
     for (const absl::Time until = clock.Now() + kPatience; clock.Now() < until;) {
       std::vector<worker::SessionEvent> events;
       events_.Drain(events, 1, absl::Milliseconds(50));
-      if (!events.empty() && std::holds_alternative<Event>(events[0])) return std::get<Event>(events[0]);
+      if (!events.empty() && std::holds_alternative<Event>(events[0]))
+        return std::get<Event>(events[0]);
     }
     return std::nullopt;
   }
@@ -95,7 +101,8 @@ class SessionTest : public testing::Test {
   }
 
   bool Eventually(const std::function<bool()>& holds) const {
-    for (const absl::Time until = real_.Now() + kPatience; real_.Now() < until; baton::SleepFor(absl::Milliseconds(2)))
+    for (const absl::Time until = real_.Now() + kPatience; real_.Now() < until;
+         baton::SleepFor(absl::Milliseconds(2)))
       if (holds()) return true;
     return false;
   }
@@ -139,14 +146,16 @@ TEST_F(SessionTest, KeepsChunksBehindTheirRunAndInOrder) {
   constexpr uint32_t kChunks = 50;
   for (uint32_t i = 0; i < kChunks; ++i) {
     wire::RouterMessage message = Cancel(static_cast<uint8_t>(i));
-    message.prompt_chunks.push_back({.transfer = {}, .offset = i, .tokens = {1}, .is_last = i + 1 == kChunks});
+    message.prompt_chunks.push_back(
+        {.transfer = {}, .offset = i, .tokens = {1}, .is_last = i + 1 == kChunks});
     pool_->Send(WorkerId{1}, message);
   }
   uint32_t chunks = 0;
   while (chunks < kChunks) {
     const auto message = worker.Next<worker::SessionMessage>();
     ASSERT_TRUE(message.has_value());
-    for (const wire::PromptChunk& chunk : message->message.prompt_chunks) EXPECT_EQ(chunk.offset, chunks++);
+    for (const wire::PromptChunk& chunk : message->message.prompt_chunks)
+      EXPECT_EQ(chunk.offset, chunks++);
   }
 }
 
@@ -159,11 +168,12 @@ TEST_F(SessionTest, ReachesThePlanner) {
   message.load.emplace();
   message.load->free_pages = 41;
   worker.service().Send(opened->session, message);
-  EXPECT_TRUE(Eventually([this] { return IsReady() && planner_->View()->workers[0].free_pages == 41; }));
+  EXPECT_TRUE(
+      Eventually([this] { return IsReady() && planner_->View()->workers[0].free_pages == 41; }));
 }
 
 TEST_F(SessionTest, SilenceEndsTheSessionAndAnotherBegins) {
-  Worker worker(0, 1, real_);
+  Worker worker(0, 1, real_, /*beat=*/kPatience);
   Connect(absl::StrFormat("127.0.0.1:%d", worker.port()));
   ASSERT_TRUE(worker.Next<worker::SessionOpened>().has_value());
   ASSERT_TRUE(Eventually([this] { return IsReady(); }));
@@ -191,14 +201,15 @@ TEST_F(SessionTest, AFullOutboxEndsTheSession) {
   ASSERT_TRUE(worker.Next<worker::SessionOpened>().has_value());
   ASSERT_TRUE(Eventually([this] { return IsReady(); }));
   wire::RouterMessage large;
-  large.prompt_chunks.push_back({.transfer = {}, .offset = 0, .tokens = std::vector<int32_t>(60'000, 7), .is_last = false});
+  large.prompt_chunks.push_back(
+      {.transfer = {}, .offset = 0, .tokens = std::vector<int32_t>(60'000, 7), .is_last = false});
   for (int i = 0; i < 200; ++i) pool_->Send(WorkerId{1}, large);  // faster than the stream writes
   EXPECT_TRUE(worker.Next<worker::SessionClosed>().has_value());
   EXPECT_TRUE(Eventually([this] { return planner_->Facts()->workers_lost >= 1; }));
 }
 
 TEST_F(SessionTest, RefusesAnAddressThatIsNone) {
-  for (const std::string& address : {"nowhere", "host:0", "host:99999", ":80", "dns:host"}) {
+  for (const std::string address : {"nowhere", "host:0", "host:99999", ":80", "dns:host"}) {
     router::SessionPoolOptions options;
     options.workers = {address};
     router::SessionPool pool(options, clock_);

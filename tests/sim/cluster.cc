@@ -120,10 +120,7 @@ void Cluster::Execute() {
     if (const auto* send = std::get_if<router::SendToWorker>(&action)) {
       const auto* run = std::get_if<wire::Run>(&send->piece);
       if (run != nullptr && run->attempt > 1) ++result_.retargets;
-      router::SendToWorker copy = *send;
-      if (auto* r = std::get_if<wire::Reserve>(&copy.piece))
-        r->num_pages = (r->prompt_tokens + 255) / 256;  // XXX
-      outbox_.Add(copy);
+      outbox_.Add(*send);
     } else if (const auto* emit = std::get_if<router::EmitToRequest>(&action)) {
       Report(clients_.On(emit->request, emit->event));
       if (const auto* end = std::get_if<router::RequestEnded>(&emit->event))

@@ -38,8 +38,9 @@ int RunSeeds(const Options& options) {
     for (const std::string& violation : result.violations)
       std::printf("seed=%llu VIOLATION %s\n", static_cast<unsigned long long>(seed),
                   violation.c_str());
-    std::printf("run it again: make sim SEED=%llu SCENARIO=%s\n",
-                static_cast<unsigned long long>(seed), options.scenario.c_str());
+    std::printf("run it again: make sim SEED=%llu  (baton_sim --seed %llu --scenario %s)\n",
+                static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed),
+                options.scenario.c_str());
   }
   const double minutes = absl::ToDoubleMinutes(clock.Now() - start);
   std::printf("%s: %llu seeds, %d failed, %.1f seeds/min\n", scenario->name.c_str(),

@@ -5,8 +5,7 @@
 #include "tests/sim/cluster.h"
 #include "tests/sim/scenario.h"
 
-// Fixed seeds of the scenario files (contracts.md 7). A failing one is run again with `make sim
-// SEED=n SCENARIO=file`.
+// Fixed seeds of the scenario files (contracts.md 7); a failure says how to run its seed again.
 namespace baton::sim {
 namespace {
 
@@ -21,8 +20,9 @@ void RunSeeds(const std::string& name, uint64_t first, uint64_t count) {
   for (uint64_t seed = first; seed < first + count; ++seed) {
     const SimResult result = Cluster(scenario, seed, false).Run();
     for (const std::string& violation : result.violations)
-      ADD_FAILURE() << violation << "\nmake sim SEED=" << seed << " SCENARIO=tests/sim/" << name
-                    << ".yaml";
+      ADD_FAILURE() << violation << "\nrun it again: make sim SEED=" << seed
+                    << "  (baton_sim --seed " << seed << " --scenario tests/sim/" << name
+                    << ".yaml)";
   }
 }
 
