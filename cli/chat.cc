@@ -1,15 +1,15 @@
 #include "cli/chat.h"
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <iostream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <string_view>
+#include <unistd.h>
 
 #include "absl/strings/str_format.h"
 #include "cli/http_client.h"
+#include <nlohmann/json.hpp>
+
 #include "common/status.h"
 
 namespace baton::cli {

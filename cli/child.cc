@@ -1,18 +1,17 @@
 #include "cli/child.h"
 
 #include <arpa/inet.h>
+#include <cerrno>
+#include <cstring>
+#include <deque>
 #include <fcntl.h>
+#include <fstream>
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-#include <deque>
-#include <fstream>
 
 #include "absl/strings/str_format.h"
 

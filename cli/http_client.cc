@@ -1,5 +1,6 @@
 #include "cli/http_client.h"
 
+#include "absl/strings/str_format.h"
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -7,7 +8,6 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 
-#include "absl/strings/str_format.h"
 #include "common/status.h"
 
 namespace baton::cli {

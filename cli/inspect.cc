@@ -1,17 +1,17 @@
 #include "cli/inspect.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <sstream>
+#include <unistd.h>
 #include <vector>
 
 #include "absl/strings/str_format.h"
 #include "cli/http_client.h"
+#include <nlohmann/json.hpp>
+
 #include "common/status.h"
 
 namespace baton::cli {

@@ -1,4 +1,3 @@
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -7,6 +6,7 @@
 #include "cli/chat.h"
 #include "cli/inspect.h"
 #include "cli/up.h"
+#include <CLI/CLI.hpp>
 
 namespace {
 

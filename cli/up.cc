@@ -1,22 +1,22 @@
 #include "cli/up.h"
 
-#include <signal.h>
-#include <stdlib.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <signal.h>
+#include <stdlib.h>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "cli/child.h"
 #include "cli/http_client.h"
+#include <nlohmann/json.hpp>
+
 #include "common/clock.h"
 #include "common/status.h"
 

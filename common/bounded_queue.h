@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/mutex.h"
 
 namespace baton {
 
-// Many producers, one consumer. Full means "no", never waiting: the producer answers kResourceExhausted. Any thread.
+// Many producers, one consumer. Full means "no", never waiting: the producer answers
+// kResourceExhausted. Any thread.
 template <typename T>
 class BoundedQueue {
  public:
@@ -31,7 +33,8 @@ class BoundedQueue {
   // Moves up to `max_items` into `out`; waits up to `timeout` for the first. Returns how many came.
   size_t Drain(std::vector<T>& out, size_t max_items, absl::Duration timeout) {
     MutexLock lock(mutex_);
-    if (items_.empty() && !closed_ && !woken_ && timeout > absl::ZeroDuration()) ready_.WaitFor(mutex_, timeout);
+    if (items_.empty() && !closed_ && !woken_ && timeout > absl::ZeroDuration())
+      ready_.WaitFor(mutex_, timeout);
     woken_ = false;
     const size_t count = std::min(max_items, items_.size());
     for (size_t i = 0; i < count; ++i) {

@@ -1,6 +1,7 @@
 #include "common/class_id.h"
 
 #include "absl/strings/str_format.h"
+
 #include "common/hash.h"
 
 namespace baton {

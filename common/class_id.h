@@ -14,13 +14,13 @@ inline constexpr int kKernelsVersion = 1;
 struct NumericsClass {
   std::string arch = "cpu";
   int kernels = kKernelsVersion;
-  std::string mode = "official";   // official, float32
-  std::string index = "fp8";       // fp8, fp4, f32
+  std::string mode = "official";  // official, float32
+  std::string index = "fp8";      // fp8, fp4, f32
   int tp = 1;
   int ep = 1;
   int cp = 1;
-  std::string placement = "0";     // of experts; "0" without EP
-  std::string role = "unified";    // prefill, decode, unified
+  std::string placement = "0";   // of experts; "0" without EP
+  std::string role = "unified";  // prefill, decode, unified
 };
 
 // The CPU's class in official mode (fp8 index keys) or in float32 mode (f32).

@@ -7,7 +7,8 @@ namespace baton {
 
 absl::Time SteadyClock::Now() const {
   const auto since = std::chrono::steady_clock::now().time_since_epoch();
-  return absl::UnixEpoch() + absl::FromChrono(std::chrono::duration_cast<std::chrono::nanoseconds>(since));
+  return absl::UnixEpoch() +
+         absl::FromChrono(std::chrono::duration_cast<std::chrono::nanoseconds>(since));
 }
 
 absl::Time WallNow() { return absl::FromChrono(std::chrono::system_clock::now()); }

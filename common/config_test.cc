@@ -28,8 +28,11 @@ ConfigReader Reader(Example& e) {
 TEST(ConfigReader, ReadsEveryKindOfField) {
   Example e;
   ConfigReader reader = Reader(e);
-  ASSERT_TRUE(reader.ReadText("transfer: {window: 8}\nratio: 0.25\nis_on: true\nmode: slow\nnames: [a, b]\nsilence_ms: 500\n",
-                              "file.yaml").ok());
+  ASSERT_TRUE(reader
+                  .ReadText("transfer: {window: 8}\nratio: 0.25\nis_on: true\nmode: slow\nnames: "
+                            "[a, b]\nsilence_ms: 500\n",
+                            "file.yaml")
+                  .ok());
   EXPECT_EQ(e.window, 8);
   EXPECT_EQ(e.ratio, 0.25);
   EXPECT_TRUE(e.is_on);
@@ -41,10 +44,12 @@ TEST(ConfigReader, ReadsEveryKindOfField) {
 TEST(ConfigReader, NamesKeyValueAndLimitInErrors) {
   Example e;
   ConfigReader reader = Reader(e);
-  EXPECT_EQ(reader.ReadText("transfer: {window: 129}", "f").message(), "f: transfer.window: 129 is outside 1..128");
+  EXPECT_EQ(reader.ReadText("transfer: {window: 129}", "f").message(),
+            "f: transfer.window: 129 is outside 1..128");
   EXPECT_EQ(reader.ReadText("windo: 1", "f").message(), "f: unknown key windo");
   EXPECT_EQ(reader.Set("mode=medium").message(), "--set: mode: 'medium' is none of fast,slow");
-  EXPECT_EQ(reader.Set("transfer.window=x").message(), "--set: transfer.window: 'x' is not a number");
+  EXPECT_EQ(reader.Set("transfer.window=x").message(),
+            "--set: transfer.window: 'x' is not a number");
   EXPECT_EQ(reader.Set("ratio").message(), "--set ratio: want key=value");
   EXPECT_FALSE(reader.ReadText("a: [", "f").ok());
   EXPECT_FALSE(reader.ReadText("mode: [fast, slow]", "f").ok());
@@ -57,7 +62,8 @@ TEST(ConfigReader, SetSplitsListsAndPrintsWhatRuns) {
   ConfigReader reader = Reader(e);
   ASSERT_TRUE(reader.Set("names=x:1,y:2").ok());
   EXPECT_NE(reader.Print().find("names=x:1,y:2\n"), std::string::npos);
-  EXPECT_NE(reader.Reference().find("| `transfer.window` | `64` | 1..128 | blocks in flight |"), std::string::npos);
+  EXPECT_NE(reader.Reference().find("| `transfer.window` | `64` | 1..128 | blocks in flight |"),
+            std::string::npos);
 }
 
 }  // namespace

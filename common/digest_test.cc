@@ -1,8 +1,7 @@
 #include "common/digest.h"
 
-#include <gtest/gtest.h>
-
 #include <cstring>
+#include <gtest/gtest.h>
 #include <set>
 #include <vector>
 

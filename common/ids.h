@@ -47,11 +47,12 @@ using LayoutId = BytesId<struct LayoutIdTag, 8>;
 
 using Attempt = uint32_t;  // from 1
 using Incarnation = StrongId<struct IncarnationTag, uint64_t>;
-using SequenceHandle = StrongId<struct SequenceHandleTag, uint32_t>;  // router's, unique within a session
-using SequenceId = StrongId<struct SequenceIdTag, uint64_t>;          // engine's, unique within a process
-using SessionId = StrongId<struct SessionIdTag, uint64_t>;            // worker's, one router's stream
-using WorkerId = StrongId<struct WorkerIdTag, uint32_t>;              // router's index of a known worker
-using PageId = int32_t;                                               // index into a worker's pool
+using SequenceHandle =
+    StrongId<struct SequenceHandleTag, uint32_t>;             // router's, unique within a session
+using SequenceId = StrongId<struct SequenceIdTag, uint64_t>;  // engine's, unique within a process
+using SessionId = StrongId<struct SessionIdTag, uint64_t>;    // worker's, one router's stream
+using WorkerId = StrongId<struct WorkerIdTag, uint32_t>;      // router's index of a known worker
+using PageId = int32_t;                                       // index into a worker's pool
 
 inline constexpr uint32_t kTailBlock = 0xFFFFFFFFu;  // the block number of a tail (contracts.md 4)
 inline constexpr int kPageTokens = 256;
@@ -60,7 +61,9 @@ inline constexpr int kPageTokens = 256;
 
 template <typename Tag, typename Rep>
 struct std::hash<baton::StrongId<Tag, Rep>> {
-  size_t operator()(const baton::StrongId<Tag, Rep>& id) const { return std::hash<Rep>{}(id.value); }
+  size_t operator()(const baton::StrongId<Tag, Rep>& id) const {
+    return std::hash<Rep>{}(id.value);
+  }
 };
 
 template <typename Tag, size_t kSize>

@@ -1,22 +1,25 @@
 #include "common/metrics.h"
 
+#include <algorithm>
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <algorithm>
-
 namespace baton {
 namespace {
 
 const char* TypeName(prometheus::MetricType type) {
   switch (type) {
-    case prometheus::MetricType::Counter: return "counter";
-    case prometheus::MetricType::Gauge: return "gauge";
-    case prometheus::MetricType::Histogram: return "histogram";
-    default: return "untyped";
+    case prometheus::MetricType::Counter:
+      return "counter";
+    case prometheus::MetricType::Gauge:
+      return "gauge";
+    case prometheus::MetricType::Histogram:
+      return "histogram";
+    default:
+      return "untyped";
   }
 }
 
@@ -40,24 +43,33 @@ void HistogramMetric::ObserveMany(const std::vector<double>& increments, double 
 MetricRegistry::MetricRegistry() : registry_(std::make_unique<prometheus::Registry>()) {}
 MetricRegistry::~MetricRegistry() = default;
 
-CounterMetric MetricRegistry::AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels) {
-  return CounterMetric(&prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add(labels));
+CounterMetric MetricRegistry::AddCounter(const std::string& name, const std::string& help,
+                                         const MetricLabels& labels) {
+  return CounterMetric(
+      &prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add(labels));
 }
 
-GaugeMetric MetricRegistry::AddGauge(const std::string& name, const std::string& help, const MetricLabels& labels) {
-  return GaugeMetric(&prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(labels));
+GaugeMetric MetricRegistry::AddGauge(const std::string& name, const std::string& help,
+                                     const MetricLabels& labels) {
+  return GaugeMetric(
+      &prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(labels));
 }
 
 HistogramMetric MetricRegistry::AddHistogram(const std::string& name, const std::string& help,
-                                             const std::vector<double>& bounds, const MetricLabels& labels) {
-  return HistogramMetric(&prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(labels, bounds));
+                                             const std::vector<double>& bounds,
+                                             const MetricLabels& labels) {
+  return HistogramMetric(
+      &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_).Add(labels, bounds));
 }
 
-std::string MetricRegistry::Render() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
+std::string MetricRegistry::Render() const {
+  return prometheus::TextSerializer().Serialize(registry_->Collect());
+}
 
 std::string MetricRegistry::Describe() const {
   std::vector<std::string> lines;
-  for (const auto& family : registry_->Collect()) lines.push_back(family.name + " " + TypeName(family.type) + " " + family.help);
+  for (const auto& family : registry_->Collect())
+    lines.push_back(family.name + " " + TypeName(family.type) + " " + family.help);
   std::sort(lines.begin(), lines.end());
   lines.erase(std::unique(lines.begin(), lines.end()), lines.end());
   std::string out;

@@ -22,7 +22,8 @@ using MetricLabels = std::map<std::string, std::string>;
 class CounterMetric {
  public:
   void Add(double value = 1);
-  // For totals kept elsewhere: raises the counter to `total`; a smaller one is ignored. One thread per counter.
+  // For totals kept elsewhere: raises the counter to `total`; a smaller one is ignored. One thread
+  // per counter.
   void RaiseTo(double total);
 
  private:
@@ -42,7 +43,8 @@ class GaugeMetric {
 class HistogramMetric {
  public:
   void Observe(double value);
-  // Observations counted elsewhere: one increment per bound and one for +Inf, not cumulative, and the sum of their values.
+  // Observations counted elsewhere: one increment per bound and one for +Inf, not cumulative, and
+  // the sum of their values.
   void ObserveMany(const std::vector<double>& increments, double sum);
 
  private:
@@ -51,16 +53,19 @@ class HistogramMetric {
   prometheus::Histogram* histogram_;
 };
 
-// The one wrapper around prometheus-cpp. Names are `baton_<component>_<noun>_<unit>`, labels from fixed sets; each component has a
-// FooMetrics struct that adds its metrics in its constructor. Adding: one thread, at start; rendering: any thread.
+// The one wrapper around prometheus-cpp. Names are `baton_<component>_<noun>_<unit>`, labels from
+// fixed sets; each component has a FooMetrics struct that adds its metrics in its constructor.
+// Adding: one thread, at start; rendering: any thread.
 class MetricRegistry {
  public:
   MetricRegistry();
   ~MetricRegistry();
-  CounterMetric AddCounter(const std::string& name, const std::string& help, const MetricLabels& labels = {});
-  GaugeMetric AddGauge(const std::string& name, const std::string& help, const MetricLabels& labels = {});
-  HistogramMetric AddHistogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
-                               const MetricLabels& labels = {});
+  CounterMetric AddCounter(const std::string& name, const std::string& help,
+                           const MetricLabels& labels = {});
+  GaugeMetric AddGauge(const std::string& name, const std::string& help,
+                       const MetricLabels& labels = {});
+  HistogramMetric AddHistogram(const std::string& name, const std::string& help,
+                               const std::vector<double>& bounds, const MetricLabels& labels = {});
   // Prometheus text format 0.0.4.
   std::string Render() const;
   // "name type help" per family, ascending by name: what docs/metrics.md lists and a test compares.

@@ -18,7 +18,8 @@
 
 namespace baton {
 
-// std::mutex with annotations. Not absl::Mutex: Debian's Abseil is not instrumented, so TSan would report false races.
+// std::mutex with annotations. Not absl::Mutex: Debian's Abseil is not instrumented, so TSan would
+// report false races.
 class BATON_ANNOTATE(capability("mutex")) Mutex {
  public:
   void Lock() BATON_ANNOTATE(acquire_capability()) { mutex_.lock(); }

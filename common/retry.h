@@ -12,8 +12,10 @@ constexpr NextMove AfterError(absl::StatusCode code) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kFailedPrecondition: return NextMove::kRetryElsewhere;
-    default: return NextMove::kFail;
+    case absl::StatusCode::kFailedPrecondition:
+      return NextMove::kRetryElsewhere;
+    default:
+      return NextMove::kFail;
   }
 }
 

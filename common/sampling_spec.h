@@ -10,7 +10,8 @@ namespace baton {
 inline constexpr uint64_t kTopPOff = uint64_t{1} << 32;
 inline constexpr int kMaxTopLogprobs = 20;
 
-// How one request's tokens are chosen (contracts.md 2); a valid value by construction (router or proto/wire checks).
+// How one request's tokens are chosen (contracts.md 2); a valid value by construction (router or
+// proto/wire checks).
 struct SamplingSpec {
   bool greedy = false;
   float inv_temperature = 1.0f;  // 1 / T, computed once where the request is parsed
@@ -23,8 +24,9 @@ struct SamplingSpec {
   float presence_penalty = 0.0f;
   std::vector<std::pair<int32_t, float>> logit_bias;  // unique ids, ascending
   std::vector<int32_t> allowed_tokens;                // ascending; empty: all
-  std::vector<std::vector<int32_t>> bad_words;        // each non-empty; its last token is banned after the others
-  int top_logprobs = -1;                              // -1: no logprobs; 0: the chosen token's only; at most 20
+  std::vector<std::vector<int32_t>>
+      bad_words;          // each non-empty; its last token is banned after the others
+  int top_logprobs = -1;  // -1: no logprobs; 0: the chosen token's only; at most 20
   bool operator==(const SamplingSpec&) const = default;
 };
 
@@ -36,7 +38,8 @@ struct FinishRules {
   bool operator==(const FinishRules&) const = default;
 };
 
-// What engine/grammar masks (contracts.md 5). A worker without a grammar back end refuses a non-empty one.
+// What engine/grammar masks (contracts.md 5). A worker without a grammar back end refuses a
+// non-empty one.
 struct MaskRules {
   std::string schema;
   std::vector<int32_t> forced_prefix;

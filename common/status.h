@@ -6,10 +6,9 @@
 #include "absl/status/statusor.h"
 
 // The two flow macros (docs/style: errors are absl::Status, never exceptions).
-#define RETURN_IF_ERROR(expr)                        \
-  do {                                               \
-    if (absl::Status status_ = (expr); !status_.ok()) \
-      return status_;                                \
+#define RETURN_IF_ERROR(expr)                                         \
+  do {                                                                \
+    if (absl::Status status_ = (expr); !status_.ok()) return status_; \
   } while (false)
 
 #define BATON_CONCAT_INNER(a, b) a##b

@@ -1,25 +1,25 @@
 // Real worker processes over gRPC and UCX: the router's part is played by hand.
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
 #include <map>
 #include <memory>
+#include <netinet/in.h>
+#include <signal.h>
 #include <string>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+
 #include "common/mutex.h"
 #include "proto/session.grpc.pb.h"
 #include "proto/wire.h"

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "common/clock.h"
 #include "common/ids.h"
 #include "engine/pages/page_pool.h"

@@ -1,14 +1,14 @@
 #include "engine/loop.h"
 
+#include <cstring>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+
 #include "engine/planning/mixed_planner.h"
 
 namespace baton::engine {

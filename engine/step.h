@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 #include "engine/pages/page_pool.h"

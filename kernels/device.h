@@ -6,12 +6,14 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+
 #include "kernels/tensor.h"
 
 namespace baton::kernels {
 
-// Runs fn(part) for part = 0..parts-1, possibly on several threads, and returns when all are done. Kernels start no threads of
-// their own: the caller hands this in (null: in order, on the calling thread). No result may depend on who runs a part.
+// Runs fn(part) for part = 0..parts-1, possibly on several threads, and returns when all are done.
+// Kernels start no threads of their own: the caller hands this in (null: in order, on the calling
+// thread). No result may depend on who runs a part.
 using ParallelFor = std::function<void(int parts, const std::function<void(int part)>& fn)>;
 
 // Memory of one back end. Engine thread; allocation only at start.

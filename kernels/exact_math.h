@@ -186,10 +186,14 @@ inline SinCos RopeSinCos(float angle_f32) {
   const float sine = static_cast<float>(s);
   const float cosine = static_cast<float>(c);
   switch (static_cast<int64_t>(n) & 3) {
-    case 0: return {sine, cosine};
-    case 1: return {cosine, -sine};
-    case 2: return {-sine, -cosine};
-    default: return {-cosine, sine};
+    case 0:
+      return {sine, cosine};
+    case 1:
+      return {cosine, -sine};
+    case 2:
+      return {-sine, -cosine};
+    default:
+      return {-cosine, sine};
   }
 }
 

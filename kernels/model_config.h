@@ -10,7 +10,8 @@ namespace baton::kernels {
 inline constexpr int kCsaRatio = 4;
 inline constexpr int kHcaRatio = 128;
 
-// The model's shape: config.json of the DeepSeek-V4 family, field for field (model.md 1.1). engine/model/config.h reads and checks it.
+// The model's shape: config.json of the DeepSeek-V4 family, field for field (model.md 1.1).
+// engine/model/config.h reads and checks it.
 struct ModelConfig {
   int vocab_size = 0;
   int hidden_size = 0;
@@ -45,8 +46,9 @@ struct ModelConfig {
   int yarn_original_positions = 0;
   double routed_scaling_factor = 0;
   double swiglu_limit = 0;
-  std::string expert_dtype;         // "fp4" (also when absent) or "fp8"
-  std::vector<int> compress_ratios;  // num_hidden_layers entries of 0, 4, 128 (the MTP's trailing 0 checked and dropped)
+  std::string expert_dtype;          // "fp4" (also when absent) or "fp8"
+  std::vector<int> compress_ratios;  // num_hidden_layers entries of 0, 4, 128 (the MTP's trailing 0
+                                     // checked and dropped)
 
   bool IsCsa(int layer) const { return compress_ratios[static_cast<size_t>(layer)] == kCsaRatio; }
   bool IsHca(int layer) const { return compress_ratios[static_cast<size_t>(layer)] == kHcaRatio; }

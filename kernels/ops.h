@@ -5,33 +5,41 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 #include "kernels/model_config.h"
 #include "kernels/page_layout.h"
 #include "kernels/weights.h"
 
-// The 17 phases of a step. A phase lies between two grid-wide dependencies; what flows between phases (activations) belongs to the
-// back end and is opaque. Sizes come from StepView, so that a step can be captured in a graph. No phase allocates, blocks or logs.
-// Engine thread. Rounding points: model.md 10.6; order of sums: contracts.md 1.3.
+// The 17 phases of a step. A phase lies between two grid-wide dependencies; what flows between
+// phases (activations) belongs to the back end and is opaque. Sizes come from StepView, so that a
+// step can be captured in a graph. No phase allocates, blocks or logs. Engine thread. Rounding
+// points: model.md 10.6; order of sums: contracts.md 1.3.
 namespace baton::kernels {
 
-// The rows of one step. The arrays have stable addresses for the life of a bucket; AdvanceStep writes the contents.
+// The rows of one step. The arrays have stable addresses for the life of a bucket; AdvanceStep
+// writes the contents.
 struct StepView {
-  int max_rows = 0;       // bucket
-  int max_sequences = 0;  // bucket
-  int max_pages = 0;      // columns of page_table
-  const int32_t* num_rows = nullptr;    // [1] live rows; the rest are pads and touch no state (R10)
-  const int32_t* token = nullptr;       // [max_rows]
-  const int32_t* position = nullptr;    // [max_rows]
-  const int32_t* sequence = nullptr;    // [max_rows] index into page_table and tail_slot
-  const PageId* page_table = nullptr;   // [max_sequences, max_pages]
-  const int32_t* tail_slot = nullptr;   // [max_sequences]
+  int max_rows = 0;                    // bucket
+  int max_sequences = 0;               // bucket
+  int max_pages = 0;                   // columns of page_table
+  const int32_t* num_rows = nullptr;   // [1] live rows; the rest are pads and touch no state (R10)
+  const int32_t* token = nullptr;      // [max_rows]
+  const int32_t* position = nullptr;   // [max_rows]
+  const int32_t* sequence = nullptr;   // [max_rows] index into page_table and tail_slot
+  const PageId* page_table = nullptr;  // [max_sequences, max_pages]
+  const int32_t* tail_slot = nullptr;  // [max_sequences]
 };
 
-enum class RowKind : uint8_t { kPrefill, kVerify, kReplay };  // prefill and replay rows are accepted by definition
+enum class RowKind : uint8_t {
+  kPrefill,
+  kVerify,
+  kReplay
+};  // prefill and replay rows are accepted by definition
 
-// One sequence's part in a step: rows at positions first_position .. first_position + rows - 1, ascending.
+// One sequence's part in a step: rows at positions first_position .. first_position + rows - 1,
+// ascending.
 struct SequenceRows {
   int32_t tail_slot = 0;
   RowKind kind = RowKind::kPrefill;
@@ -42,11 +50,12 @@ struct SequenceRows {
   int32_t num_pages = 0;
 };
 
-// Starts a step: writes the view, and folds the accepted rows of each slot's last verify step (positions below first_position that
-// are still raw) into its compressor state (contracts.md 1.4).
+// Starts a step: writes the view, and folds the accepted rows of each slot's last verify step
+// (positions below first_position that are still raw) into its compressor state (contracts.md 1.4).
 struct AdvanceArgs {
   std::span<const SequenceRows> runs;  // in row order
-  bool is_drafter = false;  // rows of the MTP block alone: nothing is folded, the main model's rows stay unverified
+  bool is_drafter = false;  // rows of the MTP block alone: nothing is folded, the main model's rows
+                            // stay unverified
 };
 
 // streams[r][s] = embed[token[r]], four copies.
@@ -55,21 +64,24 @@ struct EmbedArgs {
   const Matrix* embed;  // [V, H]
 };
 
-// One mHC border: post of the site that just ran (its branch output and the post/comb kept since its pre), then pre of the next, the norm of
-// its input and that input's fp8 form (model.md 2.3-2.5).
+// One mHC border: post of the site that just ran (its branch output and the post/comb kept since
+// its pre), then pre of the next, the norm of its input and that input's fp8 form
+// (model.md 2.3-2.5).
 struct MixArgs {
   const StepView& step;
-  bool finish_previous = false;        // apply post; false at the first site
-  const MixWeights* next = nullptr;    // null after the last site
-  Vector norm;                         // [H], of the next site
+  bool finish_previous = false;      // apply post; false at the first site
+  const MixWeights* next = nullptr;  // null after the last site
+  Vector norm;                       // [H], of the next site
 };
 
-struct LayerArgs {  // ProjectIn, StoreRows, ProjectQuery, SelectEntries, Attend, ProjectOut, Route, Experts
+struct LayerArgs {  // ProjectIn, StoreRows, ProjectQuery, SelectEntries, Attend, ProjectOut, Route,
+                    // Experts
   const StepView& step;
   const LayerWeights& layer;
 };
 
-// logits[i] = head . norm(collapse(streams[rows[i]])), fp32 [rows, V], kept by the back end until the next Head.
+// logits[i] = head . norm(collapse(streams[rows[i]])), fp32 [rows, V], kept by the back end until
+// the next Head.
 struct HeadArgs {
   const StepView& step;
   std::span<const int32_t> rows;
@@ -81,23 +93,25 @@ struct HeadArgs {
 // What one row's sampling needs (contracts.md 2.2). Spans stay valid during the call.
 struct SampleRow {
   const SamplingSpec* spec = nullptr;
-  const FinishRules* finish = nullptr;     // stop tokens are banned while generated.size() + 1 <= min_tokens
-  uint64_t key = 0;                        // Mix64(seed + choice)
-  int64_t position = 0;                    // of the token being chosen
-  int32_t logits_row = 0;                  // index into the last Head's rows
+  const FinishRules* finish =
+      nullptr;             // stop tokens are banned while generated.size() + 1 <= min_tokens
+  uint64_t key = 0;        // Mix64(seed + choice)
+  int64_t position = 0;    // of the token being chosen
+  int32_t logits_row = 0;  // index into the last Head's rows
   std::span<const int32_t> prompt;
-  std::span<const int32_t> generated;      // emitted tokens and the drafts this row sits on
-  std::span<const uint32_t> token_mask;    // bit v allows token v; empty: all
-  bool is_draft = false;                   // 2.4: penalties, masks and truncation skipped, no logprobs
+  std::span<const int32_t> generated;    // emitted tokens and the drafts this row sits on
+  std::span<const uint32_t> token_mask;  // bit v allows token v; empty: all
+  bool is_draft = false;  // 2.4: penalties, masks and truncation skipped, no logprobs
 };
 struct SampleArgs {
   std::span<const SampleRow> rows;
-  std::span<TokenRecord> chosen;           // [rows], out
-  std::span<uint8_t> is_empty;             // [rows], out: 1 = no token left after the masks
+  std::span<TokenRecord> chosen;  // [rows], out
+  std::span<uint8_t> is_empty;    // [rows], out: 1 = no token left after the masks
 };
 
-// Inputs of the MTP block: streams[r][s] = e_proj.norm(embed[token[r]]) + h_proj.norm(H[s]) (model.md 8.1). H is the streams row
-// source_row[r] as they are before the call, or, for kFromTail, the slot's saved H of position[r].
+// Inputs of the MTP block: streams[r][s] = e_proj.norm(embed[token[r]]) + h_proj.norm(H[s])
+// (model.md 8.1). H is the streams row source_row[r] as they are before the call, or, for
+// kFromTail, the slot's saved H of position[r].
 struct DraftInputArgs {
   static constexpr int32_t kFromTail = -1;
   const StepView& step;
@@ -106,12 +120,14 @@ struct DraftInputArgs {
   std::span<const int32_t> source_row;  // [live rows]
 };
 
-// A tail between its device slot and the wire form (contracts.md 3.4). Section 7 and the header are the caller's.
+// A tail between its device slot and the wire form (contracts.md 3.4). Section 7 and the header are
+// the caller's.
 struct TailArgs {
   int32_t tail_slot = 0;
-  uint64_t num_tokens = 0;                 // N; Pack requires that positions 0..N-1 are computed and accepted
-  bool has_drafter_state = true;           // Pack: false writes zeros into section 2; Unpack: false leaves the drafter's window empty
-  std::span<std::byte> wire;               // sections at TailLayout's offsets, header included
+  uint64_t num_tokens = 0;  // N; Pack requires that positions 0..N-1 are computed and accepted
+  bool has_drafter_state = true;  // Pack: false writes zeros into section 2; Unpack: false leaves
+                                  // the drafter's window empty
+  std::span<std::byte> wire;      // sections at TailLayout's offsets, header included
 };
 
 // Digests of whole pages or buffers under one secret (contracts.md 3.5).
@@ -131,14 +147,16 @@ class Ops {
   virtual absl::Status AdvanceStep(const AdvanceArgs& args) = 0;
   virtual absl::Status Embed(const EmbedArgs& args) = 0;
   virtual absl::Status MixBoundary(const MixArgs& args) = 0;
-  virtual absl::Status ProjectIn(const LayerArgs& args) = 0;      // q_a, kv, compressors, index weights: one input
-  virtual absl::Status StoreRows(const LayerArgs& args) = 0;      // norms, rope, window row, compressor state, closing entries
+  virtual absl::Status ProjectIn(
+      const LayerArgs& args) = 0;  // q_a, kv, compressors, index weights: one input
+  virtual absl::Status StoreRows(
+      const LayerArgs& args) = 0;  // norms, rope, window row, compressor state, closing entries
   virtual absl::Status ProjectQuery(const LayerArgs& args) = 0;   // q, index q
   virtual absl::Status SelectEntries(const LayerArgs& args) = 0;  // CSA: top-k, ascending
-  virtual absl::Status Attend(const LayerArgs& args) = 0;         // window + entries, sink, inverse rope
+  virtual absl::Status Attend(const LayerArgs& args) = 0;  // window + entries, sink, inverse rope
   virtual absl::Status ProjectOut(const LayerArgs& args) = 0;
   virtual absl::Status Route(const LayerArgs& args) = 0;
-  virtual absl::Status Experts(const LayerArgs& args) = 0;        // incl. shared
+  virtual absl::Status Experts(const LayerArgs& args) = 0;  // incl. shared
   virtual absl::Status Head(const HeadArgs& args) = 0;
   virtual absl::Status Sample(const SampleArgs& args) = 0;
   virtual absl::Status DraftInput(const DraftInputArgs& args) = 0;

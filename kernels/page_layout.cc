@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+
 #include "common/check.h"
 #include "common/hash.h"
 #include "kernels/model_config.h"
@@ -32,18 +33,24 @@ int RowScaleBytes(const LayoutShape& s) {
 
 int IndexValueBytes(const LayoutShape& s) {
   switch (s.index) {
-    case IndexFormat::kFp8: return s.index_head_dim;
-    case IndexFormat::kFp4: return s.index_head_dim / 2;
-    case IndexFormat::kF32: return 4 * s.index_head_dim;
+    case IndexFormat::kFp8:
+      return s.index_head_dim;
+    case IndexFormat::kFp4:
+      return s.index_head_dim / 2;
+    case IndexFormat::kF32:
+      return 4 * s.index_head_dim;
   }
   CHECK(false);
 }
 
 int IndexScaleBytes(const LayoutShape& s) {
   switch (s.index) {
-    case IndexFormat::kFp8: return 4;
-    case IndexFormat::kFp4: return s.index_head_dim / 32;
-    case IndexFormat::kF32: return 0;
+    case IndexFormat::kFp8:
+      return 4;
+    case IndexFormat::kFp4:
+      return s.index_head_dim / 32;
+    case IndexFormat::kF32:
+      return 0;
   }
   CHECK(false);
 }
@@ -52,9 +59,12 @@ const char* Name(RowFormat format) { return format == RowFormat::kFp8 ? "fp8" : 
 
 const char* Name(IndexFormat format) {
   switch (format) {
-    case IndexFormat::kFp8: return "fp8";
-    case IndexFormat::kFp4: return "fp4";
-    case IndexFormat::kF32: return "f32";
+    case IndexFormat::kFp8:
+      return "fp8";
+    case IndexFormat::kFp4:
+      return "fp4";
+    case IndexFormat::kF32:
+      return "f32";
   }
   CHECK(false);
 }
@@ -91,8 +101,8 @@ PageLayout::PageLayout(LayoutShape shape)
   const uint64_t index_bytes = static_cast<uint64_t>(index_value_bytes_ + index_scale_bytes_);
   csa_section_bytes_ = kCsaRowsPerPage * (row_bytes + index_bytes);
   hca_section_bytes_ = kHcaRowsPerPage * row_bytes;
-  payload_bytes_ = shape_.csa_layers.size() * csa_section_bytes_ +
-                   shape_.hca_layers.size() * hca_section_bytes_;
+  payload_bytes_ =
+      shape_.csa_layers.size() * csa_section_bytes_ + shape_.hca_layers.size() * hca_section_bytes_;
   stride_bytes_ = std::max(kStrideUnit, RoundUp(payload_bytes_, kStrideUnit));
   rank_.assign(static_cast<size_t>(shape_.num_layers), -1);
   for (const std::vector<int>* layers : {&shape_.csa_layers, &shape_.hca_layers}) {
@@ -177,8 +187,8 @@ TailLayout MakeTailLayout(const PageLayout& pages, uint64_t num_tokens, uint32_t
 uint64_t MaxTailBytes(const PageLayout& pages, uint32_t max_sequences) {
   // Every section is largest where the window is full, three CSA rows are open and an HCA window
   // is: one token before a multiple of 128, from the second window on.
-  const uint64_t largest = RoundUp(static_cast<uint64_t>(pages.shape().window), kHcaRatio) +
-                           kHcaRatio - 1;
+  const uint64_t largest =
+      RoundUp(static_cast<uint64_t>(pages.shape().window), kHcaRatio) + kHcaRatio - 1;
   return MakeTailLayout(pages, largest, max_sequences).total_bytes;
 }
 

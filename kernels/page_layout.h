@@ -75,8 +75,8 @@ struct TailHeader {
 
 // Offsets of one tail's sections; every per-layer piece starts at a multiple of 16.
 struct TailLayout {
-  int window_rows = 0;   // W = min(N, window)
-  int mtp_rows = 0;      // M = min(N - 1, window - 1)
+  int window_rows = 0;    // W = min(N, window)
+  int mtp_rows = 0;       // M = min(N - 1, window - 1)
   int csa_open_rows = 0;  // N mod 4
   bool has_hca_state = false;
   std::vector<uint64_t> window;      // per layer

@@ -152,8 +152,8 @@ TEST(TailLayout, EveryPieceIsAlignedAndMaxTailBytesIsTheMaximum) {
     uint64_t largest = 0;
     for (uint64_t n = 1; n <= 700; ++n) {
       const TailLayout tail = MakeTailLayout(layout, n, 3);
-      for (const auto* pieces : {&tail.window, &tail.mtp_window, &tail.csa_state, &tail.csa_open,
-                                 &tail.hca_state}) {
+      for (const auto* pieces :
+           {&tail.window, &tail.mtp_window, &tail.csa_state, &tail.csa_open, &tail.hca_state}) {
         for (uint64_t start : *pieces) EXPECT_EQ(start % 16, 0u) << n;
       }
       EXPECT_EQ(tail.streams % 16, 0u);

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 #include "common/status.h"
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 #include "kernels/page_layout.h"

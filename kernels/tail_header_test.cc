@@ -41,8 +41,7 @@ TailHeader Header() {
   header.weights = Counting<WeightsId>(0x20);
   header.prompt_class = Counting<ClassId>(0x40);
   header.num_sequences = 2;
-  header.total_bytes =
-      static_cast<uint32_t>(MakeTailLayout(SmallLayout(), 0x0102, 2).total_bytes);
+  header.total_bytes = static_cast<uint32_t>(MakeTailLayout(SmallLayout(), 0x0102, 2).total_bytes);
   header.last_full_page = Counting<PageName>(0x60);
   return header;
 }

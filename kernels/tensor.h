@@ -15,8 +15,10 @@ struct HostMatrix {
   WeightFormat format = WeightFormat::kF32;
   int rows = 0;
   int cols = 0;
-  const std::byte* values = nullptr;  // f32, bf16, e4m3 codes, or packed e2m1 (low nibble first, cols / 2 bytes a row)
-  const float* scales = nullptr;      // fp8: [rows / 128, cols / 128]; fp4: [rows, cols / 32]; powers of two; else null
+  const std::byte* values =
+      nullptr;  // f32, bf16, e4m3 codes, or packed e2m1 (low nibble first, cols / 2 bytes a row)
+  const float* scales =
+      nullptr;  // fp8: [rows / 128, cols / 128]; fp4: [rows, cols / 32]; powers of two; else null
 };
 
 // A weight matrix in the back end's own form. Made by Device::Upload, lives as long as the device.

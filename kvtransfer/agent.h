@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "common/ids.h"
 #include "kvtransfer/transport.h"
 

@@ -1,15 +1,15 @@
 #include "kvtransfer/agent_thread.h"
 
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::kvtransfer {

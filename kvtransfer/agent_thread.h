@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "kvtransfer/agent.h"

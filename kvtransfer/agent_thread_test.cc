@@ -1,9 +1,8 @@
 #include "kvtransfer/agent_thread.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <atomic>
+#include <gtest/gtest.h>
 
 #include "common/rng.h"
 #include "kvtransfer/inproc/network.h"

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "kvtransfer/transport.h"
 

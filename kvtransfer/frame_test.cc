@@ -1,7 +1,6 @@
 #include "kvtransfer/frame.h"
 
 #include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
 

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "kvtransfer/agent.h"
 #include "kvtransfer/frame.h"

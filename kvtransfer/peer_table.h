@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "kvtransfer/frame.h"
 #include "kvtransfer/limits.h"

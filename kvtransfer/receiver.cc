@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::kvtransfer {

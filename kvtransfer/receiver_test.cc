@@ -1,10 +1,10 @@
 #include "kvtransfer/receiver.h"
 
 #include <gtest/gtest.h>
-
 #include <string>
 
 #include "absl/strings/str_format.h"
+
 #include "common/rng.h"
 
 namespace baton::kvtransfer {

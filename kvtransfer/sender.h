@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "kvtransfer/agent.h"
 #include "kvtransfer/limits.h"
 #include "kvtransfer/machine.h"

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::kvtransfer {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/clock.h"
 #include "kvtransfer/agent.h"
 #include "kvtransfer/digester.h"

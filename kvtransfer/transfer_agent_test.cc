@@ -1,8 +1,7 @@
 #include "kvtransfer/transfer_agent.h"
 
-#include <gtest/gtest.h>
-
 #include <cstring>
+#include <gtest/gtest.h>
 #include <map>
 #include <memory>
 #include <optional>

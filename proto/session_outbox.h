@@ -9,9 +9,10 @@
 
 namespace baton::wire {
 
-// The writing side of a session: who queues never waits, one write is in flight at a time. Beats go first, then messages in order, then
-// bulk (prompt chunks, cache events), so that a beat or a cancel waits for one message at most (contracts.md 5, "order of
-// writing"). A mutex, not a queue: producers and the stream's callbacks meet here from any thread.
+// The writing side of a session: who queues never waits, one write is in flight at a time. Beats go
+// first, then messages in order, then bulk (prompt chunks, cache events), so that a beat or a
+// cancel waits for one message at most (contracts.md 5, "order of writing"). A mutex, not a queue:
+// producers and the stream's callbacks meet here from any thread.
 template <typename Message>
 class SessionOutbox {
  public:
@@ -32,7 +33,8 @@ class SessionOutbox {
     return Pushed::kQueued;
   }
 
-  // The next message to write, if no write is in flight; the caller then writes it and calls Written.
+  // The next message to write, if no write is in flight; the caller then writes it and calls
+  // Written.
   std::optional<Message> Next() {
     MutexLock lock(mutex_);
     if (is_writing_) return std::nullopt;

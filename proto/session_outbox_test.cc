@@ -1,7 +1,6 @@
 #include "proto/session_outbox.h"
 
 #include <gtest/gtest.h>
-
 #include <string>
 
 namespace baton::wire {

@@ -7,11 +7,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 
-// The session's messages as plain values, and the only conversions to and from protobuf (contracts.md 5). FromProto validates:
-// inside the programs a value is valid by type. Messages are batches; the fields are applied in the order below.
+// The session's messages as plain values, and the only conversions to and from protobuf
+// (contracts.md 5). FromProto validates: inside the programs a value is valid by type. Messages are
+// batches; the fields are applied in the order below.
 namespace baton::pb {
 class RouterMessage;
 class WorkerMessage;
@@ -21,8 +23,8 @@ namespace baton::wire {
 
 inline constexpr uint32_t kProtocolVersion = 1;
 inline constexpr size_t kMaxMessageBytes = 1'000'000;
-inline constexpr int kMaxPromptChunk = 65'536;   // token ids
-inline constexpr int kMaxCacheNames = 60'000;    // names in one part
+inline constexpr int kMaxPromptChunk = 65'536;    // token ids
+inline constexpr int kMaxCacheNames = 60'000;     // names in one part
 inline constexpr int kMaxPromptLogprobs = 4'096;  // positions in one message
 
 // Where a transfer lands (contracts.md 4.3).
@@ -42,7 +44,8 @@ struct RouterHello {
   uint32_t protocol_version = kProtocolVersion;
   bool operator==(const RouterHello&) const = default;
 };
-struct Beat {  // a worker's also carries the engine's step counter and the microseconds since it moved
+struct Beat {  // a worker's also carries the engine's step counter and the microseconds since it
+               // moved
   uint64_t number = 0;
   uint64_t echo = 0;
   uint64_t engine_steps = 0;
@@ -182,7 +185,8 @@ struct FirstToken {
 struct PromptLogprobs {
   TransferId transfer;
   uint32_t first_position = 1;
-  std::vector<TokenRecord> tokens;  // the prompt token at each position, its logprob, the best entries
+  std::vector<TokenRecord>
+      tokens;  // the prompt token at each position, its logprob, the best entries
   bool operator==(const PromptLogprobs&) const = default;
 };
 struct Progress {
@@ -232,7 +236,8 @@ struct Failed {  // a transfer's, or one sequence's
   bool operator==(const Failed&) const = default;
 };
 struct Load {
-  uint32_t free_pages = 0, booked_pages = 0, leased_pages = 0, cached_pages = 0, quarantined_pages = 0;
+  uint32_t free_pages = 0, booked_pages = 0, leased_pages = 0, cached_pages = 0,
+           quarantined_pages = 0;
   uint32_t running = 0, waiting = 0;
   uint64_t queued_prompt_tokens = 0;
   uint32_t prefill_tokens_per_s = 0;
@@ -270,7 +275,8 @@ struct WorkerMessage {
   bool operator==(const WorkerMessage&) const = default;
 };
 
-// Conversions. FromProto errors are kInvalidArgument naming the field, the value and the limit; ToProto cannot fail.
+// Conversions. FromProto errors are kInvalidArgument naming the field, the value and the limit;
+// ToProto cannot fail.
 absl::StatusOr<RouterMessage> FromProto(const pb::RouterMessage& message);
 absl::StatusOr<WorkerMessage> FromProto(const pb::WorkerMessage& message);
 void ToProto(const RouterMessage& message, pb::RouterMessage& out);

@@ -5,8 +5,8 @@
 namespace baton::wire {
 namespace {
 
-absl::Status ReadSequences(const google::protobuf::RepeatedPtrField<pb::SequenceSpec>& sequences, std::string_view field,
-                           std::vector<SequenceSpec>& out) {
+absl::Status ReadSequences(const google::protobuf::RepeatedPtrField<pb::SequenceSpec>& sequences,
+                           std::string_view field, std::vector<SequenceSpec>& out) {
   RETURN_IF_ERROR(CheckRange(field, static_cast<uint64_t>(sequences.size()), 1, kMaxSequences));
   for (const pb::SequenceSpec& sequence : sequences) {
     SequenceSpec& spec = out.emplace_back();
@@ -36,8 +36,10 @@ absl::Status ReadRemaining(int64_t ms, std::optional<int64_t>& out) {
 
 absl::Status Read(const pb::RouterHello& hello, RouterHello& out) {
   RETURN_IF_ERROR(CheckSize("hello.router_id", hello.router_id().size(), kMaxName));
-  RETURN_IF_ERROR(CheckRange("hello.protocol_version", hello.protocol_version(), kProtocolVersion, kProtocolVersion));
-  out = {.router_id = hello.router_id(), .incarnation = Incarnation{hello.incarnation()},
+  RETURN_IF_ERROR(CheckRange("hello.protocol_version", hello.protocol_version(), kProtocolVersion,
+                             kProtocolVersion));
+  out = {.router_id = hello.router_id(),
+         .incarnation = Incarnation{hello.incarnation()},
          .protocol_version = hello.protocol_version()};
   return absl::OkStatus();
 }
@@ -58,7 +60,8 @@ absl::Status Read(const pb::Reserve& reserve, Reserve& out) {
   RETURN_IF_ERROR(CheckSize("reserve.request_id", reserve.request_id().size(), kMaxName));
   RETURN_IF_ERROR(CheckRange("reserve.prompt_tokens", reserve.prompt_tokens(), 1, kMaxContext));
   RETURN_IF_ERROR(CheckRange("reserve.num_pages", reserve.num_pages(),
-                             (reserve.prompt_tokens() + kPageTokens - 1) / kPageTokens, kMaxContext / kPageTokens + 1));
+                             (reserve.prompt_tokens() + kPageTokens - 1) / kPageTokens,
+                             kMaxContext / kPageTokens + 1));
   RETURN_IF_ERROR(ReadSequences(reserve.sequences(), "reserve.sequences", out.sequences));
   RETURN_IF_ERROR(ReadSampling(reserve.sampling(), out.sampling));
   RETURN_IF_ERROR(ReadFinish(reserve.finish(), out.finish));
@@ -66,7 +69,8 @@ absl::Status Read(const pb::Reserve& reserve, Reserve& out) {
   RETURN_IF_ERROR(ReadId(reserve.prompt_class(), "reserve.prompt_class", out.prompt_class));
   RETURN_IF_ERROR(ReadId(reserve.decode_class(), "reserve.decode_class", out.decode_class));
   RETURN_IF_ERROR(CheckSize("reserve.salt", reserve.salt().size(), kMaxName));
-  if (reserve.has_remaining_ms()) RETURN_IF_ERROR(ReadRemaining(reserve.remaining_ms(), out.remaining_ms));
+  if (reserve.has_remaining_ms())
+    RETURN_IF_ERROR(ReadRemaining(reserve.remaining_ms(), out.remaining_ms));
   out.request_id = reserve.request_id();
   out.prompt_tokens = reserve.prompt_tokens();
   out.num_pages = reserve.num_pages();
@@ -111,7 +115,8 @@ absl::Status Read(const pb::Run& run, Run& out) {
 absl::Status Read(const pb::PromptChunk& chunk, PromptChunk& out) {
   RETURN_IF_ERROR(ReadId(chunk.transfer(), "prompt_chunk.transfer", out.transfer));
   RETURN_IF_ERROR(CheckRange("prompt_chunk.offset", chunk.offset(), 0, kMaxContext));
-  RETURN_IF_ERROR(CheckRange("prompt_chunk.tokens", static_cast<uint64_t>(chunk.tokens_size()), 1, kMaxPromptChunk));
+  RETURN_IF_ERROR(CheckRange("prompt_chunk.tokens", static_cast<uint64_t>(chunk.tokens_size()), 1,
+                             kMaxPromptChunk));
   RETURN_IF_ERROR(ReadTokenIds(chunk.tokens(), "prompt_chunk.tokens", out.tokens));
   out.offset = chunk.offset();
   out.is_last = chunk.is_last();
@@ -192,8 +197,9 @@ absl::StatusOr<RouterMessage> FromProto(const pb::RouterMessage& message) {
   RETURN_IF_ERROR(ReadAll(message.prompt_chunks(), out.prompt_chunks));
   RETURN_IF_ERROR(ReadAll(message.moves(), out.moves));
   if (message.has_drain()) {
-    RETURN_IF_ERROR(
-        CheckRange("drain.remaining_ms", static_cast<uint64_t>(message.drain().remaining_ms()), 0, uint64_t{1} << 40));
+    RETURN_IF_ERROR(CheckRange("drain.remaining_ms",
+                               static_cast<uint64_t>(message.drain().remaining_ms()), 0,
+                               uint64_t{1} << 40));
     out.drain = Drain{message.drain().remaining_ms()};
   }
   return out;

@@ -19,7 +19,8 @@ bool HasLogprobs(const TokenRecord& record) { return record.logprob != 0 || !rec
 
 absl::Status CheckRange(std::string_view field, uint64_t value, uint64_t least, uint64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat("%s: %d is outside %d..%d", field, value, least, most));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s: %d is outside %d..%d", field, value, least, most));
 }
 
 absl::Status CheckSize(std::string_view field, size_t size, size_t most) {
@@ -33,8 +34,8 @@ absl::Status ReadCode(uint32_t value, std::string_view field, absl::StatusCode& 
   return absl::OkStatus();
 }
 
-absl::Status ReadTokenIds(const google::protobuf::RepeatedField<uint32_t>& ids, std::string_view field,
-                          std::vector<int32_t>& out) {
+absl::Status ReadTokenIds(const google::protobuf::RepeatedField<uint32_t>& ids,
+                          std::string_view field, std::vector<int32_t>& out) {
   RETURN_IF_ERROR(CheckSize(field, static_cast<size_t>(ids.size()), kMaxContext));
   out.reserve(static_cast<size_t>(ids.size()));
   for (const uint32_t id : ids) {
@@ -44,7 +45,8 @@ absl::Status ReadTokenIds(const google::protobuf::RepeatedField<uint32_t>& ids, 
   return absl::OkStatus();
 }
 
-void WriteTokenIds(const std::vector<int32_t>& ids, google::protobuf::RepeatedField<uint32_t>& out) {
+void WriteTokenIds(const std::vector<int32_t>& ids,
+                   google::protobuf::RepeatedField<uint32_t>& out) {
   out.Reserve(out.size() + static_cast<int>(ids.size()));
   for (const int32_t id : ids) out.AddAlreadyReserved(static_cast<uint32_t>(id));
 }
@@ -56,7 +58,8 @@ absl::Status ReadBitmap(const pb::Bitmap& bitmap, std::string_view field, std::v
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %d bytes for %d bits", field, bitmap.bits().size(), bits));
   out.resize(bits);
-  for (uint32_t i = 0; i < bits; ++i) out[i] = (static_cast<uint8_t>(bitmap.bits()[i / 8]) >> (i % 8) & 1) != 0;
+  for (uint32_t i = 0; i < bits; ++i)
+    out[i] = (static_cast<uint8_t>(bitmap.bits()[i / 8]) >> (i % 8) & 1) != 0;
   return absl::OkStatus();
 }
 
@@ -100,7 +103,8 @@ absl::Status ReadSampling(const pb::Sampling& sampling, SamplingSpec& out) {
     return absl::InvalidArgumentError(
         absl::StrFormat("sampling.inv_temperature: %g is not above 0", out.inv_temperature));
   if (sampling.top_k() < 0)
-    return absl::InvalidArgumentError(absl::StrFormat("sampling.top_k: %d is below 0", sampling.top_k()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("sampling.top_k: %d is below 0", sampling.top_k()));
   out.top_k = sampling.top_k();
   RETURN_IF_ERROR(CheckRange("sampling.top_p", sampling.top_p(), 1, kTopPOff));
   RETURN_IF_ERROR(CheckRange("sampling.min_p", sampling.min_p(), 0, kTopPOff));
@@ -116,22 +120,26 @@ absl::Status ReadSampling(const pb::Sampling& sampling, SamplingSpec& out) {
     return absl::InvalidArgumentError(
         absl::StrFormat("sampling.repetition_penalty: %g is not above 0", out.repetition_penalty));
   if (sampling.bias_tokens_size() != sampling.bias_values_size())
-    return absl::InvalidArgumentError(absl::StrFormat("sampling.bias_values: %d values for %d tokens",
-                                                      sampling.bias_values_size(), sampling.bias_tokens_size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("sampling.bias_values: %d values for %d tokens",
+                        sampling.bias_values_size(), sampling.bias_tokens_size()));
   std::vector<int32_t> bias_tokens;
   RETURN_IF_ERROR(ReadTokenIds(sampling.bias_tokens(), "sampling.bias_tokens", bias_tokens));
   for (int i = 0; i < sampling.bias_tokens_size(); ++i) {
     RETURN_IF_ERROR(CheckFinite("sampling.bias_values", sampling.bias_values(i)));
     out.logit_bias.emplace_back(bias_tokens[static_cast<size_t>(i)], sampling.bias_values(i));
   }
-  RETURN_IF_ERROR(ReadTokenIds(sampling.allowed_tokens(), "sampling.allowed_tokens", out.allowed_tokens));
+  RETURN_IF_ERROR(
+      ReadTokenIds(sampling.allowed_tokens(), "sampling.allowed_tokens", out.allowed_tokens));
   for (const pb::BadWord& word : sampling.bad_words()) {
-    RETURN_IF_ERROR(CheckRange("sampling.bad_words.tokens", static_cast<uint64_t>(word.tokens_size()), 1, 1024));
-    RETURN_IF_ERROR(ReadTokenIds(word.tokens(), "sampling.bad_words.tokens", out.bad_words.emplace_back()));
+    RETURN_IF_ERROR(CheckRange("sampling.bad_words.tokens",
+                               static_cast<uint64_t>(word.tokens_size()), 1, 1024));
+    RETURN_IF_ERROR(
+        ReadTokenIds(word.tokens(), "sampling.bad_words.tokens", out.bad_words.emplace_back()));
   }
   if (sampling.top_logprobs() < -1 || sampling.top_logprobs() > kMaxTopLogprobs)
-    return absl::InvalidArgumentError(
-        absl::StrFormat("sampling.top_logprobs: %d is outside -1..%d", sampling.top_logprobs(), kMaxTopLogprobs));
+    return absl::InvalidArgumentError(absl::StrFormat("sampling.top_logprobs: %d is outside -1..%d",
+                                                      sampling.top_logprobs(), kMaxTopLogprobs));
   out.top_logprobs = sampling.top_logprobs();
   return absl::OkStatus();
 }
@@ -151,14 +159,17 @@ void WriteSampling(const SamplingSpec& sampling, pb::Sampling& out) {
     out.add_bias_values(bias);
   }
   WriteTokenIds(sampling.allowed_tokens, *out.mutable_allowed_tokens());
-  for (const auto& word : sampling.bad_words) WriteTokenIds(word, *out.add_bad_words()->mutable_tokens());
+  for (const auto& word : sampling.bad_words)
+    WriteTokenIds(word, *out.add_bad_words()->mutable_tokens());
   out.set_top_logprobs(sampling.top_logprobs);
 }
 
 absl::Status ReadFinish(const pb::Finish& finish, FinishRules& out) {
   RETURN_IF_ERROR(ReadTokenIds(finish.stop_tokens(), "finish.stop_tokens", out.stop_tokens));
-  RETURN_IF_ERROR(CheckRange("finish.max_tokens", static_cast<uint64_t>(finish.max_tokens()), 1, kMaxContext));
-  RETURN_IF_ERROR(CheckRange("finish.min_tokens", static_cast<uint64_t>(finish.min_tokens()), 0, kMaxContext));
+  RETURN_IF_ERROR(
+      CheckRange("finish.max_tokens", static_cast<uint64_t>(finish.max_tokens()), 1, kMaxContext));
+  RETURN_IF_ERROR(
+      CheckRange("finish.min_tokens", static_cast<uint64_t>(finish.min_tokens()), 0, kMaxContext));
   out.max_tokens = finish.max_tokens();
   out.min_tokens = finish.min_tokens();
   return absl::OkStatus();
@@ -173,7 +184,8 @@ void WriteFinish(const FinishRules& finish, pb::Finish& out) {
 absl::Status ReadMasks(const pb::Masks& masks, MaskRules& out) {
   RETURN_IF_ERROR(CheckSize("masks.schema", masks.schema().size(), kMaxText));
   RETURN_IF_ERROR(ReadTokenIds(masks.forced_prefix(), "masks.forced_prefix", out.forced_prefix));
-  RETURN_IF_ERROR(CheckRange("masks.thinking_budget", static_cast<uint64_t>(masks.thinking_budget()), 0, kMaxContext));
+  RETURN_IF_ERROR(CheckRange("masks.thinking_budget",
+                             static_cast<uint64_t>(masks.thinking_budget()), 0, kMaxContext));
   out.schema = masks.schema();
   out.thinking_budget = masks.thinking_budget();
   out.start_phase = masks.start_phase();
@@ -187,16 +199,20 @@ void WriteMasks(const MaskRules& masks, pb::Masks& out) {
   out.set_start_phase(masks.start_phase);
 }
 
-absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view field, std::vector<TokenRecord>& out) {
+absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view field,
+                              std::vector<TokenRecord>& out) {
   std::vector<int32_t> tokens;
   RETURN_IF_ERROR(ReadTokenIds(columns.tokens(), field, tokens));
   const bool has_logprobs = columns.logprobs_size() > 0 || columns.top_counts_size() > 0;
-  if (has_logprobs && (columns.logprobs_size() != columns.tokens_size() || columns.top_counts_size() != columns.tokens_size()))
-    return absl::InvalidArgumentError(absl::StrFormat("%s: %d logprobs and %d counts for %d tokens", field,
-                                                      columns.logprobs_size(), columns.top_counts_size(), columns.tokens_size()));
+  if (has_logprobs && (columns.logprobs_size() != columns.tokens_size() ||
+                       columns.top_counts_size() != columns.tokens_size()))
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d logprobs and %d counts for %d tokens", field,
+                        columns.logprobs_size(), columns.top_counts_size(), columns.tokens_size()));
   if (columns.top_tokens_size() != columns.top_logprobs_size())
     return absl::InvalidArgumentError(absl::StrFormat("%s: %d top tokens, %d top logprobs", field,
-                                                      columns.top_tokens_size(), columns.top_logprobs_size()));
+                                                      columns.top_tokens_size(),
+                                                      columns.top_logprobs_size()));
   std::vector<int32_t> top_tokens;
   RETURN_IF_ERROR(ReadTokenIds(columns.top_tokens(), field, top_tokens));
   size_t next = 0;
@@ -209,16 +225,18 @@ absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view 
     RETURN_IF_ERROR(CheckRange(field, count, 0, kMaxTopLogprobs + 1));
     RETURN_IF_ERROR(CheckSize(field, next + count, top_tokens.size()));
     for (uint32_t j = 0; j < count; ++j, ++next)
-      record.top.push_back({.token = top_tokens[next], .logprob = columns.top_logprobs(static_cast<int>(next))});
+      record.top.push_back(
+          {.token = top_tokens[next], .logprob = columns.top_logprobs(static_cast<int>(next))});
   }
   if (next != top_tokens.size())
-    return absl::InvalidArgumentError(absl::StrFormat("%s: %d top tokens, counts say %d", field, top_tokens.size(), next));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d top tokens, counts say %d", field, top_tokens.size(), next));
   return absl::OkStatus();
 }
 
 void WriteTokenColumns(const std::vector<const TokenRecord*>& records, pb::TokenColumns& out) {
-  const bool has_logprobs =
-      std::any_of(records.begin(), records.end(), [](const TokenRecord* r) { return HasLogprobs(*r); });
+  const bool has_logprobs = std::any_of(records.begin(), records.end(),
+                                        [](const TokenRecord* r) { return HasLogprobs(*r); });
   for (const TokenRecord* record : records) {
     out.add_tokens(static_cast<uint32_t>(record->token));
     if (!has_logprobs) continue;
@@ -239,8 +257,11 @@ void WriteTokenColumns(const std::vector<TokenRecord>& records, pb::TokenColumns
 }
 
 absl::Status ReadBeat(const pb::Beat& beat, Beat& out) {
-  out = {.number = beat.number(), .echo = beat.echo(), .engine_steps = beat.engine_steps(),
-         .since_step_us = beat.since_step_us(), .is_wedged = beat.is_wedged()};
+  out = {.number = beat.number(),
+         .echo = beat.echo(),
+         .engine_steps = beat.engine_steps(),
+         .since_step_us = beat.since_step_us(),
+         .is_wedged = beat.is_wedged()};
   return absl::OkStatus();
 }
 

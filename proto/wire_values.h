@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 #include "proto/session.pb.h"
@@ -38,8 +39,8 @@ absl::Status CheckRange(std::string_view field, uint64_t value, uint64_t least, 
 absl::Status CheckSize(std::string_view field, size_t size, size_t most);
 absl::Status ReadCode(uint32_t value, std::string_view field, absl::StatusCode& out);
 
-absl::Status ReadTokenIds(const google::protobuf::RepeatedField<uint32_t>& ids, std::string_view field,
-                          std::vector<int32_t>& out);
+absl::Status ReadTokenIds(const google::protobuf::RepeatedField<uint32_t>& ids,
+                          std::string_view field, std::vector<int32_t>& out);
 void WriteTokenIds(const std::vector<int32_t>& ids, google::protobuf::RepeatedField<uint32_t>& out);
 
 absl::Status ReadBitmap(const pb::Bitmap& bitmap, std::string_view field, std::vector<bool>& out);
@@ -57,7 +58,8 @@ void WriteFinish(const FinishRules& finish, pb::Finish& out);
 absl::Status ReadMasks(const pb::Masks& masks, MaskRules& out);
 void WriteMasks(const MaskRules& masks, pb::Masks& out);
 
-absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view field, std::vector<TokenRecord>& out);
+absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view field,
+                              std::vector<TokenRecord>& out);
 // Appends; leaves the logprob columns empty when no record has any.
 void WriteTokenColumns(const std::vector<const TokenRecord*>& records, pb::TokenColumns& out);
 void WriteTokenColumns(const std::vector<TokenRecord>& records, pb::TokenColumns& out);

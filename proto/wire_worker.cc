@@ -7,7 +7,8 @@ namespace {
 
 absl::Status Read(const pb::WorkerHello& hello, WorkerHello& out) {
   RETURN_IF_ERROR(CheckRange("hello.worker_id", hello.worker_id().size(), 1, kMaxName));
-  RETURN_IF_ERROR(CheckRange("hello.protocol_version", hello.protocol_version(), kProtocolVersion, kProtocolVersion));
+  RETURN_IF_ERROR(CheckRange("hello.protocol_version", hello.protocol_version(), kProtocolVersion,
+                             kProtocolVersion));
   RETURN_IF_ERROR(ReadId(hello.weights(), "hello.weights", out.weights));
   RETURN_IF_ERROR(ReadId(hello.layout(), "hello.layout", out.layout));
   RETURN_IF_ERROR(ReadId(hello.prompt_class(), "hello.prompt_class", out.prompt_class));
@@ -18,7 +19,8 @@ absl::Status Read(const pb::WorkerHello& hello, WorkerHello& out) {
   RETURN_IF_ERROR(CheckRange("hello.max_context", hello.max_context(), 1, kMaxContext));
   RETURN_IF_ERROR(CheckSize("hello.build_version", hello.build_version().size(), kMaxName));
   if (!hello.serves_prefill() && !hello.serves_decode())
-    return absl::InvalidArgumentError("hello.serves_prefill: the worker serves neither prefill nor decode");
+    return absl::InvalidArgumentError(
+        "hello.serves_prefill: the worker serves neither prefill nor decode");
   out.worker_id = hello.worker_id();
   out.incarnation = Incarnation{hello.incarnation()};
   out.protocol_version = hello.protocol_version();
@@ -60,7 +62,8 @@ absl::Status Read(const pb::Retargeted& retargeted, Retargeted& out) {
 
 absl::Status Read(const pb::FirstToken& first, FirstToken& out) {
   RETURN_IF_ERROR(ReadId(first.transfer(), "first_token.transfer", out.transfer));
-  RETURN_IF_ERROR(CheckRange("first_token.tokens", static_cast<uint64_t>(first.tokens().tokens_size()), 1, kMaxSequences));
+  RETURN_IF_ERROR(CheckRange(
+      "first_token.tokens", static_cast<uint64_t>(first.tokens().tokens_size()), 1, kMaxSequences));
   out.attempt = first.attempt();
   out.cached_tokens = first.cached_tokens();
   out.queue_us = first.queue_us();
@@ -70,8 +73,10 @@ absl::Status Read(const pb::FirstToken& first, FirstToken& out) {
 
 absl::Status Read(const pb::PromptLogprobs& logprobs, PromptLogprobs& out) {
   RETURN_IF_ERROR(ReadId(logprobs.transfer(), "prompt_logprobs.transfer", out.transfer));
-  RETURN_IF_ERROR(CheckRange("prompt_logprobs.first_position", logprobs.first_position(), 1, kMaxContext));
-  RETURN_IF_ERROR(CheckRange("prompt_logprobs.tokens", static_cast<uint64_t>(logprobs.tokens().tokens_size()), 1,
+  RETURN_IF_ERROR(
+      CheckRange("prompt_logprobs.first_position", logprobs.first_position(), 1, kMaxContext));
+  RETURN_IF_ERROR(CheckRange("prompt_logprobs.tokens",
+                             static_cast<uint64_t>(logprobs.tokens().tokens_size()), 1,
                              kMaxPromptLogprobs));
   out.first_position = logprobs.first_position();
   return ReadTokenColumns(logprobs.tokens(), "prompt_logprobs.tokens", out.tokens);
@@ -91,7 +96,8 @@ absl::Status Read(const pb::Prefilled& prefilled, Prefilled& out) {
 
 absl::Status Read(const pb::Landed& landed, Landed& out) {
   RETURN_IF_ERROR(ReadId(landed.transfer(), "landed.transfer", out.transfer));
-  RETURN_IF_ERROR(CheckRange("landed.tokens", static_cast<uint64_t>(landed.tokens().tokens_size()), 1, kMaxSequences));
+  RETURN_IF_ERROR(CheckRange("landed.tokens", static_cast<uint64_t>(landed.tokens().tokens_size()),
+                             1, kMaxSequences));
   out.attempt = landed.attempt();
   out.transfer_us = landed.transfer_us();
   return ReadTokenColumns(landed.tokens(), "landed.tokens", out.tokens);
@@ -102,9 +108,9 @@ absl::Status Read(const pb::Tokens& tokens, Tokens& out) {
   const auto has_one_each = [&](int size) { return size == 0 || size == sequences; };
   if (tokens.first_positions_size() != sequences || tokens.counts_size() != sequences ||
       !has_one_each(tokens.queue_us_size()) || !has_one_each(tokens.step_us_size()))
-    return absl::InvalidArgumentError(absl::StrFormat("tokens: columns of %d, %d, %d, %d, %d for %d handles",
-                                                      tokens.first_positions_size(), tokens.counts_size(),
-                                                      tokens.queue_us_size(), tokens.step_us_size(), sequences, sequences));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "tokens: columns of %d, %d, %d, %d, %d for %d handles", tokens.first_positions_size(),
+        tokens.counts_size(), tokens.queue_us_size(), tokens.step_us_size(), sequences, sequences));
   std::vector<TokenRecord> records;
   RETURN_IF_ERROR(ReadTokenColumns(tokens.tokens(), "tokens.tokens", records));
   out.step = tokens.step();
@@ -113,16 +119,19 @@ absl::Status Read(const pb::Tokens& tokens, Tokens& out) {
     SequenceStep& step = out.sequences.emplace_back();
     const size_t count = tokens.counts(i);
     RETURN_IF_ERROR(CheckRange("tokens.counts", count, 1, records.size() - next));
-    RETURN_IF_ERROR(CheckRange("tokens.first_positions", tokens.first_positions(i), 1, kMaxContext));
+    RETURN_IF_ERROR(
+        CheckRange("tokens.first_positions", tokens.first_positions(i), 1, kMaxContext));
     step.handle = SequenceHandle{tokens.handles(i)};
     step.first_position = tokens.first_positions(i);
-    for (const size_t end = next + count; next < end; ++next) step.tokens.push_back(std::move(records[next]));
+    for (const size_t end = next + count; next < end; ++next)
+      step.tokens.push_back(std::move(records[next]));
     if (tokens.queue_us_size() > 0) step.queue_us = tokens.queue_us(i);
     if (tokens.step_us_size() > 0) step.step_us = tokens.step_us(i);
   }
-  return next == records.size() ? absl::OkStatus()
-                                : absl::InvalidArgumentError(absl::StrFormat(
-                                      "tokens.tokens: %d tokens, counts say %d", records.size(), next));
+  return next == records.size()
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError(absl::StrFormat("tokens.tokens: %d tokens, counts say %d",
+                                                          records.size(), next));
 }
 
 absl::Status Read(const pb::Finished& finished, Finished& out) {
@@ -146,20 +155,30 @@ absl::Status Read(const pb::Failed& failed, Failed& out) {
 }
 
 Load ReadLoad(const pb::Load& load) {
-  return {.free_pages = load.free_pages(), .booked_pages = load.booked_pages(), .leased_pages = load.leased_pages(),
-          .cached_pages = load.cached_pages(), .quarantined_pages = load.quarantined_pages(), .running = load.running(),
-          .waiting = load.waiting(), .queued_prompt_tokens = load.queued_prompt_tokens(),
-          .prefill_tokens_per_s = load.prefill_tokens_per_s(), .last_step_us = load.last_step_us(),
-          .host_pages = load.host_pages(), .is_draining = load.is_draining()};
+  return {.free_pages = load.free_pages(),
+          .booked_pages = load.booked_pages(),
+          .leased_pages = load.leased_pages(),
+          .cached_pages = load.cached_pages(),
+          .quarantined_pages = load.quarantined_pages(),
+          .running = load.running(),
+          .waiting = load.waiting(),
+          .queued_prompt_tokens = load.queued_prompt_tokens(),
+          .prefill_tokens_per_s = load.prefill_tokens_per_s(),
+          .last_step_us = load.last_step_us(),
+          .host_pages = load.host_pages(),
+          .is_draining = load.is_draining()};
 }
 
-absl::Status ReadNames(const std::string& packed, std::string_view field, std::vector<PageName>& out) {
+absl::Status ReadNames(const std::string& packed, std::string_view field,
+                       std::vector<PageName>& out) {
   constexpr size_t kBytes = 16;
   if (packed.size() % kBytes != 0)
-    return absl::InvalidArgumentError(absl::StrFormat("%s: %d bytes is no multiple of %d", field, packed.size(), kBytes));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d bytes is no multiple of %d", field, packed.size(), kBytes));
   RETURN_IF_ERROR(CheckSize(field, packed.size() / kBytes, kMaxCacheNames));
   out.resize(packed.size() / kBytes);
-  for (size_t i = 0; i < packed.size(); ++i) out[i / kBytes].bytes[i % kBytes] = static_cast<uint8_t>(packed[i]);
+  for (size_t i = 0; i < packed.size(); ++i)
+    out[i / kBytes].bytes[i % kBytes] = static_cast<uint8_t>(packed[i]);
   return absl::OkStatus();
 }
 

@@ -1,11 +1,11 @@
-#include <signal.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
+#include <signal.h>
 #include <string>
 
 #include "absl/strings/str_format.h"
+
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/status.h"

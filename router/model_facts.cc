@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "router/text/json_value.h"
 

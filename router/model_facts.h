@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+
 #include "router/text/chat_encoder.h"
 
 namespace baton::router {

@@ -1,6 +1,7 @@
 #include "router/router_config.h"
 
 #include "absl/strings/str_format.h"
+
 #include "common/log.h"
 #include "common/status.h"
 

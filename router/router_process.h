@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/clock.h"
 #include "common/rng.h"
 #include "router/http/cpu_pool.h"

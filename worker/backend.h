@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/class_id.h"
 #include "common/ids.h"
 #include "kernels/device.h"

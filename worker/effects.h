@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "common/ids.h"
 #include "kvtransfer/agent.h"
 #include "proto/wire.h"

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/log.h"
 #include "common/status.h"
 #include "engine/model/config.h"

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "common/clock.h"
 #include "engine/load/checkpoint.h"
 #include "engine/loop.h"

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+
 #include "common/clock.h"
 #include "proto/wire.h"
 

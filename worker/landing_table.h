@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/rng.h"
 #include "engine/pages/page_pool.h"
 #include "proto/wire.h"

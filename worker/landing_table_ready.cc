@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 #include "common/status.h"
 #include "kernels/tail_header.h"

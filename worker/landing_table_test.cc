@@ -1,10 +1,9 @@
 #include "worker/landing_table.h"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstring>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <vector>
 
 #include "kernels/tail_header.h"

@@ -1,7 +1,6 @@
 #include "worker/metrics_server.h"
 
 #include <civetweb.h>
-
 #include <utility>
 
 #include "absl/strings/str_format.h"

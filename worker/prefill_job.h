@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "engine/pages/page_pool.h"
 #include "engine/pages/sequence.h"

@@ -1,7 +1,6 @@
 #include "worker/prefix_cache.h"
 
 #include <gtest/gtest.h>
-
 #include <vector>
 
 namespace baton::worker {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "proto/wire.h"
 
 namespace baton::worker {

@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+
 #include "common/ids.h"
 #include "proto/wire.h"
 

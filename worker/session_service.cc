@@ -1,8 +1,7 @@
 #include "worker/session_service.h"
 
-#include <grpcpp/grpcpp.h>
-
 #include <atomic>
+#include <grpcpp/grpcpp.h>
 #include <optional>
 #include <thread>
 #include <unordered_map>
@@ -32,7 +31,8 @@ bool IsBulk(const wire::WorkerMessage& message) {
 
 class SessionService::Impl final : public pb::Worker::CallbackService {
  public:
-  Impl(SessionServiceOptions options, SessionFacts facts, const Clock& clock, BoundedQueue<SessionEvent>& events)
+  Impl(SessionServiceOptions options, SessionFacts facts, const Clock& clock,
+       BoundedQueue<SessionEvent>& events)
       : options_(std::move(options)), facts_(std::move(facts)), clock_(clock), events_(events) {}
   ~Impl() override;
 
@@ -45,7 +45,8 @@ class SessionService::Impl final : public pb::Worker::CallbackService {
     return static_cast<int>(streams_.size());
   }
 
-  grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage>* Session(grpc::CallbackServerContext* context) override;
+  grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage>* Session(
+      grpc::CallbackServerContext* context) override;
 
  private:
   class Stream;
@@ -68,10 +69,14 @@ class SessionService::Impl final : public pb::Worker::CallbackService {
 };
 
 // One session's stream. gRPC threads; Push and End: any thread, under the service's mutex.
-class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage> {
+class SessionService::Impl::Stream final
+    : public grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage> {
  public:
   Stream(Impl& service, grpc::CallbackServerContext* context, SessionId session)
-      : service_(service), context_(context), session_(session), outbox_(service.options_.max_outbox_messages),
+      : service_(service),
+        context_(context),
+        session_(session),
+        outbox_(service.options_.max_outbox_messages),
         last_heard_us_(absl::ToUnixMicros(service.clock_.Now())) {
     wire::WorkerMessage first;
     first.hello = service.facts_.hello;
@@ -85,7 +90,8 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
 
   void Push(wire::WorkerMessage message, Outbox::Lane lane) {
     if (outbox_.Push(lane, std::move(message)) == Outbox::Pushed::kFull) {
-      End(absl::ResourceExhaustedError("the router reads too slowly: its outbox is full"), /*hard=*/true);
+      End(absl::ResourceExhaustedError("the router reads too slowly: its outbox is full"),
+          /*hard=*/true);
       return;
     }
     WriteNext();
@@ -121,7 +127,8 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
     }
     last_heard_us_ = absl::ToUnixMicros(service_.clock_.Now());
     if (const absl::Status status = Accept(); !status.ok()) {
-      Log(LogLevel::kWarn, "session_refused", absl::StrFormat("session=%d error=%s", session_.value, status.ToString()));
+      Log(LogLevel::kWarn, "session_refused",
+          absl::StrFormat("session=%d error=%s", session_.value, status.ToString()));
       End(status, /*hard=*/false);
       return;
     }
@@ -133,7 +140,9 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
     if (ok) WriteNext();
   }
 
-  void OnCancel() override { End(absl::CancelledError("the router's stream broke"), /*hard=*/false); }
+  void OnCancel() override {
+    End(absl::CancelledError("the router's stream broke"), /*hard=*/false);
+  }
 
   void OnDone() override {
     absl::Status status;
@@ -151,7 +160,8 @@ class SessionService::Impl::Stream final : public grpc::ServerBidiReactor<pb::Ro
     auto message = wire::FromProto(incoming_);
     if (!message.ok()) return message.status();
     if (message->hello.has_value() == has_hello_)
-      return absl::InvalidArgumentError(has_hello_ ? "hello: sent twice" : "hello: must be the first message");
+      return absl::InvalidArgumentError(has_hello_ ? "hello: sent twice"
+                                                   : "hello: must be the first message");
     SessionEvent event;
     if (!has_hello_) {
       has_hello_ = true;
@@ -210,7 +220,8 @@ SessionService::Impl::~Impl() {
   }
   stopping_.NotifyAll();
   if (beat_thread_.joinable()) beat_thread_.join();
-  // Ends every stream: their OnCancel and OnDone run before Shutdown returns. The epoch: gRPC takes a time before it for "never".
+  // Ends every stream: their OnCancel and OnDone run before Shutdown returns. The epoch: gRPC takes
+  // a time before it for "never".
   if (server_) server_->Shutdown(std::chrono::system_clock::time_point());
 }
 
@@ -221,7 +232,8 @@ absl::Status SessionService::Impl::Listen() {
   builder.RegisterService(this);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port_ == 0)
-    return absl::UnavailableError(absl::StrFormat("cannot listen on %s for sessions", options_.listen_address));
+    return absl::UnavailableError(
+        absl::StrFormat("cannot listen on %s for sessions", options_.listen_address));
   beat_thread_ = std::thread([this] { BeatLoop(); });
   return absl::OkStatus();
 }
@@ -237,7 +249,8 @@ grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage>* SessionService::I
     if (!is_refused) streams_.emplace(stream->session_, stream);
   }
   if (is_refused) {
-    stream->End(absl::ResourceExhaustedError(absl::StrFormat("the worker has its %d sessions", options_.max_sessions)),
+    stream->End(absl::ResourceExhaustedError(
+                    absl::StrFormat("the worker has its %d sessions", options_.max_sessions)),
                 /*hard=*/false);
   } else {
     stream->Begin();
@@ -247,12 +260,14 @@ grpc::ServerBidiReactor<pb::RouterMessage, pb::WorkerMessage>* SessionService::I
 
 void SessionService::Impl::Send(SessionId session, wire::WorkerMessage message, Outbox::Lane lane) {
   MutexLock lock(mutex_);
-  if (const auto stream = streams_.find(session); stream != streams_.end()) stream->second->Push(std::move(message), lane);
+  if (const auto stream = streams_.find(session); stream != streams_.end())
+    stream->second->Push(std::move(message), lane);
 }
 
 void SessionService::Impl::Close(SessionId session, const absl::Status& status) {
   MutexLock lock(mutex_);
-  if (const auto stream = streams_.find(session); stream != streams_.end()) stream->second->End(status, /*hard=*/false);
+  if (const auto stream = streams_.find(session); stream != streams_.end())
+    stream->second->End(status, /*hard=*/false);
 }
 
 void SessionService::Impl::Forget(SessionId session, const absl::Status& status) {
@@ -265,9 +280,11 @@ void SessionService::Impl::Forget(SessionId session, const absl::Status& status)
     streams_.erase(stream);
   }
   if (!was_open) return;
-  // The end of a session frees what it booked: it must not be lost for lack of room, so the engine thread gets time to drain.
+  // The end of a session frees what it booked: it must not be lost for lack of room, so the engine
+  // thread gets time to drain.
   SessionEvent event = SessionClosed{session, status};
-  while (!events_.TryPush(std::move(event)) && !events_.IsClosed()) baton::SleepFor(absl::Milliseconds(1));
+  while (!events_.TryPush(std::move(event)) && !events_.IsClosed())
+    baton::SleepFor(absl::Milliseconds(1));
 }
 
 void SessionService::Impl::BeatLoop() {
@@ -287,8 +304,9 @@ void SessionService::Impl::BeatAll(uint64_t number) {
   MutexLock lock(mutex_);
   for (const auto& [session, stream] : streams_) {
     if (stream->Silence() >= options_.silence) {
-      Log(LogLevel::kWarn, "session_silent", absl::StrFormat("session=%d silence_ms=%d", session.value,
-                                                              absl::ToInt64Milliseconds(stream->Silence())));
+      Log(LogLevel::kWarn, "session_silent",
+          absl::StrFormat("session=%d silence_ms=%d", session.value,
+                          absl::ToInt64Milliseconds(stream->Silence())));
       stream->End(absl::UnavailableError("the router was silent too long"), /*hard=*/true);
     } else {
       stream->Beat(number);
@@ -296,9 +314,9 @@ void SessionService::Impl::BeatAll(uint64_t number) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<SessionService>> SessionService::Start(SessionServiceOptions options, SessionFacts facts,
-                                                                      const Clock& clock,
-                                                                      BoundedQueue<SessionEvent>& events) {
+absl::StatusOr<std::unique_ptr<SessionService>> SessionService::Start(
+    SessionServiceOptions options, SessionFacts facts, const Clock& clock,
+    BoundedQueue<SessionEvent>& events) {
   auto impl = std::make_unique<Impl>(std::move(options), std::move(facts), clock, events);
   if (const absl::Status status = impl->Listen(); !status.ok()) return status;
   return std::unique_ptr<SessionService>(new SessionService(std::move(impl)));
@@ -312,7 +330,9 @@ void SessionService::Send(SessionId session, wire::WorkerMessage message) {
   impl_->Send(session, std::move(message), lane);
 }
 
-void SessionService::Close(SessionId session, const absl::Status& status) { impl_->Close(session, status); }
+void SessionService::Close(SessionId session, const absl::Status& status) {
+  impl_->Close(session, status);
+}
 int SessionService::port() const { return impl_->port(); }
 int SessionService::num_sessions() const { return impl_->num_sessions(); }
 

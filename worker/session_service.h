@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "worker/session.h"

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "kernels/page_layout.h"
 #include "kvtransfer/agent.h"

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/config.h"
 #include "worker/setup.h"
 

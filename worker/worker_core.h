@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+
 #include "common/clock.h"
 #include "common/rng.h"
 #include "engine/loop.h"

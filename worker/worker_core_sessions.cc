@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/log.h"
 #include "common/status.h"
 #include "worker/worker_core.h"

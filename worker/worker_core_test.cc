@@ -1,9 +1,8 @@
 #include "worker/worker_core.h"
 
+#include <functional>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
-#include <functional>
 #include <map>
 #include <vector>
 

@@ -1,13 +1,13 @@
 #include "worker/worker_main.h"
 
-#include <signal.h>
-
 #include <cstdio>
 #include <ctime>
 #include <optional>
+#include <signal.h>
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/status.h"

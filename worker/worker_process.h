@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "common/metrics.h"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 #include "kvtransfer/agent_thread.h"
 #include "kvtransfer/ucx/test_node.h"

@@ -11,12 +11,13 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+
 #include "common/check.h"
 #include "common/status.h"
 #include "engine/load/safetensors.h"
 #include "engine/load/tensor_table.h"
 #include "engine/load/weights_id.h"
-#include "nlohmann/json.hpp"
 
 namespace baton::engine {
 namespace {

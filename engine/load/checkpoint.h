@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "engine/model/config.h"
 

@@ -8,11 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
 #include "engine/load/inspect.h"
 #include "engine/load/test_checkpoint.h"
 #include "engine/load/weights_id.h"
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
 
 namespace baton::engine {
 namespace {
@@ -236,8 +237,8 @@ TEST(WeightsId, MatchesItsVector) {
   const float half = 0.5f;
   const float values[] = {1.0f, 2.0f};
   const uint8_t scales[] = {0x7f, 0x80};
-  const HostTensor a = {"layers.0.a.scale", DType::kF8E8M0, {1, 2},
-                        std::as_bytes(std::span(scales))};
+  const HostTensor a = {
+      "layers.0.a.scale", DType::kF8E8M0, {1, 2}, std::as_bytes(std::span(scales))};
   const HostTensor b = {"layers.0.b.scale", DType::kF32, {}, std::as_bytes(std::span(&half, 1))};
   const HostTensor c = {"layers.0.b.weight", DType::kF32, {2}, std::as_bytes(std::span(values))};
   const HostTensor* tensors[] = {&a, &b, &c};

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "absl/strings/str_format.h"
+
 #include "common/class_id.h"
 #include "engine/load/safetensors.h"
 #include "kernels/page_layout.h"
@@ -39,8 +40,8 @@ std::string ConfigText(const ModelConfig& c) {
   line("attention", absl::StrFormat("%d heads of %d (%d rope), q rank %d, o rank %d x %d groups",
                                     c.num_attention_heads, c.head_dim, c.qk_rope_head_dim,
                                     c.q_lora_rank, c.o_lora_rank, c.o_groups));
-  line("index", absl::StrFormat("%d heads of %d, top %d", c.index_n_heads, c.index_head_dim,
-                                c.index_topk));
+  line("index",
+       absl::StrFormat("%d heads of %d, top %d", c.index_n_heads, c.index_head_dim, c.index_topk));
   line("experts", absl::StrFormat("%d routed, %d a token, inner %d, %s", c.n_routed_experts,
                                   c.num_experts_per_tok, c.moe_intermediate_size, c.expert_dtype));
   line("window", absl::StrFormat("%d", c.sliding_window));
@@ -67,8 +68,7 @@ std::string VariantText(const Checkpoint& checkpoint) {
 
 std::string BytesText(const char* title, const std::map<std::string_view, uint64_t>& bytes) {
   std::string text = absl::StrFormat("%s\n", title);
-  for (const auto& [name, count] : bytes)
-    text += absl::StrFormat("  %-18s %16d\n", name, count);
+  for (const auto& [name, count] : bytes) text += absl::StrFormat("  %-18s %16d\n", name, count);
   return text;
 }
 

@@ -10,9 +10,10 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
 #include "common/check.h"
 #include "common/status.h"
-#include "nlohmann/json.hpp"
 
 namespace baton::engine {
 namespace {
@@ -48,8 +49,7 @@ const DTypeFacts& FactsOf(DType dtype) {
 std::string Shown(std::string_view name) {
   constexpr size_t kMaxShown = 100;
   std::string shown;
-  for (char c : name.substr(0, kMaxShown))
-    shown += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+  for (char c : name.substr(0, kMaxShown)) shown += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
   return name.size() > kMaxShown ? shown + "..." : shown;
 }
 
@@ -107,8 +107,8 @@ class HeaderReader {
 
   absl::Status CheckName(const std::string& name) const {
     if (name.empty() || name.size() > kMaxNameBytes) {
-      return TensorError(name, absl::StrFormat("name has %d bytes, must have 1..%d", name.size(),
-                                               kMaxNameBytes));
+      return TensorError(
+          name, absl::StrFormat("name has %d bytes, must have 1..%d", name.size(), kMaxNameBytes));
     }
     const bool is_printable = std::all_of(name.begin(), name.end(), [](char c) {
       return static_cast<unsigned char>(c) > 0x20 && c != 0x7f;
@@ -157,8 +157,8 @@ class HeaderReader {
     uint64_t bytes = ElementBytes(tensor.dtype);
     ASSIGN_OR_RETURN(tensor.shape, ReadShape(name, entry, bytes));
     const auto it = entry.find("data_offsets");
-    if (it == entry.end() || !it->is_array() || it->size() != 2 ||
-        !(*it)[0].is_number_unsigned() || !(*it)[1].is_number_unsigned()) {
+    if (it == entry.end() || !it->is_array() || it->size() != 2 || !(*it)[0].is_number_unsigned() ||
+        !(*it)[1].is_number_unsigned()) {
       return TensorError(name, "data_offsets are missing");
     }
     const auto begin = (*it)[0].get<uint64_t>();
@@ -168,8 +168,8 @@ class HeaderReader {
                                                begin, end, data_.size()));
     }
     if (end - begin != bytes) {
-      return TensorError(name, absl::StrFormat("has %d bytes, its shape and dtype need %d",
-                                               end - begin, bytes));
+      return TensorError(
+          name, absl::StrFormat("has %d bytes, its shape and dtype need %d", end - begin, bytes));
     }
     tensor.bytes = data_.subspan(begin, bytes);
     return tensor;
@@ -185,22 +185,21 @@ class HeaderReader {
     for (const HostTensor& tensor : tensors) {
       const std::byte* start = tensor.bytes.data();
       if (start != expected) {
-        return TensorError(tensor.name, absl::StrFormat("starts at data byte %d, %s",
-                                                        start - data_.data(),
-                                                        start < expected ? "inside another tensor"
-                                                                         : "after a gap"));
+        return TensorError(
+            tensor.name,
+            absl::StrFormat("starts at data byte %d, %s", start - data_.data(),
+                            start < expected ? "inside another tensor" : "after a gap"));
       }
       const auto address = reinterpret_cast<std::uintptr_t>(start);
       if (!tensor.bytes.empty() && address % ElementBytes(tensor.dtype) != 0) {
-        return TensorError(tensor.name, absl::StrFormat("starts at data byte %d, not aligned to %d",
-                                                        start - data_.data(),
-                                                        ElementBytes(tensor.dtype)));
+        return TensorError(tensor.name,
+                           absl::StrFormat("starts at data byte %d, not aligned to %d",
+                                           start - data_.data(), ElementBytes(tensor.dtype)));
       }
       expected = start + tensor.bytes.size();
     }
     const auto rest = data_.data() + data_.size() - expected;
-    if (rest != 0)
-      return FileError(path_, absl::StrFormat("%d bytes after the last tensor", rest));
+    if (rest != 0) return FileError(path_, absl::StrFormat("%d bytes after the last tensor", rest));
     return absl::OkStatus();
   }
 

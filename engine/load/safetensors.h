@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "engine/load/checkpoint.h"
 
 // The safetensors format (model.md 9.1): u64 header length, JSON header, data. Pure, any thread.

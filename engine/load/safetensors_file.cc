@@ -1,14 +1,14 @@
+#include <algorithm>
+#include <cerrno>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <system_error>
+#include <unistd.h>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "engine/load/checkpoint.h"
 #include "engine/load/safetensors.h"
@@ -61,8 +61,7 @@ absl::StatusOr<std::unique_ptr<Mapping>> Map(const std::string& path) {
   if (::fstat(file.get(), &facts) != 0) return SystemError(path, "fstat");
   if (!S_ISREG(facts.st_mode))
     return absl::InvalidArgumentError(absl::StrFormat("%s: is no regular file", path));
-  if (facts.st_size == 0)
-    return absl::InvalidArgumentError(absl::StrFormat("%s: 0 bytes", path));
+  if (facts.st_size == 0) return absl::InvalidArgumentError(absl::StrFormat("%s: 0 bytes", path));
   const size_t size = static_cast<size_t>(facts.st_size);
   void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (start == MAP_FAILED) return SystemError(path, "mmap");

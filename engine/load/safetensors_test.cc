@@ -19,8 +19,7 @@ std::vector<std::byte> File(std::string header, size_t data_bytes) {
   std::vector<std::byte> file(8 + header.size() + data_bytes);
   std::memcpy(file.data(), &length, 8);
   std::memcpy(file.data() + 8, header.data(), header.size());
-  for (size_t i = 0; i < data_bytes; ++i)
-    file[8 + header.size() + i] = static_cast<std::byte>(i);
+  for (size_t i = 0; i < data_bytes; ++i) file[8 + header.size() + i] = static_cast<std::byte>(i);
   return file;
 }
 
@@ -87,8 +86,7 @@ TEST(Safetensors, BadEntriesAreRefusedByTensor) {
   EXPECT_THAT(error(R"("dtype":"F64","shape":[1],"data_offsets":[0,8])"),
               HasSubstr("dtype F64 is not known"));
   EXPECT_THAT(error(R"("dtype":"F32","data_offsets":[0,8])"), HasSubstr("shape is missing"));
-  EXPECT_THAT(error(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])"),
-              HasSubstr("no size"));
+  EXPECT_THAT(error(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])"), HasSubstr("no size"));
   EXPECT_THAT(error(R"("dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,8])"),
               HasSubstr("no size"));
   EXPECT_THAT(error(R"("dtype":"I8","shape":[1,1,1,1,1,1,1,1,8],"data_offsets":[0,8])"),

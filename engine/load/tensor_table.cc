@@ -3,14 +3,15 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::engine {
 namespace {
 
-constexpr int kBlock = 128;     // of fp8 weights, both ways
-constexpr int kFp4Group = 32;   // of fp4 weights, along a row
-constexpr int kMixScales = 3;   // pre, post, comb
+constexpr int kBlock = 128;    // of fp8 weights, both ways
+constexpr int kFp4Group = 32;  // of fp4 weights, along a row
+constexpr int kMixScales = 3;  // pre, post, comb
 
 // Collects the tensors of one model.
 class TableBuilder {
@@ -140,28 +141,42 @@ std::vector<ExpectedTensor> ExpectedTensors(const ModelConfig& config) {
 
 bool IsAllowed(TensorKind kind, DType dtype) {
   switch (kind) {
-    case TensorKind::kBf16: return dtype == DType::kBf16;
-    case TensorKind::kF32: return dtype == DType::kF32;
-    case TensorKind::kF8: return dtype == DType::kF8E4M3;
-    case TensorKind::kF8OrBf16: return dtype == DType::kF8E4M3 || dtype == DType::kBf16;
-    case TensorKind::kPackedFp4: return dtype == DType::kI8;
+    case TensorKind::kBf16:
+      return dtype == DType::kBf16;
+    case TensorKind::kF32:
+      return dtype == DType::kF32;
+    case TensorKind::kF8:
+      return dtype == DType::kF8E4M3;
+    case TensorKind::kF8OrBf16:
+      return dtype == DType::kF8E4M3 || dtype == DType::kBf16;
+    case TensorKind::kPackedFp4:
+      return dtype == DType::kI8;
     case TensorKind::kScale:
-    case TensorKind::kOptionalScale: return dtype == DType::kF8E8M0 || dtype == DType::kF32;
-    case TensorKind::kIndices: return dtype == DType::kI64 || dtype == DType::kI32;
+    case TensorKind::kOptionalScale:
+      return dtype == DType::kF8E8M0 || dtype == DType::kF32;
+    case TensorKind::kIndices:
+      return dtype == DType::kI64 || dtype == DType::kI32;
   }
   CHECK(false);
 }
 
 const char* AllowedDTypes(TensorKind kind) {
   switch (kind) {
-    case TensorKind::kBf16: return "BF16";
-    case TensorKind::kF32: return "F32";
-    case TensorKind::kF8: return "F8_E4M3";
-    case TensorKind::kF8OrBf16: return "F8_E4M3 or BF16";
-    case TensorKind::kPackedFp4: return "I8";
+    case TensorKind::kBf16:
+      return "BF16";
+    case TensorKind::kF32:
+      return "F32";
+    case TensorKind::kF8:
+      return "F8_E4M3";
+    case TensorKind::kF8OrBf16:
+      return "F8_E4M3 or BF16";
+    case TensorKind::kPackedFp4:
+      return "I8";
     case TensorKind::kScale:
-    case TensorKind::kOptionalScale: return "F8_E8M0 or F32";
-    case TensorKind::kIndices: return "I64 or I32";
+    case TensorKind::kOptionalScale:
+      return "F8_E8M0 or F32";
+    case TensorKind::kIndices:
+      return "I64 or I32";
   }
   CHECK(false);
 }

@@ -11,14 +11,14 @@
 namespace baton::engine {
 
 enum class TensorKind {
-  kBf16,          // BF16
-  kF32,           // F32
-  kF8,            // F8_E4M3
-  kF8OrBf16,      // wo_a: BF16 where the FP8 rerelease left it unquantised
-  kPackedFp4,     // I8, two codes a byte
-  kScale,         // F8_E8M0, or F32 powers of two
+  kBf16,           // BF16
+  kF32,            // F32
+  kF8,             // F8_E4M3
+  kF8OrBf16,       // wo_a: BF16 where the FP8 rerelease left it unquantised
+  kPackedFp4,      // I8, two codes a byte
+  kScale,          // F8_E8M0, or F32 powers of two
   kOptionalScale,  // wo_a's: present exactly when its weight is F8_E4M3
-  kIndices,       // I64 or I32
+  kIndices,        // I64 or I32
 };
 
 struct ExpectedTensor {

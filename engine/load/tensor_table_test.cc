@@ -4,9 +4,10 @@
 #include <string>
 #include <string_view>
 
+#include "gtest/gtest.h"
+
 #include "engine/load/inspect.h"
 #include "engine/load/test_checkpoint.h"
-#include "gtest/gtest.h"
 
 // Figures of model.md 9.2, 9.4 and 9.5 for the real model.
 namespace baton::engine {
@@ -35,14 +36,18 @@ uint64_t BytesOf(const ExpectedTensor& tensor) {
   uint64_t bytes = 1;
   for (int64_t size : tensor.shape) bytes *= static_cast<uint64_t>(size);
   switch (tensor.kind) {
-    case TensorKind::kBf16: return 2 * bytes;
-    case TensorKind::kF32: return 4 * bytes;
-    case TensorKind::kIndices: return 8 * bytes;
+    case TensorKind::kBf16:
+      return 2 * bytes;
+    case TensorKind::kF32:
+      return 4 * bytes;
+    case TensorKind::kIndices:
+      return 8 * bytes;
     case TensorKind::kF8:
     case TensorKind::kF8OrBf16:
     case TensorKind::kPackedFp4:
     case TensorKind::kScale:
-    case TensorKind::kOptionalScale: return bytes;
+    case TensorKind::kOptionalScale:
+      return bytes;
   }
   return 0;
 }

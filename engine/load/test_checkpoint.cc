@@ -11,13 +11,14 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
 #include "common/check.h"
 #include "common/hash.h"
 #include "common/rng.h"
 #include "common/status.h"
 #include "engine/load/safetensors.h"
 #include "engine/load/tensor_table.h"
-#include "nlohmann/json.hpp"
 
 namespace baton::engine {
 namespace {
@@ -149,16 +150,28 @@ class TensorMaker {
     tensor.shape = expected.shape;
     SeededRng rng(SeedOf(options_.seed, expected.name));
     switch (expected.kind) {
-      case TensorKind::kBf16: SetBf16(tensor, Values(expected, rng)); break;
-      case TensorKind::kF32: tensor.bytes = BytesOf(Values(expected, rng)); break;
-      case TensorKind::kF8: SetCodes(tensor); break;
+      case TensorKind::kBf16:
+        SetBf16(tensor, Values(expected, rng));
+        break;
+      case TensorKind::kF32:
+        tensor.bytes = BytesOf(Values(expected, rng));
+        break;
+      case TensorKind::kF8:
+        SetCodes(tensor);
+        break;
       case TensorKind::kF8OrBf16:
         options_.has_bf16_wo_a ? SetWidened(tensor) : SetCodes(tensor);
         break;
-      case TensorKind::kPackedFp4: SetPacked(tensor); break;
+      case TensorKind::kPackedFp4:
+        SetPacked(tensor);
+        break;
       case TensorKind::kScale:
-      case TensorKind::kOptionalScale: SetScales(tensor); break;
-      case TensorKind::kIndices: SetIndices(tensor, rng); break;
+      case TensorKind::kOptionalScale:
+        SetScales(tensor);
+        break;
+      case TensorKind::kIndices:
+        SetIndices(tensor, rng);
+        break;
     }
     return tensor;
   }
@@ -178,10 +191,14 @@ class TensorMaker {
     const float width = is_matrix ? std::sqrt(3.0f / static_cast<float>(expected.shape[1])) : 0.25f;
     std::vector<float> values(static_cast<size_t>(Count(expected.shape)));
     for (float& value : values) {
-      if (is_norm) value = 1.0f + 0.1f * Signed(rng);
-      else if (is_mix_scale) value = 0.75f + 0.25f * Signed(rng);
-      else if (name == "embed.weight") value = Signed(rng);
-      else value = width * Signed(rng);
+      if (is_norm)
+        value = 1.0f + 0.1f * Signed(rng);
+      else if (is_mix_scale)
+        value = 0.75f + 0.25f * Signed(rng);
+      else if (name == "embed.weight")
+        value = Signed(rng);
+      else
+        value = width * Signed(rng);
     }
     return values;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "engine/load/checkpoint.h"
 #include "engine/model/config.h"
 
@@ -25,12 +26,12 @@ struct OwnedTensor {
 absl::Status WriteSafetensors(const std::string& path, std::vector<OwnedTensor> tensors);
 
 struct TestCheckpointOptions {
-  ModelConfig config;            // expert_dtype: the layout of the routed experts
+  ModelConfig config;  // expert_dtype: the layout of the routed experts
   uint64_t seed = 1;
-  bool has_bf16_wo_a = false;    // as in the FP8 rerelease
-  bool has_f32_scales = false;   // else E8M0
-  int fp4_scale_spread = 3;      // log2 of the largest ratio of two group scales, 0..14
-  int num_shards = 1;            // 0: model.safetensors without an index
+  bool has_bf16_wo_a = false;   // as in the FP8 rerelease
+  bool has_f32_scales = false;  // else E8M0
+  int fp4_scale_spread = 3;     // log2 of the largest ratio of two group scales, 0..14
+  int num_shards = 1;           // 0: model.safetensors without an index
 };
 
 // The numbers depend on seed, names and fp4_scale_spread only: all layouts of one seed hold equal

@@ -1,5 +1,6 @@
-#include "engine/load/test_checkpoint.h"
 #include "nlohmann/json.hpp"
+
+#include "engine/load/test_checkpoint.h"
 
 namespace baton::engine {
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 #include "common/status.h"
 #include "engine/load/safetensors.h"
@@ -53,13 +54,18 @@ absl::StatusOr<std::vector<int32_t>> Narrowed(const HostTensor& tensor, int limi
 
 kernels::WeightFormat FormatOf(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return kernels::WeightFormat::kF32;
-    case DType::kBf16: return kernels::WeightFormat::kBf16;
-    case DType::kF8E4M3: return kernels::WeightFormat::kFp8Block128;
-    case DType::kI8: return kernels::WeightFormat::kFp4Group32;
+    case DType::kF32:
+      return kernels::WeightFormat::kF32;
+    case DType::kBf16:
+      return kernels::WeightFormat::kBf16;
+    case DType::kF8E4M3:
+      return kernels::WeightFormat::kFp8Block128;
+    case DType::kI8:
+      return kernels::WeightFormat::kFp4Group32;
     case DType::kF8E8M0:
     case DType::kI32:
-    case DType::kI64: break;
+    case DType::kI64:
+      break;
   }
   CHECK(false);
 }
@@ -69,8 +75,8 @@ kernels::WeightFormat FormatOf(DType dtype) {
 absl::StatusOr<std::vector<float>> FloatsOf(const HostTensor& tensor) {
   if (tensor.dtype == DType::kF32) return CopyOf<float>(tensor);
   if (tensor.dtype != DType::kBf16) {
-    return TensorError(tensor, absl::StrFormat("dtype %s, must be BF16 or F32",
-                                               DTypeName(tensor.dtype)));
+    return TensorError(tensor,
+                       absl::StrFormat("dtype %s, must be BF16 or F32", DTypeName(tensor.dtype)));
   }
   std::vector<float> values;
   values.reserve(tensor.bytes.size() / 2);
@@ -84,21 +90,21 @@ absl::StatusOr<std::vector<float>> ScalesOf(const HostTensor& tensor) {
     std::vector<float> scales = CopyOf<float>(tensor);
     for (size_t i = 0; i < scales.size(); ++i) {
       if (IsPowerOfTwo(scales[i])) continue;
-      return TensorError(tensor, absl::StrFormat("scale %d is %.9g, must be a power of two", i,
-                                                 scales[i]));
+      return TensorError(tensor,
+                         absl::StrFormat("scale %d is %.9g, must be a power of two", i, scales[i]));
     }
     return scales;
   }
   if (tensor.dtype != DType::kF8E8M0) {
-    return TensorError(tensor, absl::StrFormat("dtype %s, must be F8_E8M0 or F32",
-                                               DTypeName(tensor.dtype)));
+    return TensorError(
+        tensor, absl::StrFormat("dtype %s, must be F8_E8M0 or F32", DTypeName(tensor.dtype)));
   }
   std::vector<float> scales;
   scales.reserve(tensor.bytes.size());
   for (const uint8_t byte : CopyOf<uint8_t>(tensor)) {
     if (byte == kE8M0Nan)
-      return TensorError(tensor, absl::StrFormat("scale %d is 255 (NaN), must be 0..254",
-                                                 scales.size()));
+      return TensorError(tensor,
+                         absl::StrFormat("scale %d is 255 (NaN), must be 0..254", scales.size()));
     scales.push_back(FromE8M0(byte));
   }
   return scales;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "engine/load/checkpoint.h"
 #include "kernels/tensor.h"
 

@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/load/test_checkpoint.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "engine/load/test_checkpoint.h"
 
 namespace baton::engine {
 namespace {
@@ -86,10 +87,11 @@ double E2M1(int code) {
 
 double ValueAt(const kernels::HostMatrix& m, int row, int col) {
   const auto byte = [&m](size_t i) { return std::to_integer<uint8_t>(m.values[i]); };
-  const auto index = static_cast<size_t>(row) * static_cast<size_t>(m.cols) +
-                     static_cast<size_t>(col);
+  const auto index =
+      static_cast<size_t>(row) * static_cast<size_t>(m.cols) + static_cast<size_t>(col);
   switch (m.format) {
-    case kernels::WeightFormat::kF32: break;
+    case kernels::WeightFormat::kF32:
+      break;
     case kernels::WeightFormat::kBf16: {
       const uint32_t half = static_cast<uint32_t>(byte(2 * index) | (byte(2 * index + 1) << 8));
       return static_cast<double>(std::bit_cast<float>(half << 16));

@@ -1,15 +1,15 @@
 #include "engine/load/weights_id.h"
 
-#include <sys/stat.h>
-
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string_view>
+#include <sys/stat.h>
 #include <system_error>
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+
 #include "common/hash.h"
 #include "common/status.h"
 #include "engine/load/safetensors.h"

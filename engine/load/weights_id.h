@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/ids.h"
 #include "engine/load/checkpoint.h"
 

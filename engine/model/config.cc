@@ -196,9 +196,9 @@ void ReadYarn(const json& scaling, std::vector<std::string>& problems, ModelConf
   FieldReader fields(scaling, "rope_scaling.", problems);
   fields.Expect("type", "yarn");
   for (const NumberField& field : kYarnFields) config.*field.member = fields.Number(field);
-  config.yarn_original_positions = fields.Int({"original_max_position_embeddings",
-                                               &ModelConfig::yarn_original_positions, 1,
-                                               kMaxPositions, 1});
+  config.yarn_original_positions =
+      fields.Int({"original_max_position_embeddings", &ModelConfig::yarn_original_positions, 1,
+                  kMaxPositions, 1});
   for (const char* name : {"mscale", "mscale_all_dim"}) {
     if (fields.Find(name) != nullptr) fields.Report(name, "is present, must be absent");
   }
@@ -222,8 +222,9 @@ void ReadRatios(FieldReader& fields, ModelConfig& config) {
   if (ratios == nullptr) return;
   const size_t layers = static_cast<size_t>(config.num_hidden_layers);
   const size_t with_mtp = layers + 1;
-  const bool has_length = ratios->is_array() && (ratios->size() == with_mtp ||
-                          (config.num_nextn_predict_layers == 0 && ratios->size() == layers));
+  const bool has_length =
+      ratios->is_array() && (ratios->size() == with_mtp ||
+                             (config.num_nextn_predict_layers == 0 && ratios->size() == layers));
   if (!has_length) {
     fields.Report("compress_ratios",
                   absl::StrFormat("is %s, must have %d entries for %d layers and %d MTP layers",
@@ -234,8 +235,9 @@ void ReadRatios(FieldReader& fields, ModelConfig& config) {
   }
   for (size_t layer = 0; layer < ratios->size(); ++layer) {
     const json& ratio = (*ratios)[layer];
-    const bool is_known = ratio == 0 || (layer < layers && (ratio == kernels::kCsaRatio ||
-                                                            ratio == kernels::kHcaRatio));
+    const bool is_known =
+        ratio == 0 ||
+        (layer < layers && (ratio == kernels::kCsaRatio || ratio == kernels::kHcaRatio));
     if (!is_known || !ratio.is_number_integer()) {
       fields.Report(absl::StrFormat("compress_ratios[%d]", layer),
                     absl::StrFormat("is %s, must be %s", FieldReader::Shown(ratio),
@@ -281,8 +283,8 @@ void CheckRelations(const ModelConfig& c, FieldReader& fields) {
   multiple("o_lora_rank * o_groups", c.o_lora_rank * c.o_groups, 128);
   multiple("index_n_heads * index_head_dim", c.index_n_heads * c.index_head_dim, 128);
   if ((c.index_head_dim & (c.index_head_dim - 1)) != 0) {
-    fields.Report("index_head_dim", absl::StrFormat("is %d, must be a power of two (Hadamard)",
-                                                    c.index_head_dim));
+    fields.Report("index_head_dim",
+                  absl::StrFormat("is %d, must be a power of two (Hadamard)", c.index_head_dim));
   }
 }
 
@@ -311,8 +313,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   auto root = ParseObject(text, path);
   if (!root.ok()) return root.status();
   const std::string foreign = ForeignModel(*root);
-  if (!foreign.empty())
-    return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, foreign));
+  if (!foreign.empty()) return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, foreign));
 
   ModelConfig config;
   std::vector<std::string> problems;
@@ -327,8 +328,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const std::string& text, const std:
   ReadRatios(fields, config);
   if (problems.empty()) CheckRelations(config, fields);
   if (problems.empty()) return config;
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s: %s", path, absl::StrJoin(problems, "; ")));
+  return absl::InvalidArgumentError(absl::StrFormat("%s: %s", path, absl::StrJoin(problems, "; ")));
 }
 
 kernels::LayoutShape LayoutShapeOf(const ModelConfig& config, kernels::NumericsMode mode) {

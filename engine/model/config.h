@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "kernels/model_config.h"
 #include "kernels/page_layout.h"
 #include "kernels/tensor.h"

@@ -5,10 +5,11 @@
 #include <iterator>
 #include <string>
 
-#include "engine/load/test_checkpoint.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+
+#include "engine/load/test_checkpoint.h"
 
 namespace baton::engine {
 namespace {
@@ -111,11 +112,17 @@ TEST(ModelConfig, FieldsMustFitOneAnother) {
 }
 
 TEST(ModelConfig, RatiosAreCheckedOneByOne) {
-  EXPECT_THAT(ErrorAfter([](json& root) { root["compress_ratios"] = {0, 4, 64, 4, 0}; }),
+  EXPECT_THAT(ErrorAfter([](json& root) {
+                root["compress_ratios"] = {0, 4, 64, 4, 0};
+              }),
               HasSubstr("compress_ratios[2] is 64, must be 0, 4 or 128"));
-  EXPECT_THAT(ErrorAfter([](json& root) { root["compress_ratios"] = {0, 4, 128, 4, 4}; }),
+  EXPECT_THAT(ErrorAfter([](json& root) {
+                root["compress_ratios"] = {0, 4, 128, 4, 4};
+              }),
               HasSubstr("compress_ratios[4] is 4, must be 0 (MTP)"));
-  EXPECT_THAT(ErrorAfter([](json& root) { root["compress_ratios"] = {0, 4, 128, 4}; }),
+  EXPECT_THAT(ErrorAfter([](json& root) {
+                root["compress_ratios"] = {0, 4, 128, 4};
+              }),
               HasSubstr("must have 5 entries for 4 layers and 1 MTP layers"));
 }
 
@@ -133,9 +140,10 @@ TEST(ModelConfig, RelativesOfTheModelAreRefusedByName) {
               HasSubstr("expert_dtype is \"nvfp4\""));
   EXPECT_THAT(ErrorAfter([](json& root) { root["rope_scaling"]["mscale"] = 1; }),
               HasSubstr("rope_scaling.mscale is present"));
-  EXPECT_THAT(
-      ErrorAfter([](json& root) { root["quantization_config"]["weight_block_size"] = {32, 32}; }),
-      HasSubstr("quantization_config.weight_block_size is [32,32], must be [128,128]"));
+  EXPECT_THAT(ErrorAfter([](json& root) {
+                root["quantization_config"]["weight_block_size"] = {32, 32};
+              }),
+              HasSubstr("quantization_config.weight_block_size is [32,32], must be [128,128]"));
 }
 
 TEST(ModelConfig, AllProblemsAreReportedTogether) {

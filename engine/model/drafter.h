@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "engine/pages/sequence.h"
 #include "kernels/ops.h"
 #include "kernels/weights.h"

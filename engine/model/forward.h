@@ -1,6 +1,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+
 #include "kernels/ops.h"
 #include "kernels/weights.h"
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+
 #include "engine/model/drafter.h"
 #include "engine/step.h"
 #include "kernels/model_config.h"

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "absl/status/status.h"
+
 #include "kernels/ops.h"
 #include "kernels/weights.h"
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "engine/load/views.h"
 

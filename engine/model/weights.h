@@ -1,6 +1,7 @@
 #pragma once
 
 #include "absl/status/statusor.h"
+
 #include "engine/load/checkpoint.h"
 #include "kernels/device.h"
 #include "kernels/weights.h"

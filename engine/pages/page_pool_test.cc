@@ -1,9 +1,8 @@
 #include "engine/pages/page_pool.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstring>
+#include <gtest/gtest.h>
 #include <vector>
 
 namespace baton::engine {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "common/sampling_spec.h"
 #include "engine/pages/page_pool.h"

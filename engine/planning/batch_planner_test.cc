@@ -1,7 +1,6 @@
 #include "engine/planning/batch_planner.h"
 
 #include <gtest/gtest.h>
-
 #include <vector>
 
 namespace baton::engine {

@@ -1,7 +1,6 @@
 #include "engine/planning/chunk_planner.h"
 
 #include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
 

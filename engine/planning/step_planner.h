@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "engine/pages/page_pool.h"
 #include "engine/step.h"

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "kernels/cpu/attention_phases.h"
 

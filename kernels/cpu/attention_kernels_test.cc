@@ -4,8 +4,9 @@
 #include <cstring>
 #include <vector>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 
 namespace baton::kernels::cpu {
 namespace {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+
 #include "kernels/cpu/attention_state.h"
 #include "kernels/cpu/cpu_ops_impl.h"
 

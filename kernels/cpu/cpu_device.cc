@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/prepared_matrix.h"
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include "absl/strings/str_format.h"
+
 #include "common/digest.h"
 #include "kernels/cpu/attention_state.h"
 #include "kernels/cpu/cpu_ops_impl.h"

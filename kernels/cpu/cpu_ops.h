@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+
 #include "kernels/device.h"
 #include "kernels/ops.h"
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "kernels/cpu/cpu_ops_impl.h"
 #include "kernels/cpu/test_matrices.h"
 

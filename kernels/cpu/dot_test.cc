@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "kernels/cpu/swiglu.h"
 #include "kernels/cpu/test_matrices.h"
 #include "kernels/exact_math.h"

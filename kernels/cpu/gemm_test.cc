@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "kernels/cpu/test_matrices.h"
 #include "kernels/exact_math.h"
 

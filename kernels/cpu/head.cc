@@ -1,6 +1,7 @@
 #include <array>
 
 #include "absl/strings/str_format.h"
+
 #include "kernels/cpu/attention_phases.h"
 #include "kernels/cpu/cpu_ops_impl.h"
 #include "kernels/cpu/mix.h"

@@ -1,4 +1,5 @@
 #include "absl/strings/str_format.h"
+
 #include "kernels/cpu/cpu_ops_impl.h"
 
 namespace baton::kernels::cpu {

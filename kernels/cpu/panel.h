@@ -6,8 +6,8 @@
 
 namespace baton::kernels::cpu {
 
-// One panel of a weight matrix (prepared_matrix.h) times a few rows, the inner loop of every linear:
-// y[r][o] = sum over k of x[r][k] * w[o][k], by the orders of R1 and R11.
+// One panel of a weight matrix (prepared_matrix.h) times a few rows, the inner loop of every
+// linear: y[r][o] = sum over k of x[r][k] * w[o][k], by the orders of R1 and R11.
 // - x_scales and scales given: 16 lanes over `promote_group` columns, their tree, then
 //   acc = fma(part, x_scale * scale, acc), ascending.
 // - only scales given: the weight is operand * scale (exact); 16 lanes over all columns, tree.

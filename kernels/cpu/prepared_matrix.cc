@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 #include "kernels/cpu/quantise.h"
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "kernels/tensor.h"
 
 namespace baton::kernels::cpu {

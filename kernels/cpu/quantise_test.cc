@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "kernels/tensor.h"
 
 namespace baton::kernels::cpu {

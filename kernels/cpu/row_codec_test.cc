@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "kernels/cpu/quantise.h"
 
 namespace baton::kernels::cpu {

@@ -163,8 +163,7 @@ std::vector<TokenLogprob> BestTokens(std::span<const float> logits, size_t count
     if (best.size() > count) best.pop_back();
   }
   std::vector<TokenLogprob> out;
-  for (const BestToken& token : best)
-    out.push_back({.token = token.token, .logprob = token.score});
+  for (const BestToken& token : best) out.push_back({.token = token.token, .logprob = token.score});
   return out;
 }
 

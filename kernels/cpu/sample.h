@@ -12,10 +12,10 @@ namespace baton::kernels::cpu {
 
 // Buffers of one thread that samples rows; grow to the vocabulary once.
 struct SampleScratch {
-  std::vector<float> scores;     // [vocabulary]
-  std::vector<uint64_t> masses;  // [vocabulary]
-  std::vector<uint64_t> keys;    // rank keys of the tokens that may be chosen
-  std::vector<int32_t> counts;   // [vocabulary], zero between rows
+  std::vector<float> scores;               // [vocabulary]
+  std::vector<uint64_t> masses;            // [vocabulary]
+  std::vector<uint64_t> keys;              // rank keys of the tokens that may be chosen
+  std::vector<int32_t> counts;             // [vocabulary], zero between rows
   bool has_fma = IsSupported(Isa::kAvx2);  // tests clear it: the bits stay the same
 };
 

@@ -2,8 +2,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 #include "kernels/cpu/sample.h"
 
 // Chi-square of the sampler's choices against the softmax (contracts.md 7): a million draws.

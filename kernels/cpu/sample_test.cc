@@ -7,10 +7,11 @@
 #include <limits>
 #include <vector>
 
-#include "common/philox.h"
-#include "common/rng.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "common/philox.h"
+#include "common/rng.h"
 #include "kernels/cpu/allowed_set.h"
 #include "kernels/cpu/sample_loops.h"
 #include "kernels/exact_math.h"
@@ -99,7 +100,7 @@ TEST(Penalties, RepetitionCountsPromptAndGeneratedOnce) {
   fixture.spec.repetition_penalty = 2.0f;
   fixture.prompt = {0, 0, 0};
   fixture.generated = {1};
-  EXPECT_EQ(fixture.Token({4.0f, 3.9f, 2.1f}), 2);    // 2, 1.95, 2.1
+  EXPECT_EQ(fixture.Token({4.0f, 3.9f, 2.1f}), 2);     // 2, 1.95, 2.1
   EXPECT_EQ(fixture.Token({-1.0f, -2.5f, -2.1f}), 0);  // -2, -5, -2.1
 }
 
@@ -188,9 +189,9 @@ TEST(Drafts, UseTheSameNoise) {
 int32_t PlainNoisyArgMax(const std::vector<float>& scores, uint64_t key, int64_t position) {
   BestToken best;
   for (size_t v = 0; v < scores.size(); ++v) {
-    const auto words = Philox4x32(
-        {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)},
-        {static_cast<uint32_t>(position), 0, static_cast<uint32_t>(v / 4), 0});
+    const auto words =
+        Philox4x32({static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)},
+                   {static_cast<uint32_t>(position), 0, static_cast<uint32_t>(v / 4), 0});
     best.Offer(scores[v] + Gumbel(words[v % 4]), static_cast<int32_t>(v));
   }
   return best.token;

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "kernels/cpu/attention_phases.h"
 #include "kernels/cpu/quantise.h"

@@ -1,7 +1,6 @@
 #include "kvtransfer/inproc/transport.h"
 
 #include <gtest/gtest.h>
-
 #include <string>
 
 #include "common/clock.h"

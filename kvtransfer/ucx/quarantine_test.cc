@@ -1,11 +1,10 @@
 #include <gtest/gtest.h>
+#include <map>
 #include <signal.h>
 #include <spawn.h>
+#include <string>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <map>
-#include <string>
 
 #include "common/digest.h"
 #include "kvtransfer/ucx/test_node.h"

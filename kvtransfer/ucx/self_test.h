@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/clock.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 

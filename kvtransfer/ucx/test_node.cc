@@ -1,8 +1,7 @@
 #include "kvtransfer/ucx/test_node.h"
 
-#include <poll.h>
-
 #include <cstring>
+#include <poll.h>
 
 #include "common/check.h"
 #include "common/rng.h"

@@ -1,12 +1,11 @@
 // The sending process of quarantine_test: offers every block of a fixed transfer to the address it
 // is given. usage: test_sender ADDRESS INCARNATION PAGES PAGE_BYTES TAIL_BYTES pull|eager Exit
 // status: 0 all acked, 3 the send failed, 4 neither within a minute.
-#include <signal.h>
-#include <sys/prctl.h>
-
 #include <cstdio>
 #include <cstdlib>
+#include <signal.h>
 #include <string>
+#include <sys/prctl.h>
 
 #include "kvtransfer/ucx/test_node.h"
 

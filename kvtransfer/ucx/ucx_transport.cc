@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::kvtransfer {
@@ -421,8 +422,7 @@ ucs_status_t UcxTransport::OnAnnounce(void* arg, const void* header, size_t head
   if (peer == nullptr || !peer->is_up || !is_ours_to_keep || header_bytes > kMaxFrame)
     return UCS_OK;
   const OfferId offer{self.next_id_++};
-  self.offers_[offer] = {peer, data, bytes,
-                         (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
+  self.offers_[offer] = {peer, data, bytes, (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0};
   const auto* first = static_cast<const std::byte*>(header);
   self.queue_.push_back(OfferArrival{peer->id, offer, {first, first + header_bytes}});
   return UCS_INPROGRESS;

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <ucp/api/ucp.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -13,6 +11,8 @@
 #include <unordered_map>
 #include <variant>
 #include <vector>
+
+#include <ucp/api/ucp.h>
 
 #include "kvtransfer/transport.h"
 #include "kvtransfer/ucx/ucx_worker.h"

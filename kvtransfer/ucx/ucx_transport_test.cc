@@ -1,7 +1,6 @@
 #include "kvtransfer/ucx/ucx_transport.h"
 
 #include <gtest/gtest.h>
-
 #include <set>
 #include <string>
 

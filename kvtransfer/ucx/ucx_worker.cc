@@ -1,10 +1,9 @@
 #include "kvtransfer/ucx/ucx_worker.h"
 
 #include <arpa/inet.h>
-#include <netinet/in.h>
-
 #include <charconv>
 #include <cstring>
+#include <netinet/in.h>
 
 #include "absl/strings/str_format.h"
 

@@ -1,17 +1,17 @@
 #pragma once
 
-#include <sys/socket.h>
-#include <ucp/api/ucp.h>
-
 #include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <sys/socket.h>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include <ucp/api/ucp.h>
+
 #include "common/ids.h"
 
 namespace baton::kvtransfer {

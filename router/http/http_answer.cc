@@ -1,6 +1,6 @@
+#include "absl/strings/str_format.h"
 #include <boost/asio/post.hpp>
 
-#include "absl/strings/str_format.h"
 #include "common/check.h"
 #include "router/http/http_connection.h"
 

@@ -1,16 +1,15 @@
 #include "router/http/http_connection.h"
 
+#include <algorithm>
 #include <sys/socket.h>
 
-#include <algorithm>
+#include "absl/strings/str_format.h"
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/http/read.hpp>
-
-#include "absl/strings/str_format.h"
 
 namespace baton::router {
 namespace {

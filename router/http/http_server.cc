@@ -1,15 +1,16 @@
 #include "router/http/http_server.h"
 
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <thread>
-#include <utility>
 
-#include "absl/strings/str_format.h"
 #include "router/http/http_connection.h"
 
 namespace baton::router {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+
 #include "common/clock.h"
 #include "router/http/http_message.h"
 

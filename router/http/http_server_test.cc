@@ -1,15 +1,14 @@
 #include "router/http/http_server.h"
 
+#include <future>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_format.h"
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
-#include <future>
-
-#include "absl/strings/str_format.h"
 
 namespace baton::router {
 namespace {

@@ -1,15 +1,15 @@
 #include "router/net/session_client.h"
 
-#include <grpcpp/grpcpp.h>
-#include <netdb.h>
-
 #include <atomic>
+#include <grpcpp/grpcpp.h>
 #include <map>
+#include <netdb.h>
 #include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/log.h"
 #include "common/mutex.h"
 #include "common/status.h"

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/str_format.h"
+
 #include "router/text/json_value.h"
 
 namespace baton::router {
@@ -46,6 +47,16 @@ std::string ChatLogprob(int32_t token, float logprob, const Tokenizer& tokenizer
 int64_t NumCharacters(std::string_view bytes) {
   return std::count_if(bytes.begin(), bytes.end(),
                        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
+// The best entries as shown: the chosen token is among them even if it is not one of the best, then
+// as one entry more (protocol.md 5.5).
+std::vector<TokenLogprob> ShownTop(const TokenRecord& record) {
+  std::vector<TokenLogprob> top = record.top;
+  const auto is_chosen = [&](const TokenLogprob& entry) { return entry.token == record.token; };
+  if (!top.empty() && std::none_of(top.begin(), top.end(), is_chosen))
+    top.push_back({.token = record.token, .logprob = record.logprob});
+  return top;
 }
 
 std::string EndJson(const ChoiceEnd* end) {
@@ -115,8 +126,9 @@ std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Toke
     if (&record != &records.front()) out += ",";
     out +=
         ChatLogprob(record.token, record.logprob, tokenizer, tokens_as_ids) + ",\"top_logprobs\":[";
-    for (const TokenLogprob& top : record.top) {
-      if (&top != &record.top.front()) out += ",";
+    const std::vector<TokenLogprob> entries = ShownTop(record);
+    for (const TokenLogprob& top : entries) {
+      if (&top != &entries.front()) out += ",";
       out += ChatLogprob(top.token, top.logprob, tokenizer, tokens_as_ids) + "}";
     }
     out += "]}";
@@ -134,8 +146,9 @@ std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Toke
     absl::StrAppendFormat(&tokens, "%s%s", comma,
                           Quoted(TokenName(record.token, tokenizer, tokens_as_ids)));
     absl::StrAppendFormat(&tops, "%s{", comma);
-    for (const TokenLogprob& top : record.top)
-      absl::StrAppendFormat(&tops, "%s%s:%s", &top == &record.top.front() ? "" : ",",
+    const std::vector<TokenLogprob> entries = ShownTop(record);
+    for (const TokenLogprob& top : entries)
+      absl::StrAppendFormat(&tops, "%s%s:%s", &top == &entries.front() ? "" : ",",
                             Quoted(TokenName(top.token, tokenizer, tokens_as_ids)),
                             Logprob(top.logprob));
     tops += "}";

@@ -1,7 +1,6 @@
 #include "router/openai/answer_format.h"
 
 #include <gtest/gtest.h>
-
 #include <limits>
 
 #include "router/text/json_value.h"
@@ -73,6 +72,17 @@ TEST(AnswerFormat, MinusInfinityIsSentAsMinus9999) {
   EXPECT_EQ(
       Normal(ChatLogprobsJson({record}, RealTokenizer(), false)),
       R"({"content": [{"token": "a", "logprob": -9999, "bytes": [97], "top_logprobs": []}]})");
+}
+
+TEST(AnswerFormat, TheChosenTokenIsAmongTheTopOnes) {
+  const TokenRecord chosen_outside = {.token = 9, .logprob = -5, .top = {{7, -1}, {8, -2}}};
+  const std::string json = ChatLogprobsJson({chosen_outside}, RealTokenizer(), true);
+  EXPECT_NE(json.find("\"token_id:8\""), std::string::npos);
+  EXPECT_NE(json.find("{\"token\":\"token_id:9\",\"logprob\":-5", json.find("token_id:8")),
+            std::string::npos);
+  const TokenRecord chosen_inside = {.token = 7, .logprob = -1, .top = {{7, -1}, {8, -2}}};
+  const std::string inside = ChatLogprobsJson({chosen_inside}, RealTokenizer(), true);
+  EXPECT_EQ(inside.find("token_id:7", inside.rfind("token_id:8")), std::string::npos);
 }
 
 TEST(AnswerFormat, TextOffsetsCountCharacters) {

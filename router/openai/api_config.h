@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "router/openai/chat_messages.h"
 
 namespace baton::router {

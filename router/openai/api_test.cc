@@ -1,10 +1,10 @@
 #include "router/openai/api.h"
 
 #include <gtest/gtest.h>
-
 #include <set>
 
 #include "absl/strings/str_format.h"
+
 #include "router/openai/api_fakes.h"
 #include "router/text/test_data.h"
 

@@ -2,6 +2,7 @@
 #include <charconv>
 
 #include "absl/strings/str_format.h"
+
 #include "common/rng.h"
 #include "router/openai/api.h"
 

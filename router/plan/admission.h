@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "router/plan/plan_config.h"
 #include "router/plan/request_state.h"
 

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_format.h"
+
 #include "common/check.h"
 
 namespace baton::router {

@@ -1,7 +1,8 @@
 // Queue, deadlines, classes and the choice of workers, through the core.
 #include "absl/time/time.h"
-#include "common/page_name.h"
 #include "gtest/gtest.h"
+
+#include "common/page_name.h"
 #include "router/plan/core_harness.h"
 
 namespace baton::router {

@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+
 #include "router/plan/fake_cluster.h"
 
 namespace baton::router {

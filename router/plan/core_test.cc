@@ -2,6 +2,7 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+
 #include "router/plan/core_harness.h"
 
 namespace baton::router {

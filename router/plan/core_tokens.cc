@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "router/plan/core.h"
 
 namespace baton::router {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "router/plan/core.h"
 
 namespace baton::router {

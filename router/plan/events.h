@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "proto/wire.h"
 #include "router/plan/request.h"

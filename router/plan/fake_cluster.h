@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "common/rng.h"
 #include "router/plan/core_harness.h"

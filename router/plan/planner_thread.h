@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "common/ids.h"

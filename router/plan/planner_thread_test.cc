@@ -5,8 +5,9 @@
 #include <thread>
 #include <utility>
 
-#include "common/clock.h"
 #include "gtest/gtest.h"
+
+#include "common/clock.h"
 
 namespace baton::router {
 namespace {

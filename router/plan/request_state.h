@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "proto/wire.h"
 #include "router/plan/plan_config.h"
@@ -66,7 +67,7 @@ struct Placement {
   bool has_retarget_answer = false;
   bool has_first_token = false;  // from this placement's prefill
   bool is_prefilled = false;     // every block acked: the prefill worker is no longer needed
-  bool had_link_fault = false;      // data loss, abort or stall on the way into this landing
+  bool had_link_fault = false;   // data loss, abort or stall on the way into this landing
   absl::Time progress_due = absl::InfiniteFuture();
   bool IsSameWorker() const { return prefill == decode; }
 };

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "absl/time/time.h"
+
 #include "common/ids.h"
 #include "proto/wire.h"
 #include "router/plan/cache_index.h"

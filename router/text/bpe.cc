@@ -8,6 +8,7 @@
 #include <queue>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 
 namespace baton::router {

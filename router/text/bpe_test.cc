@@ -6,8 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 
 namespace baton::router {
 namespace {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "router/text/chat_literals.h"
 #include "router/text/chat_turns.h"

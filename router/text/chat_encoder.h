@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "router/text/tokenizer.h"
 
 namespace baton::router {

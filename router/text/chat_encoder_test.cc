@@ -5,10 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "common/hash.h"
-#include "common/ids.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "common/hash.h"
+#include "common/ids.h"
 #include "router/text/chat_literals.h"
 #include "router/text/test_data.h"
 

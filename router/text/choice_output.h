@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "router/text/detokenizer.h"
 #include "router/text/reasoning_parser.h"
 #include "router/text/stop_strings.h"

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+
 #include "router/text/test_data.h"
 
 namespace baton::router {

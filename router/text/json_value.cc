@@ -8,8 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "common/check.h"
 #include "nlohmann/json.hpp"
+
+#include "common/check.h"
 
 namespace baton::router {
 

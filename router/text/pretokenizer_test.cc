@@ -54,7 +54,7 @@ TEST(Pretokenizer, KeepsWhiteSpaceUpToTheLastNewline) {
 }
 
 TEST(Pretokenizer, MakesOnePieceOfAnUnmatchedStretch) {
-  using namespace std::string_literals;
+  using std::string_literals::operator""s;
   EXPECT_THAT(Pieces("\0\0\0a"s), ElementsAre("\0\0"s, "\0a"s));
   EXPECT_THAT(Pieces("\xFF\xFE"), ElementsAre("\xFF\xFE"));
   EXPECT_THAT(Pieces(""), IsEmpty());

@@ -5,8 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 #include "router/text/markup_scanner.h"
 #include "router/text/test_data.h"
 

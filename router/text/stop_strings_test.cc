@@ -4,8 +4,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 
 namespace baton::router {
 namespace {

@@ -1,11 +1,10 @@
 #include "router/text/test_data.h"
 
-#include <lzma.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <lzma.h>
 #include <memory>
 
 namespace baton::router {

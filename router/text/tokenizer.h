@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "router/text/added_tokens.h"
 #include "router/text/bpe.h"
 #include "router/text/pretokenizer.h"

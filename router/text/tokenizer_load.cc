@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "absl/strings/str_format.h"
+
 #include "common/hash.h"
 #include "common/ids.h"
 #include "common/status.h"

@@ -3,9 +3,10 @@
 #include <string>
 #include <vector>
 
-#include "common/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+
+#include "common/clock.h"
 #include "router/text/test_data.h"
 
 namespace baton::router {

@@ -1,8 +1,7 @@
 #include "router/text/unicode_classes.h"
 
-#include <unicode/uchar.h>
-
 #include <map>
+#include <unicode/uchar.h>
 
 namespace baton::router {
 namespace {

@@ -1,15 +1,15 @@
 // The reference pages that list what the programs know are compared with the programs:
 // docs/metrics.md and docs/config.md.
-#include <gtest/gtest.h>
-#include <yaml-cpp/yaml.h>
-
 #include <algorithm>
 #include <fstream>
+#include <gtest/gtest.h>
 #include <iterator>
 #include <sstream>
 #include <string>
 
 #include "absl/strings/str_format.h"
+#include <yaml-cpp/yaml.h>
+
 #include "common/config.h"
 #include "common/metrics.h"
 #include "router/metrics_export.h"

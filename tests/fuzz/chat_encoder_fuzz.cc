@@ -6,10 +6,12 @@
 #include "router/openai/chat_messages.h"
 #include "router/text/test_data.h"
 
+namespace baton::router {
+namespace {
+
 // Any bytes as a chat body: refused with 400, or rendered into a prompt that starts with bos and
 // whose caller texts stay plain.
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace baton::router;
+int EncodeOne(const uint8_t* data, size_t size) {
   const Tokenizer& tokenizer = RealTokenizer();
   static const ChatEncoder encoder = *ChatEncoder::Create(tokenizer);
   const auto body = JsonValue::Parse(std::string_view(reinterpret_cast<const char*>(data), size));
@@ -25,4 +27,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CHECK(!ids.empty() && ids[0] == tokenizer.IdOf("<｜begin▁of▁sentence｜>"));
   CHECK(tokenizer.Decode(ids, false) == tokenizer.ToText(*segments));
   return 0;
+}
+
+}  // namespace
+}  // namespace baton::router
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  return baton::router::EncodeOne(data, size);
 }

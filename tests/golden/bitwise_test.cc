@@ -4,8 +4,9 @@
 #include <algorithm>
 #include <numeric>
 
-#include "common/rng.h"
 #include "gtest/gtest.h"
+
+#include "common/rng.h"
 #include "tests/golden/sequence_runs.h"
 
 namespace baton::golden {

@@ -1,9 +1,10 @@
 // Random checkpoints of other layouts and shapes on the CPU back end.
 #include <filesystem>
 
+#include "gtest/gtest.h"
+
 #include "engine/load/test_checkpoint.h"
 #include "engine/model/weights.h"
-#include "gtest/gtest.h"
 #include "tests/golden/sequence_runs.h"
 
 namespace baton::golden {

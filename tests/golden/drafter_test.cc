@@ -2,6 +2,7 @@
 // moves, which shows in the share of drafts that are accepted (models/demo/README.md: 0.997 of the
 // first drafts on its own answers).
 #include "gtest/gtest.h"
+
 #include "tests/golden/golden_file.h"
 #include "tests/golden/sequence_runs.h"
 

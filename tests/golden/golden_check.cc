@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "engine/model/forward.h"
 #include "tests/golden/golden_file.h"

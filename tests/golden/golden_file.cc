@@ -1,6 +1,7 @@
 #include "tests/golden/golden_file.h"
 
 #include "absl/strings/str_format.h"
+
 #include "common/status.h"
 #include "engine/load/views.h"
 

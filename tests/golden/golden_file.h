@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "engine/load/checkpoint.h"
 
 namespace baton::golden {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+
 #include "engine/load/checkpoint.h"
 #include "engine/parallel.h"
 #include "kernels/cpu/cpu_ops.h"

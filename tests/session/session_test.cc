@@ -1,13 +1,13 @@
 // Both ends of a session over loopback: the router's SessionPool and the worker's SessionService
 // (contracts.md 5).
-#include <gtest/gtest.h>
-
 #include <atomic>
 #include <functional>
+#include <gtest/gtest.h>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/str_format.h"
+
 #include "common/bounded_queue.h"
 #include "common/clock.h"
 #include "common/mutex.h"

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+
 #include "tests/sim/cluster.h"
 
 namespace baton::sim {

@@ -1,7 +1,6 @@
 #include "tests/sim/hash_runner.h"
 
 #include <gtest/gtest.h>
-
 #include <map>
 #include <vector>
 

@@ -1,8 +1,9 @@
 // baton_sim: runs seeds of a scenario and says how to run a failing one again.
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+
+#include <CLI/CLI.hpp>
 
 #include "common/clock.h"
 #include "tests/sim/cluster.h"

@@ -1,11 +1,11 @@
 #include "tests/sim/scenario.h"
 
-#include <yaml-cpp/yaml.h>
-
 #include <functional>
 #include <map>
 
 #include "absl/strings/str_format.h"
+#include <yaml-cpp/yaml.h>
+
 #include "common/status.h"
 
 namespace baton::sim {

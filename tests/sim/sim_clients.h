@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/rng.h"
 #include "router/plan/request.h"
 #include "tests/sim/hash_model.h"

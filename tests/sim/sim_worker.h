@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+
 #include "common/clock.h"
 #include "common/rng.h"
 #include "engine/loop.h"
