@@ -2,10 +2,10 @@
 # Installs the Debian 12 packages of the named groups that are missing: build, test, lint. Says what it does.
 set -euo pipefail
 
-build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcli11-dev libgrpc++-dev libicu-dev libprotobuf-dev
-       libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config
+build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcivetweb-dev libcli11-dev libgrpc++-dev libicu-dev liblzma-dev libprotobuf-dev
+       libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config python3
        prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev mold git)
-test=(curl procps prometheus python3 xz-utils)
+test=(curl procps prometheus xz-utils)
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
 
 missing=()
