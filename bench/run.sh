@@ -3,6 +3,7 @@
 set -euo pipefail
 bin=${1:?folder of the built programs}
 cd "$(dirname "$0")/.."
+mkdir -p bench/results
 commit=$(git rev-parse --short HEAD)
 machine="$(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)"
 for bench in "$bin"/*_bench; do

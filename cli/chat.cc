@@ -104,7 +104,7 @@ class Conversation {
     if (!settings_.model.empty()) body["model"] = settings_.model;
     if (settings_.temperature) body["temperature"] = *settings_.temperature;
     if (settings_.max_tokens) body["max_tokens"] = *settings_.max_tokens;
-    return body.dump();
+    return body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   }
 
   void OnData(std::string_view data) {

@@ -2,10 +2,14 @@
 # Installs the Debian 12 packages of the named groups that are missing: build, test, lint. Says what it does.
 set -euo pipefail
 
+# The groups, named by the arguments.
+# shellcheck disable=SC2034
 build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcivetweb-dev libcli11-dev libgrpc++-dev libicu-dev liblzma-dev libprotobuf-dev
        libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config python3
        prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev mold git)
+# shellcheck disable=SC2034
 test=(curl procps prometheus xz-utils)
+# shellcheck disable=SC2034
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
 
 missing=()

@@ -55,6 +55,11 @@ class SessionOutbox {
     is_writing_ = false;
   }
 
+  bool IsEmpty() const {
+    MutexLock lock(mutex_);
+    return !is_writing_ && !beat_ && control_.empty() && bulk_.empty();
+  }
+
   size_t Size() const {
     MutexLock lock(mutex_);
     return control_.size() + bulk_.size();

@@ -90,6 +90,13 @@ absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerCon
         absl::StrFormat("limits.max_context is %d, the model allows %d", stack->max_context_,
                         checkpoint.config().max_position_embeddings));
   }
+  // A sequence alone must fit the pool, drafts included, or it would wait for ever.
+  const int64_t room = int64_t{config.pages} * kPageTokens - 2 * (engine::kMaxDrafts + 1);
+  if (stack->max_context_ > room) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("limits.max_context is %d, engine.pages %d hold %d tokens of one sequence",
+                        stack->max_context_, config.pages, room));
+  }
   RETURN_IF_ERROR(stack->Load(config, backend, checkpoint));
   RETURN_IF_ERROR(stack->Allocate(config, backend));
   stack->Plan(config, clock);

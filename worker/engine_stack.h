@@ -36,6 +36,7 @@ class EngineStack {
   const WeightsId& weights_id() const { return weights_id_; }
   const ClassId& class_id() const { return class_id_; }
   int max_context() const { return max_context_; }
+  int vocab_size() const { return model_config_.vocab_size; }
   bool has_drafter() const { return has_drafter_; }
   int num_promoted_experts() const { return num_promoted_experts_; }
 

@@ -72,6 +72,7 @@ absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
   }
   RETURN_IF_ERROR(CheckChoices(setup_, request.prompt_tokens, request.sequences.size()));
   for (const wire::SequenceSpec& sequence : request.sequences) {
+    RETURN_IF_ERROR(CheckTokens(setup_, "received", sequence.received));
     if (prompt + static_cast<int64_t>(sequence.received.size()) < setup_.limits.max_context)
       continue;
     return absl::InvalidArgumentError(

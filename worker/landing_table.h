@@ -73,6 +73,8 @@ class LandingTable {
  public:
   LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng);
 
+  // What Reserve would refuse, but for want of pages.
+  absl::Status CheckReserve(const wire::Reserve& request) const;
   // Answers Reserved or Refused. Everything is booked or nothing.
   void Reserve(SessionId session, const wire::Reserve& request, absl::Time now, Effects& out);
   int PagesToBook(const wire::Reserve& request) const;
@@ -121,7 +123,6 @@ class LandingTable {
   bool IsWedged(absl::Time now) const;
 
  private:
-  absl::Status CheckReserve(const wire::Reserve& request) const;
   absl::Status Book(const wire::Reserve& request, Landing& landing);
   int HeadroomPages(const wire::Reserve& request, size_t index) const;
   Landing* FindOpen(const TransferId& transfer);

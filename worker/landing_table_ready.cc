@@ -72,7 +72,9 @@ void LandingTable::PreparePages(Landing& landing) {
     std::memcpy(pool_.Data(copy.ids()[0]), pool_.Data(pages.ids().back()), pool_.payload_bytes());
     sequence.pages.Append(std::move(copy));
   }
-  landing.sequences[0].pages = std::move(pages);
+  // A first choice that was cancelled keeps nothing: what no other shares returns here.
+  if (landing.sequences[0].state != SequenceState::kDone)
+    landing.sequences[0].pages = std::move(pages);
 }
 
 void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecord>& first,
@@ -197,6 +199,7 @@ std::vector<SequenceId> LandingTable::Cancel(SessionId session, const wire::Canc
     }
     sequence.state = SequenceState::kDone;
     sequence.pages = engine::PageLease();
+    sequence.booking = engine::Booking();
   }
   CloseIfDone(cancel.transfer, landing, now, out);
   return running;

@@ -57,6 +57,8 @@ absl::Status CheckRun(const WorkerSetup& setup, const wire::Run& run, int pool_p
         "prompt_tokens is %d, the context allows 1 to %d", prompt, setup.limits.max_context - 1));
   }
   RETURN_IF_ERROR(CheckChoices(setup, run.prompt_tokens, run.sequences.size()));
+  for (const wire::SequenceSpec& sequence : run.sequences)
+    RETURN_IF_ERROR(CheckTokens(setup, "received", sequence.received));
   if (!run.prompt_class.IsZero() && run.prompt_class != setup.prompt_class) {
     return absl::FailedPreconditionError(absl::StrFormat("prompt_class %s is not this worker's %s",
                                                          run.prompt_class.Hex(),

@@ -83,6 +83,8 @@ void PrefixCache::Forget(const PageName& name) {
 }
 
 bool PrefixCache::MakeRoom(int free_pages) {
+  const engine::PoolCounts now = pool_.Counts();
+  if (now.free + now.cached < free_pages) return false;  // nothing is forgotten for nothing
   auto it = page_order_.end();
   while (pool_.Counts().free < free_pages && pool_.Counts().cached > 0 &&
          it != page_order_.begin()) {

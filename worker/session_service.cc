@@ -22,9 +22,10 @@ grpc::Status ToGrpc(const absl::Status& status) {
 }
 
 bool IsBulk(const wire::WorkerMessage& message) {
+  if (message.cache_events.empty()) return false;
   wire::WorkerMessage rest = message;
   rest.cache_events.clear();
-  return !message.cache_events.empty() && rest == wire::WorkerMessage{};
+  return rest == wire::WorkerMessage{};
 }
 
 }  // namespace
@@ -40,6 +41,8 @@ class SessionService::Impl final : public pb::Worker::CallbackService {
   void Send(SessionId session, wire::WorkerMessage message, Outbox::Lane lane);
   void Close(SessionId session, const absl::Status& status);
   int port() const { return port_; }
+  bool IsFlushed() const;
+  void EndAll(const absl::Status& status);
   int num_sessions() const {
     MutexLock lock(mutex_);
     return static_cast<int>(streams_.size());
@@ -270,6 +273,18 @@ void SessionService::Impl::Close(SessionId session, const absl::Status& status) 
     stream->second->End(status, /*hard=*/false);
 }
 
+bool SessionService::Impl::IsFlushed() const {
+  MutexLock lock(mutex_);
+  for (const auto& [session, stream] : streams_)
+    if (!stream->outbox_.IsEmpty()) return false;
+  return true;
+}
+
+void SessionService::Impl::EndAll(const absl::Status& status) {
+  MutexLock lock(mutex_);
+  for (const auto& [session, stream] : streams_) stream->End(status, /*hard=*/false);
+}
+
 void SessionService::Impl::Forget(SessionId session, const absl::Status& status) {
   bool was_open = false;
   {
@@ -333,6 +348,8 @@ void SessionService::Send(SessionId session, wire::WorkerMessage message) {
 void SessionService::Close(SessionId session, const absl::Status& status) {
   impl_->Close(session, status);
 }
+bool SessionService::IsFlushed() const { return impl_->IsFlushed(); }
+void SessionService::EndAll(const absl::Status& status) { impl_->EndAll(status); }
 int SessionService::port() const { return impl_->port(); }
 int SessionService::num_sessions() const { return impl_->num_sessions(); }
 

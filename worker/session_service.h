@@ -42,6 +42,10 @@ class SessionService final : public SessionSender {
   void Send(SessionId session, wire::WorkerMessage message) override;
   void Close(SessionId session, const absl::Status& status) override;
 
+  // Nothing waits to be written, nothing is being written.
+  bool IsFlushed() const;
+  // Ends every stream with that status, after what is being written.
+  void EndAll(const absl::Status& status);
   int port() const;
   int num_sessions() const;
 

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 #include "common/ids.h"
@@ -41,7 +43,8 @@ struct WorkerSetup {
   LayoutId layout_id;
   ClassId prompt_class, decode_class;
   std::string kv_address;
-  bool has_drafter = true;  // section 2 of a tail is real
+  bool has_drafter = true;     // section 2 of a tail is real
+  int vocab_size = INT32_MAX;  // token ids below it
   kernels::PageLayout layout;
   kvtransfer::RegionId pages_region;  // page i at i * layout.stride_bytes()
   kvtransfer::RegionId tails_region;  // tail buffer i at i * tail_stride
@@ -66,6 +69,10 @@ inline kvtransfer::BlockMemory TailMemory(const WorkerSetup& setup, int buffer, 
                     .offset = static_cast<uint64_t>(buffer) * setup.tail_stride,
                     .bytes = bytes}};
 }
+
+// A token id that the model has no row for would end the process, not one request.
+absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
+                         std::span<const int32_t> tokens);
 
 constexpr int PagesFor(int64_t tokens) {
   return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);

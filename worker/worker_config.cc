@@ -4,6 +4,9 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/ids.h"
+#include "engine/planning/batch_planner.h"
+
 namespace baton::worker {
 
 bool WorkerConfig::serves(std::string_view role) const {
@@ -87,6 +90,12 @@ absl::Status Validate(const WorkerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrFormat("engine.chunk_tokens is %d, more than engine.max_rows %d",
                         config.chunk_tokens, config.max_rows));
+  }
+  const int least_rows = config.limits.max_sequences * (1 + engine::kMaxDrafts) + kPageTokens;
+  if (config.max_rows < least_rows) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("engine.max_rows is %d, limits.max_sequences %d needs %d", config.max_rows,
+                        config.limits.max_sequences, least_rows));
   }
   const bool has_required = config.kv_required.empty() ||
                             config.kv_transports.find(config.kv_required) != std::string::npos;

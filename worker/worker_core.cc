@@ -47,6 +47,9 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   while (!tombstones_.empty() && tombstones_.front().until <= start) tombstones_.pop_front();
   bool has_started = StartLandings();
   has_started = StartJobs() || has_started;
+  // Answers and offers do not wait for the step.
+  const bool has_answered = HasEffects();
+  Flush(start);
   const bool has_work = loop_.num_sequences() > loop_.num_parked();
   watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, has_work);
   watch_.SetMemoryWedged(landings_.IsWedged(start));
@@ -56,11 +59,15 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
                  loop_.num_sequences() > loop_.num_parked());
   EraseReleasedJobs();
   SendLoads();
-  const bool has_answers = !effects_.messages.empty() || !effects_.commands.empty();
+  const bool has_answers = HasEffects() || has_answered;
   Flush(start);
   SendCacheEvents();
   RETURN_IF_ERROR(error_);
   return *has_stepped || has_started || has_answers || !events.empty();
+}
+
+bool WorkerCore::HasEffects() const {
+  return !effects_.messages.empty() || !effects_.commands.empty();
 }
 
 void WorkerCore::SetError(const absl::Status& status) {

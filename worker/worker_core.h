@@ -136,6 +136,7 @@ class WorkerCore final : private engine::LoopObserver {
   int NumJobs(JobState state) const;
   void LoadChanged();
   void SetError(const absl::Status& status);
+  bool HasEffects() const;
   void Flush(absl::Time round_start);
 
   const WorkerSetup& setup_;

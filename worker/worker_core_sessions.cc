@@ -104,7 +104,14 @@ void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
                     MakeRefused(reserve.transfer, wire::Stage::kReserve, DrainingError(), {}));
     return;
   }
-  cache_.MakeRoom(landings_.PagesToBook(reserve));
+  if (loop_.num_parked() > 0) {  // they come back first (contracts.md 6)
+    const absl::Status status = absl::ResourceExhaustedError(
+        absl::StrFormat("%d parked sequences wait for pages", loop_.num_parked()));
+    effects_.Refuse(session, MakeRefused(reserve.transfer, wire::Stage::kReserve, status,
+                                         setup_.limits.retry_after));
+    return;
+  }
+  if (landings_.CheckReserve(reserve).ok()) cache_.MakeRoom(landings_.PagesToBook(reserve));
   landings_.Reserve(session, reserve, clock_.Now(), effects_);
   LogF(LogLevel::kDebug, "reserve_answered", "request=%s transfer=%s tokens=%d accepted=%d",
        reserve.request_id, reserve.transfer.Hex(), reserve.prompt_tokens,
@@ -150,7 +157,7 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   auto job = std::make_unique<PrefillJob>(setup_, session, run, is_local, clock_.Now());
   if (is_local) {
     ++counters_.local_fills;
-    if (landing->prompt.IsComplete()) job->AssignPrompt(landing->prompt.tokens(), clock_.Now());
+    job->AssignPrompt(landing->prompt.tokens(), clock_.Now());  // what has come so far
   }
   LogF(LogLevel::kDebug, "run_accepted", "request=%s transfer=%s attempt=%d tokens=%d local=%d",
        run.request_id, run.transfer.Hex(), run.attempt, run.prompt_tokens, is_local);
@@ -159,6 +166,7 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
 }
 
 absl::Status WorkerCore::AddPrompt(SessionId session, const wire::PromptChunk& chunk) {
+  RETURN_IF_ERROR(CheckTokens(setup_, "prompt_chunks.tokens", chunk.tokens));
   RETURN_IF_ERROR(landings_.AddPrompt(session, chunk, clock_.Now(), effects_));
   auto it = jobs_.find(chunk.transfer);
   if (it == jobs_.end() || it->second->session() != session) return absl::OkStatus();

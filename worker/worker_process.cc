@@ -73,6 +73,7 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                                                      .decode_class = engine_->class_id(),
                                                      .kv_address = transport.Address(),
                                                      .has_drafter = engine_->has_drafter(),
+                                                     .vocab_size = engine_->vocab_size(),
                                                      .layout = engine_->layout(),
                                                      .pages_region = pages,
                                                      .tails_region = tails,
@@ -145,6 +146,7 @@ WorkerProcess::~WorkerProcess() {
   must_stop_ = true;
   inbox_.Wake();
   if (engine_thread_.joinable()) engine_thread_.join();
+  inbox_.Close();  // nobody drains it any more: the sessions that end now must not wait for room
   metrics_server_.reset();
   sessions_.reset();
   agent_thread_.reset();
@@ -174,7 +176,8 @@ bool WorkerProcess::RunRound() {
   batch_.clear();
   inbox_.Drain(batch_, kEventsPerRound, did_work_ ? absl::ZeroDuration() : kIdleWait);
   for (SessionEvent& event : batch_) core_->Apply(std::move(event));
-  if (must_drain_ && !core_->is_draining()) {
+  if (core_->is_draining()) must_drain_ = true;  // a router asked for it
+  if (must_drain_ && drain_until_ == absl::InfiniteFuture()) {
     LogF(LogLevel::kInfo, "draining", "worker=%s timeout_s=%.0f", setup_->worker_id,
          absl::ToDoubleSeconds(config_.drain_timeout));
     core_->Drain();
@@ -190,7 +193,11 @@ bool WorkerProcess::RunRound() {
   did_work_ = *ran || !batch_.empty();
   UpdateMetrics();
   if (!must_drain_) return true;
-  if (core_->IsIdle()) return false;
+  if (core_->IsIdle()) {
+    // The last tokens must reach the routers before the streams end.
+    if (sessions_->num_sessions() == 0) return false;
+    if (sessions_->IsFlushed()) sessions_->EndAll(absl::UnavailableError("the worker has drained"));
+  }
   if (clock_.Now() < drain_until_) return true;
   const CoreGauges open = core_->Gauges();
   LogF(LogLevel::kWarn, "drain_timeout", "worker=%s running=%d waiting=%d prompts=%d",

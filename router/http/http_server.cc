@@ -9,6 +9,7 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include "router/http/http_connection.h"
@@ -29,7 +30,8 @@ class HttpServer::Impl {
 
   ~Impl() {
     for (auto& loop : loops_) loop->io.stop();
-    for (auto& loop : loops_) loop->thread.join();
+    for (auto& loop : loops_)
+      if (loop->thread.joinable()) loop->thread.join();  // not started if listening failed
   }
 
   absl::Status Listen(const std::string& host, int port) {
@@ -76,7 +78,11 @@ class HttpServer::Impl {
       tcp::socket socket =
           co_await acceptor_->async_accept(io, asio::redirect_error(asio::use_awaitable, error));
       if (error == asio::error::operation_aborted) co_return;
-      if (error) continue;  // e.g. the client has gone already, or no file descriptor is free
+      if (error) {  // the client has gone already, or no file descriptor is free: not a busy loop
+        asio::steady_timer pause(loops_[0]->io, std::chrono::milliseconds(20));
+        co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, error));
+        continue;
+      }
       if (shared_.counters.connections.load() >= shared_.limits.max_connections) {
         ++shared_.counters.refused;
         continue;  // the socket closes

@@ -91,6 +91,13 @@ TEST_F(HttpServerTest, AnswersSeveralRequestsOnOneConnection) {
   EXPECT_NE(ReadUntil("/b||hello").find("Content-Length: 9\r\n"), std::string::npos);
 }
 
+TEST_F(HttpServerTest, ReportsAPortThatIsTaken) {
+  Start({});
+  const auto second = HttpServer::Start("127.0.0.1", server_->port(), {}, handler_, clock_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {
   Start({});
   Send("GET /stream HTTP/1.1\r\nHost: h\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -1,5 +1,6 @@
 #include "router/net/session_client.h"
 
+#include <algorithm>
 #include <atomic>
 #include <grpcpp/grpcpp.h>
 #include <map>
@@ -81,13 +82,15 @@ class SessionPool::Impl {
   void Forget(Stream* stream, const absl::Status& status);
   void Run();
   void Tend(uint64_t beat);
+  void ResolveLoop();
   void ResolveNames();
 
   const SessionPoolOptions options_;
   PlannerThread* planner_ = nullptr;  // set once, before the thread
   const Clock& clock_;
-  std::thread thread_;
-  Mutex mutex_;  // the planner sends while streams come and go on gRPC threads
+  std::thread thread_;    // beats and silence
+  std::thread resolver_;  // a look-up may take seconds, a beat may not
+  Mutex mutex_;           // the planner sends while streams come and go on gRPC threads
   ConditionVariable changed_;
   bool is_stopping_ GUARDED_BY(mutex_) = false;
   std::map<std::string, Link> links_ GUARDED_BY(mutex_);  // by address
@@ -241,6 +244,7 @@ void SessionPool::Impl::Stop() {
   }
   changed_.NotifyAll();
   if (thread_.joinable()) thread_.join();
+  if (resolver_.joinable()) resolver_.join();
   MutexLock lock(mutex_);
   while (open_streams_ > 0) changed_.WaitFor(mutex_, absl::Milliseconds(50));
 }
@@ -256,6 +260,9 @@ absl::Status SessionPool::Impl::Start(PlannerThread& planner) {
     }
   }
   thread_ = std::thread([this] { Run(); });
+  const auto is_name = [](const std::string& entry) { return entry.rfind("dns:", 0) == 0; };
+  if (std::any_of(options_.workers.begin(), options_.workers.end(), is_name))
+    resolver_ = std::thread([this] { ResolveLoop(); });
   return absl::OkStatus();
 }
 
@@ -311,12 +318,7 @@ void SessionPool::Impl::Forget(Stream* stream, const absl::Status& status) {
 void SessionPool::Impl::Run() {
   uint64_t beat = 1;
   absl::Time next_beat = clock_.Now();
-  absl::Time next_resolve = clock_.Now();
   while (true) {
-    if (clock_.Now() >= next_resolve) {
-      ResolveNames();
-      next_resolve = clock_.Now() + options_.resolve_interval;
-    }
     const bool is_beat = clock_.Now() >= next_beat;
     if (is_beat) next_beat += options_.beat_interval;
     Tend(is_beat ? beat++ : 0);
@@ -339,6 +341,16 @@ void SessionPool::Impl::Tend(uint64_t beat) {
     } else if (beat != 0 && link.stream->is_up()) {
       link.stream->Beat(beat);
     }
+  }
+}
+
+void SessionPool::Impl::ResolveLoop() {
+  while (true) {
+    ResolveNames();
+    MutexLock lock(mutex_);
+    const absl::Time next = clock_.Now() + options_.resolve_interval;
+    while (!is_stopping_ && clock_.Now() < next) changed_.WaitFor(mutex_, next - clock_.Now());
+    if (is_stopping_) return;
   }
 }
 

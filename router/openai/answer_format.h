@@ -15,8 +15,8 @@ namespace baton::router {
 
 struct AnswerHead {
   CompletionKind kind = CompletionKind::kChat;
-  std::string id;       // chatcmpl-... or cmpl-...
-  std::string model;    // as served
+  std::string id{};     // chatcmpl-... or cmpl-...
+  std::string model{};  // as served
   int64_t created = 0;  // UNIX seconds
 };
 
@@ -48,7 +48,6 @@ struct ChoiceText {
 struct ShownFields {
   bool reasoning = true;
   bool token_ids = false;
-  bool tokens_as_ids = false;
 };
 
 std::string ErrorJson(const ApiError& error);

@@ -125,9 +125,9 @@ bool Api::RoutePost(Call& call) {
     Fail(call, {415, "BadRequestError",
                 "Unsupported Media Type: Only 'application/json' is allowed", ""});
   } else if (path == "/tokenize" || path == "/v1/tokenize") {
-    Tokenize(call);
+    Answer(std::move(call), &Api::Tokenize);
   } else if (path == "/detokenize" || path == "/v1/detokenize") {
-    Detokenize(call);
+    Answer(std::move(call), &Api::Detokenize);
   } else if (is_draining_) {
     Fail(call, {503, "ServiceUnavailableError", "the router is shutting down", ""});
   } else {
@@ -136,29 +136,38 @@ bool Api::RoutePost(Call& call) {
   return true;
 }
 
-void Api::Generate(Call call) {
-  if (call.request.body.size() <= parts_.config.offload_bytes) {
-    ApiResult<GenerationJob> job = Prepare(call);
-    if (job.ok()) {
-      Generation::Start(context_, *std::move(job), call.exchange);
-    } else {
-      Fail(call, job.error());
-    }
-    return;
-  }
+template <typename T>
+void Api::Offload(Call call, std::function<ApiResult<T>(Call&)> make,
+                  std::function<void(const Call&, T)> deliver) {
   const auto shared = std::make_shared<Call>(std::move(call));
-  const bool is_taken = parts_.cpu_pool.TryRun([this, shared] {
-    auto job = std::make_shared<ApiResult<GenerationJob>>(Prepare(*shared));
-    shared->exchange->Post([this, shared, job] {
-      if (job->ok()) {
-        Generation::Start(context_, **std::move(job), shared->exchange);
-      } else {
-        Fail(*shared, job->error());
-      }
-    });
+  const auto finish = [this, shared, deliver = std::move(deliver)](ApiResult<T> result) {
+    if (result.ok()) {
+      deliver(*shared, *std::move(result));
+    } else {
+      Fail(*shared, result.error());
+    }
+  };
+  if (shared->request.body.size() <= parts_.config.offload_bytes) return finish(make(*shared));
+  const bool is_taken = parts_.cpu_pool.TryRun([shared, make = std::move(make), finish] {
+    const auto result = std::make_shared<ApiResult<T>>(make(*shared));
+    shared->exchange->Post([result, finish] { finish(std::move(*result)); });
   });
   if (!is_taken)
     Fail(*shared, {429, "TooManyRequestsError", "too many large requests are being read", ""});
+}
+
+void Api::Generate(Call call) {
+  Offload<GenerationJob>(
+      std::move(call), [this](Call& c) { return Prepare(c); },
+      [this](const Call& c, GenerationJob job) {
+        Generation::Start(context_, std::move(job), c.exchange);
+      });
+}
+
+void Api::Answer(Call call, ApiResult<std::string> (Api::*make)(const Call&) const) {
+  Offload<std::string>(
+      std::move(call), [this, make](Call& c) { return (this->*make)(c); },
+      [this](const Call& c, std::string json) { Reply(c, 200, std::move(json)); });
 }
 
 ApiResult<JsonValue> Api::ReadBody(const Call& call) const {
@@ -203,7 +212,7 @@ void Api::Model(const Call& call, const std::string& name) const {
 
 void Api::Health(const Call& call) const {
   const auto view = parts_.dispatcher.View();
-  const bool can_work = view->decode_ready > 0 && !is_draining_;
+  const bool can_work = view->prefill_ready > 0 && view->decode_ready > 0 && !is_draining_;
   call.exchange->Respond(can_work ? 200 : 503, {{"Content-Type", std::string(kJson)}}, "");
 }
 

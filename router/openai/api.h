@@ -60,8 +60,13 @@ class Api final : public HttpHandler {
   void Fail(const Call& call, const ApiError& error) const;
   void Models(const Call& call) const;
   void Model(const Call& call, const std::string& name) const;
-  void Tokenize(const Call& call) const;
-  void Detokenize(const Call& call) const;
+  ApiResult<std::string> Tokenize(const Call& call) const;  // the answer's JSON; any thread
+  ApiResult<std::string> Detokenize(const Call& call) const;
+  // Makes a result, for a large body on the CPU pool, and delivers it on the connection's thread.
+  template <typename T>
+  void Offload(Call call, std::function<ApiResult<T>(Call&)> make,
+               std::function<void(const Call&, T)> deliver);
+  void Answer(Call call, ApiResult<std::string> (Api::*make)(const Call&) const);
   void Health(const Call& call) const;
   void Ready(const Call& call) const;
   ApiResult<std::vector<int32_t>> RenderChat(const JsonValue& body) const;

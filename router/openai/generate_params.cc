@@ -20,6 +20,7 @@ using MaybeError = std::optional<ApiError>;
 constexpr double kTwo32 = 4294967296.0;
 constexpr double kGreedyBelow = 1e-5;
 constexpr double kLeastTemperature = 0.01;
+constexpr double kMostTemperature = 1e30;  // its inverse is still a normal float
 constexpr int kMaxChoices = 128;
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxListItems = 100'000;
@@ -50,7 +51,9 @@ MaybeError ParseTemperature(const JsonValue& body, SamplingSpec& out) {
   RETURN_IF_API_ERROR(CheckNumber(temperature >= 0, "temperature", "non-negative", temperature));
   out.greedy = temperature < kGreedyBelow;
   out.inv_temperature =
-      out.greedy ? 1.0f : 1.0f / static_cast<float>(std::max(temperature, kLeastTemperature));
+      out.greedy
+          ? 1.0f
+          : 1.0f / static_cast<float>(std::clamp(temperature, kLeastTemperature, kMostTemperature));
   return std::nullopt;
 }
 
@@ -164,9 +167,9 @@ MaybeError ParseBadWords(const JsonValue& body, const Tokenizer& tokenizer, Samp
         "bad_words");
   for (const JsonValue& word : words->items()) {
     if (!word.is_string()) return WrongType("bad_words", "array of strings", word);
-    if (word.text().empty() || word.text().size() > 1024)
+    if (word.text().empty() || word.text().size() > 512)
       return BadRequest(
-          absl::StrFormat("bad_words: a word has %d bytes, want 1..1024", word.text().size()),
+          absl::StrFormat("bad_words: a word has %d bytes, want 1..512", word.text().size()),
           "bad_words");
     for (const std::string& spelling : {word.text(), " " + word.text()}) {
       std::vector<int32_t> ids = tokenizer.Encode(spelling, SpecialTokens::kPlain);
@@ -311,7 +314,8 @@ MaybeError ParsePlacement(const JsonValue& body, GenerateParams& out) {
 MaybeError RefuseUnserved(const JsonValue& body) {
   for (const std::string_view key :
        {"prompt_logprobs", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-        "guided_grammar", "regex", "ebnf", "thinking_token_budget"}) {
+        "guided_grammar", "regex", "ebnf", "thinking_token_budget", "prompt_token_ids",
+        "truncate_prompt_tokens"}) {
     if (body.FindNonNull(key) != nullptr)
       return BadRequest(absl::StrFormat("%s is not supported by this server", key),
                         std::string(key));
@@ -346,7 +350,25 @@ MaybeError ParseStopTokens(const JsonValue& body, const Tokenizer& tokenizer, in
   const bool has_eos =
       std::find(out.stop_tokens.begin(), out.stop_tokens.end(), eos) != out.stop_tokens.end();
   if (!ignore_eos && !has_eos) out.stop_tokens.push_back(eos);
+  std::sort(out.stop_tokens.begin(), out.stop_tokens.end());
+  out.stop_tokens.erase(std::unique(out.stop_tokens.begin(), out.stop_tokens.end()),
+                        out.stop_tokens.end());
   return std::nullopt;
+}
+
+// The lists travel in one session message to each worker (contracts.md 5: under 1 MB).
+MaybeError CheckListBytes(const GenerateParams& params) {
+  constexpr size_t kMaxBytes = 512 << 10;
+  const SamplingSpec& sampling = params.sampling;
+  size_t bytes = 8 * sampling.logit_bias.size() + 4 * sampling.allowed_tokens.size() +
+                 4 * params.stop_tokens.size();
+  for (const std::vector<int32_t>& word : sampling.bad_words) bytes += 8 + 4 * word.size();
+  if (bytes <= kMaxBytes) return std::nullopt;
+  return BadRequest(
+      absl::StrFormat("logit_bias, allowed_token_ids, stop_token_ids and bad_words together take "
+                      "%d bytes, the limit is %d",
+                      bytes, kMaxBytes),
+      "logit_bias");
 }
 
 }  // namespace
@@ -382,6 +404,7 @@ ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionK
   RETURN_IF_API_ERROR(ParseBadWords(body, tokenizer, out.sampling));
   RETURN_IF_API_ERROR(ParseStops(body, out));
   RETURN_IF_API_ERROR(ParseStopTokens(body, tokenizer, eos, out));
+  RETURN_IF_API_ERROR(CheckListBytes(out));
   RETURN_IF_API_ERROR(ParseLengths(body, kind, out));
   RETURN_IF_API_ERROR(kind == CompletionKind::kChat ? ParseChatLogprobs(body, out)
                                                     : ParseTextLogprobs(body, out));

@@ -41,7 +41,7 @@ enum class CompletionKind { kChat, kText };
 ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind,
                                               const Tokenizer& tokenizer, int32_t eos);
 
-// A member as an integer of [least, most]; absent and null give `fallback`.
+// A member as an integer; absent and null give `fallback`.
 ApiResult<int64_t> IntMember(const JsonValue& body, std::string_view key, int64_t fallback);
 ApiResult<bool> BoolMemberOr(const JsonValue& body, std::string_view key, bool fallback);
 // "<path>: expected <type>, got <type>".

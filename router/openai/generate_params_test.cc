@@ -91,10 +91,19 @@ TEST(GenerateParams, TheFirstLengthWins) {
       5);
 }
 
+TEST(GenerateParams, ExtremeNumbersStayWhatAWorkerTakes) {
+  const auto hot = Parse(R"({"temperature": 1e300})");
+  ASSERT_TRUE(hot.ok());
+  EXPECT_GT(hot->sampling.inv_temperature, 0.0f);
+  std::string ids = "1";
+  for (int i = 0; i < 200'000; ++i) ids += ",1";
+  EXPECT_FALSE(Parse(R"({"stop_token_ids": [)" + ids + "]}").ok());
+}
+
 TEST(GenerateParams, IgnoringEosKeepsTheRequestsStops) {
   EXPECT_EQ(Parse(R"({"ignore_eos": true, "stop_token_ids": [5]})")->stop_tokens,
             std::vector<int32_t>{5});
-  const std::vector<int32_t> both = {5, kEos};
+  const std::vector<int32_t> both = {kEos, 5};  // ascending
   EXPECT_EQ(Parse(R"({"stop_token_ids": [5]})")->stop_tokens, both);
 }
 

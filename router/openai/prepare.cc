@@ -16,14 +16,15 @@ constexpr size_t kBytesPerToken =
     128;  // the longest token: more bytes than this a token cannot fit (protocol.md 5.7)
 
 ApiError TooLong(const AnswerHead& head, int64_t context, int64_t output, int64_t prompt) {
-  return BadRequest(absl::StrFormat("This model's maximum context length is %d tokens. However, "
-                                    "you requested %d output tokens and your prompt contains "
-                                    "at least %d input tokens, for a total of at least %d tokens. "
-                                    "Please reduce the length of the input prompt or the "
-                                    "number of requested output tokens.",
-                                    context, output, prompt, prompt + output),
-                    prompt >= context ? (head.kind == CompletionKind::kChat ? "messages" : "prompt")
-                                      : "max_tokens");
+  return BadRequest(
+      absl::StrFormat("This model's maximum context length is %d tokens. However, "
+                      "you requested %d output tokens and your prompt contains "
+                      "at least %d input tokens, for a total of at least %d tokens. "
+                      "Please reduce the length of the input prompt or the "
+                      "number of requested output tokens.",
+                      context, output, prompt, prompt + std::min(output, int64_t{1} << 40)),
+      prompt >= context ? (head.kind == CompletionKind::kChat ? "messages" : "prompt")
+                        : "max_tokens");
 }
 
 // A header with a whole number of milliseconds of at least 1.
@@ -104,7 +105,7 @@ std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
   int64_t longest = 0;
   for (const auto& prompt : job.prompts)
     longest = std::max(longest, static_cast<int64_t>(prompt->size()));
-  if (longest >= context || longest + asked > context)
+  if (longest >= context || asked > context - longest)
     return TooLong(job.head, context, asked, longest);
   int64_t left = context - longest;
   if (parts_.config.default_max_tokens > 0) left = std::min(left, parts_.config.default_max_tokens);
@@ -223,21 +224,24 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
   return job;
 }
 
-void Api::Tokenize(const Call& call) const {
+ApiResult<std::string> Api::Tokenize(const Call& call) const {
   ApiResult<JsonValue> body = ReadBody(call);
-  if (!body.ok()) return Fail(call, body.error());
+  if (!body.ok()) return body.error();
   const JsonValue* prompt = body->FindNonNull("prompt");
   std::vector<int32_t> ids;
   if (prompt != nullptr) {
-    if (!prompt->is_string()) return Fail(call, WrongType("prompt", "string", *prompt));
+    if (!prompt->is_string()) return WrongType("prompt", "string", *prompt);
+    if (prompt->text().size() > kBytesPerToken * static_cast<size_t>(MaxContext()))
+      return TooLong({.kind = CompletionKind::kText}, MaxContext(), 0,
+                     static_cast<int64_t>(prompt->text().size() / kBytesPerToken));
     ids = parts_.tokenizer.Encode(prompt->text(), SpecialTokens::kRecognise);
   } else {
     ApiResult<std::vector<int32_t>> rendered = RenderChat(*body);
-    if (!rendered.ok()) return Fail(call, rendered.error());
+    if (!rendered.ok()) return rendered.error();
     ids = *std::move(rendered);
   }
   ApiResult<bool> wants_texts = BoolMemberOr(*body, "return_token_strs", false);
-  if (!wants_texts.ok()) return Fail(call, wants_texts.error());
+  if (!wants_texts.ok()) return wants_texts.error();
   std::string list, texts;
   for (const int32_t id : ids) {
     absl::StrAppendFormat(&list, "%s%d", list.empty() ? "" : ",", id);
@@ -245,25 +249,23 @@ void Api::Tokenize(const Call& call) const {
     if (!texts.empty()) texts += ",";
     AppendJsonString(parts_.tokenizer.Decode(std::span(&id, 1), false), texts);
   }
-  Reply(call, 200,
-        absl::StrFormat("{\"tokens\":[%s],\"count\":%d,\"max_model_len\":%d,\"token_strs\":%s}",
-                        list, ids.size(), MaxContext(), *wants_texts ? "[" + texts + "]" : "null"));
+  return absl::StrFormat("{\"tokens\":[%s],\"count\":%d,\"max_model_len\":%d,\"token_strs\":%s}",
+                         list, ids.size(), MaxContext(), *wants_texts ? "[" + texts + "]" : "null");
 }
 
-void Api::Detokenize(const Call& call) const {
+ApiResult<std::string> Api::Detokenize(const Call& call) const {
   ApiResult<JsonValue> body = ReadBody(call);
-  if (!body.ok()) return Fail(call, body.error());
+  if (!body.ok()) return body.error();
   const JsonValue* tokens = body->FindNonNull("tokens");
-  if (tokens == nullptr)
-    return Fail(call, BadRequest("tokens: expected array, got nothing", "tokens"));
-  if (!tokens->is_array()) return Fail(call, WrongType("tokens", "array", *tokens));
+  if (tokens == nullptr) return BadRequest("tokens: expected array, got nothing", "tokens");
+  if (!tokens->is_array()) return WrongType("tokens", "array", *tokens);
   ApiResult<std::vector<int32_t>> ids = TokenList(*tokens, "tokens", parts_.tokenizer.vocab_size());
-  if (!ids.ok()) return Fail(call, ids.error());
+  if (!ids.ok()) return ids.error();
   ApiResult<bool> skip = BoolMemberOr(*body, "skip_special_tokens", false);
-  if (!skip.ok()) return Fail(call, skip.error());
+  if (!skip.ok()) return skip.error();
   std::string text;
   AppendJsonString(parts_.tokenizer.Decode(*ids, *skip), text);
-  Reply(call, 200, absl::StrFormat("{\"prompt\":%s,\"text\":%s}", text, text));
+  return absl::StrFormat("{\"prompt\":%s,\"text\":%s}", text, text);
 }
 
 }  // namespace baton::router

@@ -169,7 +169,7 @@ TEST(RouterCoreAdmission, ARequestTooLargeForEveryWorkerEndsAtOnce) {
   small.pages = 3;
   h.Up(1, kPrefillWorker);
   const WorkerId d = h.Up(2, small);
-  EXPECT_TRUE(absl::IsResourceExhausted(*h.EndOf(h.Arrive(1'000, 4))));
+  EXPECT_TRUE(absl::IsInvalidArgument(*h.EndOf(h.Arrive(1'000, 4))));
   const RequestKey fits = h.Arrive(700, 4);
   EXPECT_EQ(h.State(fits), "booking");
   EXPECT_EQ(h.Last<wire::Reserve>(d).num_pages, 3u);

@@ -27,7 +27,7 @@ wire::Reserve MakeReserve(const Request& request, absl::Time now) {
   reserve.transfer = request.placement->transfer;
   reserve.request_id = request.spec.request_id;
   reserve.prompt_tokens = request.prompt_tokens();
-  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 8), our count an
+  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 6), our count an
   // estimate.
   reserve.num_pages = (request.prompt_tokens() + kPageTokens - 1) / kPageTokens;
   reserve.sequences = SequencesOf(request);
@@ -98,10 +98,11 @@ RouterCore::Placed RouterCore::TryPlace(Request& request) {
     return Placed::kYes;
   }
   if (why != Placed::kNoDecodeRoom || CanEverFit(request)) return why;
+  const std::string message = absl::StrFormat(
+      "n=%d sequences of %d prompt tokens need %d pages: more than any decode worker takes",
+      request.OpenChoices(), request.prompt_tokens(), PagesFor(request));
   End(request,
-      absl::ResourceExhaustedError(absl::StrFormat(
-          "%d sequences of %d prompt tokens need %d pages: more than any decode worker has",
-          request.OpenChoices(), request.prompt_tokens(), PagesFor(request))));
+      request.has_token ? absl::UnavailableError(message) : absl::InvalidArgumentError(message));
   return Placed::kYes;
 }
 

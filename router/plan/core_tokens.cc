@@ -65,8 +65,9 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::FirstToken& item) {
                                             worker.hello.worker_id, item.tokens.size(),
                                             placement.choices.size())));
   }
-  if (!request->has_token) {
-    request->clock.FirstToken(item.prefill_us, received_at_, now_);
+  if (!request->has_token) request->clock.FirstToken(item.prefill_us, received_at_, now_);
+  if (!request->has_cached_tokens) {  // the landing's word may have come first
+    request->has_cached_tokens = true;
     request->cached_tokens = static_cast<int>(item.cached_tokens);
     facts_.cached_tokens += item.cached_tokens;
   }

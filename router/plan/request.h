@@ -37,7 +37,7 @@ struct GenerateRequest {
   absl::Time total_deadline = absl::InfiniteFuture();
 };
 
-// How the time to the first token and to the second one divides (issue's acceptance 9; router's
+// How the time to the first token and to the second one divides (router's
 // clock, workers report durations).
 struct StageTimes {
   absl::Duration parse, queue, booking, prefill_queue, prefill, emit;  // sum = time to first token

@@ -123,10 +123,13 @@ absl::Time Request::Deadline() const {
   return has_token ? spec.total_deadline : std::min(spec.total_deadline, spec.first_token_deadline);
 }
 
+// What the wire takes (proto/wire): 34 years.
+constexpr int64_t kMaxRemainingMs = int64_t{1} << 40;
+
 std::optional<int64_t> Request::RemainingMs(absl::Time now) const {
   const absl::Time deadline = Deadline();
   if (deadline == absl::InfiniteFuture()) return std::nullopt;
-  return std::max<int64_t>(absl::ToInt64Milliseconds(deadline - now), 0);
+  return std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - now), 0, kMaxRemainingMs);
 }
 
 absl::Time Request::Due(const PlanConfig& config) const {

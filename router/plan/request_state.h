@@ -72,7 +72,7 @@ struct Placement {
   bool IsSameWorker() const { return prefill == decode; }
 };
 
-// Splits the time to the first token so that the parts add up exactly (issue's acceptance 9).
+// Splits the time to the first token so that the parts add up exactly.
 struct StageClock {
   enum class Stage { kQueue, kBooking, kPrefill, kOver };
   Stage stage = Stage::kQueue;
@@ -113,6 +113,7 @@ struct Request {
   int64_t next_prompt_logprob = 1;
   uint64_t booked_bytes = 0;  // in Admission
   int cached_tokens = 0;
+  bool has_cached_tokens = false;  // said by the first prefill that finished
   StageClock clock;
   std::vector<PageName> page_names;  // of the prompt under `named_as`
   std::optional<Identity> named_as;

@@ -59,6 +59,7 @@ class JsonBuilder {
   JsonValue& root() { return root_; }
   const std::string& error() const { return error_; }
   bool is_too_deep() const { return is_too_deep_; }
+  bool has_too_many() const { return num_values_ > JsonValue::kMaxValues; }
 
  private:
   // Members beyond this are looked up by hash, so that an object stays linear to build.
@@ -92,6 +93,7 @@ class JsonBuilder {
   }
 
   bool Add(JsonValue value) {
+    if (++num_values_ > JsonValue::kMaxValues) return false;
     if (frames_.empty()) {
       root_ = std::move(value);
       return true;
@@ -129,6 +131,7 @@ class JsonBuilder {
   JsonValue root_;
   std::string error_;
   bool is_too_deep_ = false;
+  size_t num_values_ = 0;
 };
 
 namespace {
@@ -187,6 +190,8 @@ absl::StatusOr<JsonValue> JsonValue::Parse(std::string_view text) {
     return absl::InvalidArgumentError(
         absl::StrFormat("more than %d levels deep at byte %d", kMaxDepth, TooDeepAt(text)));
   }
+  if (builder.has_too_many())
+    return absl::InvalidArgumentError(absl::StrFormat("more than %d values", kMaxValues));
   if (!is_ok) return absl::InvalidArgumentError(absl::StrFormat("%s", builder.error()));
   return std::move(builder.root());
 }

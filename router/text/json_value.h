@@ -19,6 +19,7 @@ class JsonValue {
   enum class Kind { kNull, kBool, kInteger, kFloat, kString, kArray, kObject };
   using Member = std::pair<std::string, JsonValue>;
   static constexpr size_t kMaxDepth = 256;
+  static constexpr size_t kMaxValues = 1 << 21;  // a prompt of 1M token ids fits twice
 
   // kInvalidArgument "<what> at byte N" for bad syntax, bad UTF-8 or more than kMaxDepth levels. A
   // number written with '.', 'e' or 'E' is a float.

@@ -1,0 +1,17 @@
+#include "worker/setup.h"
+
+#include "absl/strings/str_format.h"
+
+namespace baton::worker {
+
+absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
+                         std::span<const int32_t> tokens) {
+  for (const int32_t token : tokens) {
+    if (token >= 0 && token < setup.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: token id %d, the vocabulary has %d", field, token, setup.vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace baton::worker
