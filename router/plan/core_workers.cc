@@ -73,9 +73,7 @@ void RouterCore::LoseWorkerOf(Request& request, WorkerId worker, const absl::Sta
   if (placement.prefill == worker) placement.is_prefill_open = false;
   if (placement.decode == worker) {
     placement.is_landing_asked = placement.is_landing_answered = false;
-    // Before its first step a request may be what ended the session: it gets no endless number of
-    // tries.
-    return LosePlacement(request, /*is_fault=*/request.step != Step::kDecoding, why);
+    return LosePlacement(request, false, why);
   }
   if (placement.prefill != worker) return;
   if (request.step == Step::kPrefilling && !placement.is_prefilled)
