@@ -20,6 +20,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "proto/session.grpc.pb.h"
 #include "proto/wire.h"
@@ -160,8 +161,9 @@ class Router {
   // The first answer that `pick` takes; the test fails if none comes.
   template <typename T>
   T Await(const char* what, std::function<const T*(const wire::WorkerMessage&)> pick) {
-    const absl::Time until = absl::Now() + kPatience;
-    while (absl::Now() < until) {
+    const SteadyClock clock;
+    const absl::Time until = clock.Now() + kPatience;
+    while (clock.Now() < until) {
       {
         MutexLock lock(mutex_);
         for (const wire::WorkerMessage& message : said_)
