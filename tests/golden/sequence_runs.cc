@@ -73,6 +73,8 @@ void SequenceRuns::Prefill(std::span<const SequenceId> ids, std::span<const int>
     SequenceTokens& result = harvest.sequences[i];
     s.computed += result.accepted_rows;
     s.drafts = std::move(result.next_drafts);
+    for (TokenRecord& record : result.prompt_logprobs)
+      prompt_logprobs_[ids[i].value].push_back(std::move(record));
     if (!plan.runs[i].samples_first_token) continue;
     for (const std::vector<TokenRecord>& choice : result.tokens)
       first_tokens_[ids[i].value].push_back(choice.at(0));

@@ -55,6 +55,11 @@ class SequenceRuns final : public engine::SequenceTable {
     return first_tokens_.at(id.value);
   }
 
+  // What the prompt's steps reported, from position 1 on (Sequence::prompt_logprobs).
+  const std::vector<TokenRecord>& PromptLogprobs(SequenceId id) const {
+    return prompt_logprobs_.at(id.value);
+  }
+
   const engine::Sequence& Get(SequenceId id) const override { return *sequences_.at(id.value); }
   engine::Sequence& Edit(SequenceId id) { return *sequences_.at(id.value); }
   engine::ModelRunner& runner() { return runner_; }
@@ -68,6 +73,7 @@ class SequenceRuns final : public engine::SequenceTable {
   std::map<uint64_t, std::unique_ptr<engine::Sequence>> sequences_;
   std::map<uint64_t, std::vector<TokenRecord>> records_;
   std::map<uint64_t, std::vector<TokenRecord>> first_tokens_;
+  std::map<uint64_t, std::vector<TokenRecord>> prompt_logprobs_;
   std::vector<engine::PageLease> skipped_;
   uint64_t next_id_ = 1;
 };

@@ -1,0 +1,114 @@
+// Logprobs of a prompt's own tokens (contracts.md 2.5, 5): right against the golden float32 logits, and
+// the same bits for every way a prompt is cut into steps.
+#include <algorithm>
+#include <cmath>
+
+#include "gtest/gtest.h"
+
+#include "tests/golden/golden_file.h"
+#include "tests/golden/sequence_runs.h"
+
+namespace baton::golden {
+namespace {
+
+constexpr char kFolder[] = "models/demo";
+constexpr int kTop = 5;
+constexpr double kLogprobError = 4e-3;  // two logits' errors of golden_check
+
+class PromptLogprobsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto goldens = ReadGoldens(std::string(kFolder) + "/golden.safetensors");
+    ASSERT_TRUE(goldens.ok()) << goldens.status();
+    for (const GoldenSequence& s : *goldens)
+      if (!s.logits.positions.empty() && s.tokens.size() < 600) goldens_.push_back(s);
+    ASSERT_FALSE(goldens_.empty());
+  }
+  static std::unique_ptr<TestModel> Load(const TestModelOptions& options) {
+    const absl::StatusOr<engine::Checkpoint> checkpoint = engine::Checkpoint::Open(kFolder);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+    absl::StatusOr<std::unique_ptr<TestModel>> model = TestModel::Load(*checkpoint, options);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *std::move(model);
+  }
+  static std::vector<TokenRecord> Report(const std::vector<int32_t>& prompt, int chunk,
+                                         const TestModelOptions& options) {
+    const std::unique_ptr<TestModel> model = Load(options);
+    SequenceRuns runs(*model, options);
+    SamplingSpec sampling;
+    sampling.inv_temperature = 0.5f;  // of what follows the prompt: nothing of it may show
+    sampling.allowed_tokens = {7};
+    const SequenceId id = runs.Start(prompt, sampling);
+    runs.Edit(id).prompt_logprobs = kTop;
+    runs.PrefillAll(id, chunk);
+    return runs.PromptLogprobs(id);
+  }
+
+  std::vector<GoldenSequence> goldens_;
+};
+
+double LogSum(std::span<const float> logits) {
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+  return std::log(sum);
+}
+
+TEST_F(PromptLogprobsTest, AreThoseOfTheGoldenLogits) {
+  const TestModelOptions options{.mode = kernels::NumericsMode::kFloat32, .num_threads = 2};
+  int compared = 0;
+  for (const GoldenSequence& golden : goldens_) {
+    const std::vector<TokenRecord> report = Report(golden.tokens, 256, options);
+    ASSERT_EQ(report.size(), golden.tokens.size() - 1);
+    const size_t vocabulary = golden.logits.values.size() / golden.logits.positions.size();
+    for (size_t i = 0; i < golden.logits.positions.size(); ++i) {
+      const auto row = static_cast<size_t>(golden.logits.positions[i]);
+      if (row >= report.size()) continue;  // the prompt's end: nothing of it follows
+      const auto logits = std::span(golden.logits.values).subspan(i * vocabulary, vocabulary);
+      const double log_sum = LogSum(logits);
+      const TokenRecord& got = report[row];
+      SCOPED_TRACE(row);
+      ASSERT_EQ(got.token, golden.tokens[row + 1]);
+      EXPECT_NEAR(got.logprob, logits[static_cast<size_t>(got.token)] - log_sum, kLogprobError);
+      ASSERT_EQ(got.top.size(), static_cast<size_t>(kTop));
+      for (const TokenLogprob& top : got.top)
+        EXPECT_NEAR(top.logprob, logits[static_cast<size_t>(top.token)] - log_sum, kLogprobError);
+      EXPECT_NEAR(got.top[0].logprob, *std::max_element(logits.begin(), logits.end()) - log_sum,
+                  kLogprobError);
+      ++compared;
+    }
+  }
+  EXPECT_GT(compared, 3);
+}
+
+TEST_F(PromptLogprobsTest, HaveTheSameBitsForEveryChunking) {
+  const std::vector<int32_t>& prompt = goldens_.front().tokens;
+  const std::vector<TokenRecord> want = Report(prompt, 768, {});
+  ASSERT_EQ(want.size(), prompt.size() - 1);
+  for (const int chunk : {1, 63, 256}) {
+    if (chunk == 1 && prompt.size() > 200) continue;
+    SCOPED_TRACE(chunk);
+    EXPECT_TRUE(Report(prompt, chunk, {}) == want);
+  }
+  EXPECT_TRUE(Report(prompt, 100, {.max_head_rows = 7}) == want);  // smaller groups of logits
+}
+
+TEST_F(PromptLogprobsTest, APromptOfOneTokenHasNone) {
+  const TestModelOptions options;
+  const std::unique_ptr<TestModel> model = Load(options);
+  SequenceRuns runs(*model, options);
+  const SequenceId one = runs.Start({5}, {});
+  const SequenceId two = runs.Start({5, 6}, {});
+  runs.Edit(one).prompt_logprobs = 0;
+  runs.Edit(two).prompt_logprobs = 0;
+  const std::vector<SequenceId> both = {one, two};
+  const std::vector<int> rows = {1, 2};
+  runs.Prefill(both, rows);
+  EXPECT_THROW(runs.PromptLogprobs(one), std::out_of_range);
+  ASSERT_EQ(runs.PromptLogprobs(two).size(), 1u);
+  EXPECT_EQ(runs.PromptLogprobs(two)[0].token, 6);
+  EXPECT_TRUE(runs.PromptLogprobs(two)[0].top.empty());
+  EXPECT_LT(runs.PromptLogprobs(two)[0].logprob, 0);
+}
+
+}  // namespace
+}  // namespace baton::golden
