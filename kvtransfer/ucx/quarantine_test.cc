@@ -1,64 +1,16 @@
 #include <gtest/gtest.h>
 #include <map>
-#include <signal.h>
-#include <spawn.h>
-#include <string>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <optional>
 
 #include "common/digest.h"
-#include "kvtransfer/ucx/test_node.h"
-
-extern char** environ;
+#include "kvtransfer/ucx/test_child.h"
 
 // Two processes over UCX (contracts.md 7, quarantine): this one receives, test_sender sends.
 namespace baton::kvtransfer {
 namespace {
 
 constexpr TestShape kShape{.num_pages = 96, .page_bytes = 995328, .tail_bytes = 4519664};
-constexpr uint64_t kOwnIncarnation = 42;
 constexpr absl::Duration kPatience = absl::Seconds(60);
-
-// A child process, killed and reaped at the end whatever happened.
-class Sender {
- public:
-  Sender(const std::string& address, const TestShape& shape, const std::string& mode) {
-    const std::string numbers[] = {std::to_string(kOwnIncarnation), std::to_string(shape.num_pages),
-                                   std::to_string(shape.page_bytes),
-                                   std::to_string(shape.tail_bytes)};
-    const char* argv[] = {
-        BATON_TEST_SENDER,  address.c_str(),    numbers[0].c_str(), numbers[1].c_str(),
-        numbers[2].c_str(), numbers[3].c_str(), mode.c_str(),       nullptr};
-    EXPECT_EQ(posix_spawn(&pid_, BATON_TEST_SENDER, nullptr, nullptr,
-                          const_cast<char* const*>(argv), environ),
-              0);
-  }
-  ~Sender() {
-    if (pid_ > 0) Kill();
-  }
-  void Stop() {
-    kill(pid_, SIGSTOP);
-    int status = 0;
-    waitpid(pid_, &status, WUNTRACED);
-    EXPECT_TRUE(WIFSTOPPED(status));
-  }
-  void Continue() { kill(pid_, SIGCONT); }
-  void Kill() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-    pid_ = -1;
-  }
-  // The exit status, once it has ended.
-  std::optional<int> Exit() {
-    int status = 0;
-    if (waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-
- private:
-  pid_t pid_ = -1;
-};
 
 // New owner of returned memory: writes its own bytes at once and remembers their digest.
 class NewOwner {
@@ -88,20 +40,14 @@ class NewOwner {
   std::map<uint64_t, std::pair<Place, Digest128>> digests_;
 };
 
-UcxConfig OwnConfig() {
-  UcxConfig config;
-  config.incarnation = Incarnation{kOwnIncarnation};
-  return config;
-}
-
 class QuarantineTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(QuarantineTest, ReturnedMemoryIsNeverWrittenWhenAStoppedSenderGoesOn) {
   TransferLimits limits;
   limits.silence = absl::Seconds(50);  // what is tested is the cancel, not the silence
-  TestNode node(kShape, OwnConfig(), limits);
+  TestNode node(kShape, ReceiverConfig(), limits);
   node.OpenLandingWithCredit(kShape.num_pages);
-  Sender sender(node.transport().Address(), kShape, GetParam());
+  TestSender sender(node.transport().Address(), kShape, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() >= 3; }, kPatience));
   sender.Stop();
   // Blocks that had left the sender may still be offered; the landing is closed in the middle of
@@ -127,9 +73,9 @@ TEST_P(QuarantineTest, ReturnedMemoryIsNeverWrittenWhenAStoppedSenderGoesOn) {
 }
 
 TEST_P(QuarantineTest, AKilledSenderIsNoticedAndItsMemoryComesBack) {
-  TestNode node(kShape, OwnConfig(), TransferLimits::Dev());
+  TestNode node(kShape, ReceiverConfig(), TransferLimits::Dev());
   node.OpenLandingWithCredit(kShape.num_pages);
-  Sender sender(node.transport().Address(), kShape, GetParam());
+  TestSender sender(node.transport().Address(), kShape, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() >= 3; }, kPatience));
   sender.Kill();
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<LandingFailed>() > 0; }, kPatience));
@@ -149,9 +95,9 @@ TEST_P(QuarantineTest, AKilledSenderIsNoticedAndItsMemoryComesBack) {
 
 TEST_P(QuarantineTest, MovesTwoHundredBlocks) {
   constexpr TestShape kLong{.num_pages = 200, .page_bytes = 110592, .tail_bytes = 3751664};
-  TestNode node(kLong, OwnConfig(), TransferLimits::Dev());
+  TestNode node(kLong, ReceiverConfig(), TransferLimits::Dev());
   node.OpenLandingWithCredit(kLong.num_pages);
-  Sender sender(node.transport().Address(), kLong, GetParam());
+  TestSender sender(node.transport().Address(), kLong, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() == 201; }, kPatience));
   for (const BlockLanded& landed : node.Got<BlockLanded>()) {
     const uint64_t seed = landed.memory.block == kTailBlock ? kLong.num_pages : landed.memory.block;
@@ -167,9 +113,9 @@ TEST_P(QuarantineTest, AStoppedSenderIsDeadAfterItsSilence) {
   TransferLimits limits;
   limits.beat = absl::Seconds(0.2);
   limits.silence = absl::Seconds(1);
-  TestNode node(kShape, OwnConfig(), limits);
+  TestNode node(kShape, ReceiverConfig(), limits);
   node.OpenLandingWithCredit(kShape.num_pages);
-  Sender sender(node.transport().Address(), kShape, GetParam());
+  TestSender sender(node.transport().Address(), kShape, GetParam());
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<BlockLanded>() >= 1; }, kPatience));
   sender.Stop();
   ASSERT_TRUE(node.RunUntil([&] { return node.Count<LandingFailed>() > 0; }, kPatience));
