@@ -13,3 +13,6 @@ for bench in "$bin"/*_bench; do
   echo "$name -> $out"
   "$bench" --machine "$machine" --commit "$commit" --csv "$out"
 done
+out=bench/results/cluster.csv
+echo "cluster_bench.py -> $out"
+bench/cluster/cluster_bench.py --bin "$bin" --machine "$machine" --commit "$commit" --csv "$out"

@@ -20,8 +20,9 @@ std::string ProgramFolder() {
 CLI::App* AddUp(CLI::App& app, baton::cli::UpOptions& options) {
   CLI::App* up =
       app.add_subcommand("up", "Start a cluster on this machine and keep it until Ctrl-C");
-  up->add_option("--prefill", options.num_prefill, "Prefill workers")
-      ->check(CLI::Range(1, 64))
+  up->add_option("--prefill", options.num_prefill,
+                 "Prefill workers; 0 with --set decode.serve=prefill,decode")
+      ->check(CLI::Range(0, 64))
       ->capture_default_str();
   up->add_option("--decode", options.num_decode, "Decode workers")
       ->check(CLI::Range(1, 64))

@@ -54,7 +54,8 @@ absl::Status Flatten(const YAML::Node& node, const std::string& prefix, Assignme
   if (node.IsMap()) {
     for (const auto& item : node) {
       const std::string key = item.first.as<std::string>();
-      RETURN_IF_ERROR(Flatten(item.second, prefix.empty() ? key : prefix + "." + key, out));
+      RETURN_IF_ERROR(
+          Flatten(item.second, prefix.empty() ? key : absl::StrFormat("%s.%s", prefix, key), out));
     }
     return absl::OkStatus();
   }
@@ -164,7 +165,7 @@ void ConfigReader::Bind(std::string_view key, std::string* field, std::string_vi
 }
 
 void ConfigReader::BindChoice(std::string_view key, std::string* field,
-                              std::vector<std::string> choices, std::string_view help) {
+                              const std::vector<std::string>& choices, std::string_view help) {
   const std::string limits = Join(choices);
   Add({.key = std::string(key),
        .limits = limits,

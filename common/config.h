@@ -29,7 +29,7 @@ class ConfigReader {
   void Bind(std::string_view key, bool* field, std::string_view help);
   void Bind(std::string_view key, std::string* field, std::string_view help);
   // One of `choices`.
-  void BindChoice(std::string_view key, std::string* field, std::vector<std::string> choices,
+  void BindChoice(std::string_view key, std::string* field, const std::vector<std::string>& choices,
                   std::string_view help);
   void Bind(std::string_view key, std::vector<std::string>* field, std::string_view help);
   // Milliseconds in the file (style.md 3.6): the key must end in "_ms".
