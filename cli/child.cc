@@ -102,4 +102,23 @@ absl::StatusOr<int> FreePort() {
   return ntohs(address.sin_port);
 }
 
+absl::Status CheckPortIsFree(const std::string& host, int port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  if (inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1)
+    return absl::OkStatus();  // the router judges other forms itself
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return absl::UnavailableError(absl::StrFormat("socket: %s", strerror(errno)));
+  const int on = 1;  // as the router does: what waits for its last packets is no listener
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const bool is_free =
+      bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 && listen(fd, 1) == 0;
+  const int error = errno;
+  close(fd);
+  if (is_free) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrFormat("port %d of %s is taken: %s", port, host, strerror(error)));
+}
+
 }  // namespace baton::cli

@@ -44,5 +44,7 @@ class Child {
 
 // A TCP port of 127.0.0.1 that nobody listens on now.
 absl::StatusOr<int> FreePort();
+// kUnavailable naming the address if it cannot be listened on.
+absl::Status CheckPortIsFree(const std::string& host, int port);
 
 }  // namespace baton::cli

@@ -105,6 +105,8 @@ absl::Status Cluster::CheckSettings() const {
 
 absl::Status Cluster::Start() {
   RETURN_IF_ERROR(CheckSettings());
+  // Before anything starts: who holds the port would answer /ready in the router's place.
+  if (port_ != 0) RETURN_IF_ERROR(CheckPortIsFree(options_.host, port_));
   log_folder_ = options_.log_folder;
   if (log_folder_.empty()) {
     std::string pattern = (std::filesystem::temp_directory_path() / "baton-XXXXXX").string();

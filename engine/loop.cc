@@ -69,6 +69,7 @@ struct EngineLoop::Entry {
   bool is_parked = false;
   std::vector<std::byte> host_pages;
   std::vector<std::byte> host_tail;
+  bool is_held = false;
 
   SequenceFacts Facts() const { return FactsOf(sequence, booking.remaining()); }
 };
@@ -133,6 +134,7 @@ Sequence EngineLoop::Release(SequenceId sequence) {
     --num_parked_;
     host_pages_ -= static_cast<int>(entry->host_pages.size() / pool_.payload_bytes());
   }
+  if (entry->is_held) --num_held_;
   planner_.Apply(Released{sequence});
   return std::move(entry->sequence);
 }
@@ -140,6 +142,14 @@ Sequence EngineLoop::Release(SequenceId sequence) {
 bool EngineLoop::IsParked(SequenceId sequence) const {
   const auto found = entries_.find(sequence);
   return found != entries_.end() && found->second->is_parked;
+}
+
+void EngineLoop::Hold(SequenceId sequence) {
+  Entry& entry = Find(sequence);
+  CHECK(!entry.is_parked && !entry.sequence.IsPrefilling());
+  if (std::exchange(entry.is_held, true)) return;
+  ++num_held_;
+  planner_.Apply(Paused{sequence});
 }
 
 const Sequence& EngineLoop::Get(SequenceId id) const {
@@ -336,6 +346,12 @@ void EngineLoop::ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceToke
   s.computed += run.rows;
   s.drafts = std::move(result.next_drafts);
   planner_.Apply(Harvested{entry.Facts()});
+  if (!result.prompt_logprobs.empty()) {
+    Notify(s.id, [id = s.id, first = run.first_position + 1,
+                  tokens = std::move(result.prompt_logprobs)](LoopObserver& o) {
+      o.OnPromptLogprobs(id, first, tokens);
+    });
+  }
   Notify(s.id, [id = s.id, computed = s.computed](LoopObserver& o) { o.OnChunk(id, computed); });
   if (!run.samples_first_token) return;
 

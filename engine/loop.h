@@ -26,6 +26,10 @@ class LoopObserver {
   // A prompt chunk is done: positions below `computed` are in pages; full pages below it are
   // sealed. A tail may be packed now.
   virtual void OnChunk(SequenceId sequence, int computed) = 0;
+  // Before the OnChunk of the same rows, if the sequence asks for it: the prompt's own tokens from
+  // `first_position` on with their logprobs.
+  virtual void OnPromptLogprobs(SequenceId sequence, int first_position,
+                                std::vector<TokenRecord> tokens) = 0;
   // The prompt is done and its first token chosen, one record per choice. The sequence runs no
   // further step until Continue or Release.
   virtual void OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tokens) = 0;
@@ -85,6 +89,9 @@ class EngineLoop final : public SequenceTable {
   Sequence Release(SequenceId sequence);
   bool Has(SequenceId sequence) const { return entries_.contains(sequence); }
   bool IsParked(SequenceId sequence) const;
+  // It runs no further step and keeps everything until Release. Only between steps, and neither
+  // while it is prefilling nor while it is parked.
+  void Hold(SequenceId sequence);
   const Sequence& Get(SequenceId id) const override;
   // The tail at `computed` (contracts.md 3.4), sections 1 to 6.
   absl::Status PackTail(SequenceId sequence, std::span<std::byte> wire);
@@ -98,6 +105,8 @@ class EngineLoop final : public SequenceTable {
   PagePool& pool() { return pool_; }
   int num_sequences() const { return static_cast<int>(entries_.size()); }
   int num_parked() const { return num_parked_; }
+  // Neither parked nor held: whether there is something to do.
+  bool HasWork() const { return num_sequences() > num_parked_ + num_held_; }
   int host_pages() const { return host_pages_; }  // of parked sequences
 
  private:
@@ -135,6 +144,7 @@ class EngineLoop final : public SequenceTable {
   std::vector<int> free_slots_;
   std::vector<Notice> notices_;
   int num_parked_ = 0;
+  int num_held_ = 0;
   int host_pages_ = 0;
   LoopCounters counters_;
   StepId next_step_{1};

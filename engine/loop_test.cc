@@ -120,6 +120,10 @@ class Recorder final : public LoopObserver {
   void OnChunk(SequenceId s, int computed) override {
     Note(s, absl::StrFormat("chunk %d", computed));
   }
+  void OnPromptLogprobs(SequenceId s, int first_position,
+                        std::vector<TokenRecord> tokens) override {
+    Note(s, absl::StrFormat("logprobs %d+%d", first_position, tokens.size()));
+  }
   void OnFirstTokens(SequenceId s, std::vector<TokenRecord> tokens) override {
     std::string text = "first";
     for (const TokenRecord& record : tokens) text += absl::StrFormat(" %d", record.token);

@@ -56,6 +56,9 @@ struct SequenceTokens {
   std::vector<std::vector<TokenRecord>>
       tokens;  // per choice: new tokens from position computed (after) on, ascending; a prefill
                // chunk that is not the prompt's last has none
+  // Of a prefill run whose sequence asks for it: the prompt's own tokens at the positions after its
+  // rows, first_position + 1 on, ascending (contracts.md 5).
+  std::vector<TokenRecord> prompt_logprobs;
   std::vector<int32_t> next_drafts;  // for the positions after the last token
   int replay_mismatches = 0;         // the record won
   absl::Status status;               // e.g. no token left after the masks: the sequence fails alone

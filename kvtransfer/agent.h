@@ -85,6 +85,9 @@ struct LandingRetargeted {
   TransferId transfer;
   Attempt attempt = 0;
   std::vector<bool> verified{};  // per page
+  // Under receives of earlier attempts that are still open; each comes back by MemoryReturned. The
+  // new attempt needs other memory in their place.
+  std::vector<BlockMemory> quarantined{};
 };
 struct LandingFailed {  // data_loss twice, or a sender's Abort; the landing stays open for Retarget
                         // or Close

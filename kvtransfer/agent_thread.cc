@@ -93,9 +93,7 @@ void AgentThread::Loop() {
     const int work = DrainCommands() + agent_.RunOnce() + PushEvents();
     const absl::Time now = clock_.Now();
     if (work > 0) last_work = now;
-    const bool must_poll = config_.is_polling_always || agent_.MustPoll() ||
-                           (config_.is_polling_pulls && agent_.NumOpenReceives() > 0);
-    if (!must_poll && now - last_work >= config_.spin) Sleep();
+    if (!agent_.MustPoll() && now - last_work >= config_.spin) Sleep();
   }
 }
 

@@ -24,8 +24,6 @@ struct AgentThreadConfig {
   size_t max_commands = 65536;
   size_t max_events = 65536;
   absl::Duration spin = absl::Microseconds(50);  // before it sleeps
-  bool is_polling_always = false;                // a core for latency
-  bool is_polling_pulls = false;  // device pulls: sleeping while one is open costs bandwidth (4.6)
 };
 
 // The transfer thread: a queue of commands in, a queue of events out, and one TransferAgent in
@@ -46,7 +44,6 @@ class AgentThread {
   absl::Status Execute(AgentCommand command);
   // One consumer: the engine thread.
   BoundedQueue<AgentEvent>& events() { return events_; }
-  size_t NumQueuedCommands() const { return commands_.Size(); }
 
  private:
   AgentThread(const AgentThreadConfig& config, TransferAgent& agent, Transport& transport,

@@ -237,6 +237,8 @@ void TransferReceiver::Handle(const AttemptChanged& event) {
   LandingRetargeted answer{.transfer = open_.transfer, .attempt = attempt_};
   for (uint32_t i = 0; i < open_.num_pages; ++i)
     answer.verified.push_back(blocks_[i].state == BlockState::kVerified);
+  for (const auto& [ticket, binding] : bindings_)
+    if (binding.is_quarantined) answer.quarantined.push_back(binding.memory);
   Do(Notify{std::move(answer)});
 }
 

@@ -86,6 +86,7 @@ class ReceiverTest : public ::testing::Test {
     if (const auto* e = std::get_if<LandingRetargeted>(&event)) {
       std::string bits;
       for (const bool bit : e->verified) bits += bit ? '1' : '0';
+      for (const BlockMemory& m : e->quarantined) bits += absl::StrFormat(":q%d", m.memory);
       return absl::StrFormat("retargeted:%d:%s", e->attempt, bits);
     }
     return std::holds_alternative<LandingClosed>(event) ? "closed" : "?";
@@ -224,9 +225,9 @@ TEST_F(ReceiverTest, RetargetKeepsWhatIsVerifiedAndQuarantinesTheRest) {
   Offer(2);  // digesting
   Pulled(3);
   Offer(kTailBlock);
-  EXPECT_EQ(On(AttemptChanged{2}), "retargeted:2:010");
+  EXPECT_EQ(On(AttemptChanged{2}), "retargeted:2:010:q1:q2:q900");
   EXPECT_EQ(receiver_->NumQuarantined(), 3);
-  EXPECT_EQ(On(AttemptChanged{2}), "retargeted:2:010");  // a repeat of the command
+  EXPECT_EQ(On(AttemptChanged{2}), "retargeted:2:010:q1:q2:q900");  // a repeat of the command
   EXPECT_EQ(Offer(0), "stale:attempt drop refuse:stale");
   EXPECT_EQ(Pulled(2), "returned:1");  // right or wrong, its attempt is over
   offer_.head.attempt = 2;

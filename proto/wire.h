@@ -78,6 +78,10 @@ struct Reserve {
   int32_t priority = 0;
   std::optional<int64_t> remaining_ms;
   std::string salt;
+  // The target of a Move: pages and tail cover `received` of the one sequence too, num_pages counts
+  // them, and the tail's first token is the one after it (contracts.md 4.2, Moving). Otherwise
+  // received tokens are replayed.
+  bool lands_received = false;
   bool operator==(const Reserve&) const = default;
 };
 struct Retarget {
@@ -112,8 +116,8 @@ struct PromptChunk {
 };
 struct Move {
   SequenceHandle handle;
-  TransferId transfer;  // at D'
-  Landing landing;
+  TransferId transfer;             // at D'; zero without a landing
+  std::optional<Landing> landing;  // at D'; none: stop at the next step boundary, keep everything
   bool operator==(const Move&) const = default;
 };
 struct Drain {

@@ -76,7 +76,10 @@ absl::Status Read(const pb::Reserve& reserve, Reserve& out) {
   out.num_pages = reserve.num_pages();
   out.priority = reserve.priority();
   out.salt = reserve.salt();
-  return absl::OkStatus();
+  out.lands_received = reserve.lands_received();
+  if (!out.lands_received || out.sequences.size() == 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "reserve.lands_received: %d sequences, only one can move", out.sequences.size()));
 }
 
 absl::Status Read(const pb::Retarget& retarget, Retarget& out) {
@@ -124,9 +127,10 @@ absl::Status Read(const pb::PromptChunk& chunk, PromptChunk& out) {
 }
 
 absl::Status Read(const pb::Move& move, Move& out) {
-  RETURN_IF_ERROR(ReadId(move.transfer(), "move.transfer", out.transfer));
-  RETURN_IF_ERROR(ReadLanding(move.landing(), out.landing));
   out.handle = SequenceHandle{move.handle()};
+  if (!move.has_landing()) return absl::OkStatus();
+  RETURN_IF_ERROR(ReadId(move.transfer(), "move.transfer", out.transfer));
+  RETURN_IF_ERROR(ReadLanding(move.landing(), out.landing.emplace()));
   return absl::OkStatus();
 }
 
@@ -151,6 +155,7 @@ void Write(const Reserve& reserve, pb::Reserve& out) {
   out.set_priority(reserve.priority);
   if (reserve.remaining_ms) out.set_remaining_ms(*reserve.remaining_ms);
   out.set_salt(reserve.salt);
+  out.set_lands_received(reserve.lands_received);
 }
 
 void Write(const Run& run, pb::Run& out) {
@@ -224,8 +229,9 @@ void ToProto(const RouterMessage& message, pb::RouterMessage& out) {
   for (const Move& move : message.moves) {
     pb::Move& item = *out.add_moves();
     item.set_handle(move.handle.value);
+    if (!move.landing) continue;
     item.set_transfer(WriteId(move.transfer));
-    WriteLanding(move.landing, *item.mutable_landing());
+    WriteLanding(*move.landing, *item.mutable_landing());
   }
   if (message.drain) out.mutable_drain()->set_remaining_ms(message.drain->remaining_ms);
 }

@@ -195,6 +195,21 @@ TEST(Wire, RouterMessageSurvivesTheWire) {
   EXPECT_EQ(RoundTrip<pb::RouterMessage>(RouterMessage{}), RouterMessage{});
 }
 
+TEST(Wire, AMoveStopsASequenceOrNamesItsNewPlace) {
+  RouterMessage m;
+  m.moves = {{.handle = {11}, .transfer = {}, .landing = {}},
+             {.handle = {12}, .transfer = Filled<TransferId>(10), .landing = SomeLanding()}};
+  m.reserves = FullRouterMessage().reserves;
+  m.reserves[0].sequences.resize(1);
+  m.reserves[0].lands_received = true;
+  EXPECT_EQ(RoundTrip<pb::RouterMessage>(m), m);
+  m.reserves[0].sequences.resize(2);
+  pb::RouterMessage message;
+  ToProto(m, message);
+  EXPECT_EQ(FromProto(message).status().message(),
+            "reserve.lands_received: 2 sequences, only one can move");
+}
+
 TEST(Wire, WorkerMessageSurvivesTheWire) {
   EXPECT_EQ(RoundTrip<pb::WorkerMessage>(FullWorkerMessage()), FullWorkerMessage());
   EXPECT_EQ(RoundTrip<pb::WorkerMessage>(WorkerMessage{}), WorkerMessage{});

@@ -9,6 +9,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/status.h"
+#include "router/http/file_limit.h"
 #include "router/router_config.h"
 #include "router/router_process.h"
 
@@ -102,6 +103,9 @@ int main(int argc, char** argv) {
   if (arguments.wants_version) return std::printf("baton-router %s\n", BATON_VERSION) < 0;
   if (arguments.wants_keys) return std::fputs(reader.Reference().c_str(), stdout) < 0;
   if (status.ok()) status = Validate(config);
+  if (status.ok())
+    status =
+        baton::router::CheckFileLimit(config.http.max_connections, baton::router::RaiseFileLimit());
   if (!status.ok()) {
     std::fprintf(stderr, "baton-router: %s\n", std::string(status.message()).c_str());
     return 1;

@@ -65,6 +65,16 @@ void RouterMetrics::AddOutcomes() {
   outcome("no_worker", &OutcomeCounts::no_worker);
   outcome("deadline", &OutcomeCounts::deadline);
   outcome("failed", &OutcomeCounts::failed);
+  const auto move = [this](const char* name, uint64_t MoveCounts::*field) {
+    moves_.push_back(
+        {registry_.AddCounter("baton_router_moves_total",
+                              "Sequences that a draining decode worker was to hand on, by outcome.",
+                              {{"outcome", name}}),
+         field});
+  };
+  move("moved", &MoveCounts::moved);
+  move("recovered", &MoveCounts::recovered);
+  move("ended", &MoveCounts::ended);
 }
 
 void RouterMetrics::AddGauges() {
@@ -145,6 +155,8 @@ std::string RouterMetrics::Render(const RouterFacts& facts, const ClusterView& v
   for (FactCounter& item : counters_) item.counter.RaiseTo(static_cast<double>(facts.*item.field));
   for (OutcomeCounter& item : outcomes_)
     item.counter.RaiseTo(static_cast<double>(facts.outcomes.*item.field));
+  for (MoveCounter& item : moves_)
+    item.counter.RaiseTo(static_cast<double>(facts.moves.*item.field));
   for (FactGauge& item : gauges_) item.gauge.Set(item.value(facts));
   for (StageHistogram& item : stages_) {
     const SecondsHistogram& now = facts.stages.*item.field;

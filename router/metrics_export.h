@@ -31,6 +31,10 @@ class RouterMetrics {
     CounterMetric counter;
     uint64_t OutcomeCounts::*field;
   };
+  struct MoveCounter {
+    CounterMetric counter;
+    uint64_t MoveCounts::*field;
+  };
   struct FactGauge {
     GaugeMetric gauge;
     double (*value)(const RouterFacts& facts);
@@ -58,6 +62,7 @@ class RouterMetrics {
   Mutex mutex_;  // two scrapes may meet, and what was seen before belongs to one of them
   std::vector<FactCounter> counters_ GUARDED_BY(mutex_);
   std::vector<OutcomeCounter> outcomes_ GUARDED_BY(mutex_);
+  std::vector<MoveCounter> moves_ GUARDED_BY(mutex_);
   std::vector<FactGauge> gauges_ GUARDED_BY(mutex_);
   std::vector<StageHistogram> stages_ GUARDED_BY(mutex_);
   std::vector<WorkerGauge> workers_ GUARDED_BY(mutex_);

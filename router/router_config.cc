@@ -61,7 +61,7 @@ void BindPlan(ConfigReader& reader, PlanConfig& plan) {
   reader.Bind("plan.max_queued_tokens", &plan.max_queued_tokens, 1, uint64_t{1} << 40,
               "prompt tokens that wait: above it 429");
   reader.Bind("plan.max_live_bytes", &plan.max_live_bytes, 1 << 16, 1024 * kGiB,
-              "token ids of all live requests: above it 429");
+              "token ids and prompt logprobs of all live requests: above it 429");
   reader.BindMs("plan.min_retry_after_ms", &plan.min_retry_after, kTick, kLong,
                 "least Retry-After");
   reader.BindMs("plan.max_retry_after_ms", &plan.max_retry_after, kTick, kLong, "most Retry-After");
@@ -71,6 +71,10 @@ void BindPlan(ConfigReader& reader, PlanConfig& plan) {
                 "from a worker's loss to the next token");
   reader.Bind("plan.max_attempts", &plan.max_attempts, 1, 100,
               "placements since the last new token");
+  reader.Bind("plan.max_lost_bookings", &plan.max_lost_bookings, 0, 1000,
+              "decode workers lost under a request before its first token; one more: 503");
+  reader.Bind("plan.max_moves_per_worker", &plan.max_moves_per_worker, 0, 1 << 16,
+              "sequences that leave a draining worker at once; 0: they finish in place");
   reader.BindMs("plan.answer_timeout_ms", &plan.answer_timeout, kTick, kLong,
                 "for a worker's answer to a booking");
   reader.BindMs("plan.progress_floor_ms", &plan.progress_floor, kTick, kLong,

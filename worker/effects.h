@@ -2,6 +2,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,10 +15,12 @@
 namespace baton::worker {
 
 // What one round of the core wants done outside: commands for the transfer thread, one message per
-// session. The state machines fill it; the core executes it. Engine thread.
+// session; prompt logprobs apart, a message each, for they are large. The state machines fill it;
+// the core executes it. Engine thread.
 struct Effects {
   std::vector<kvtransfer::AgentCommand> commands;
   std::map<SessionId, wire::WorkerMessage> messages;
+  std::vector<std::pair<SessionId, wire::PromptLogprobs>> prompt_logprobs;
   int replay_mismatches = 0;
 
   wire::WorkerMessage& To(SessionId session) { return messages[session]; }

@@ -169,7 +169,8 @@ absl::Status EngineStack::Allocate(const WorkerConfig& config, const Backend& ba
 void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
   pool_ = std::make_unique<engine::PagePool>(pages_.data(), config.pages, layout_.stride_bytes(),
                                              layout_.payload_bytes());
-  const int num_drafts = has_drafter_ ? config.num_drafts : 0;
+  // Drafts do not travel with a tail: a worker that hands every sequence on makes none.
+  const int num_drafts = has_drafter_ && config.serves("decode") ? config.num_drafts : 0;
   planner_ = std::make_unique<engine::MixedPlanner>(
       engine::MixedConfig{.batch = {.max_sequences = config.limits.max_sequences,
                                     .max_rows = config.max_rows,

@@ -22,8 +22,14 @@ constexpr int kDraftRoom =
 }  // namespace
 
 std::vector<int32_t> KnownTokens(const LandingSequence& sequence) {
-  return sequence.spec.received.empty() ? std::vector<int32_t>{sequence.first.token}
-                                        : sequence.spec.received;
+  std::vector<int32_t> known = sequence.spec.received;
+  if (known.empty() || sequence.lands_received) known.push_back(sequence.first.token);
+  return known;
+}
+
+uint32_t LandedTokens(const wire::Reserve& request) {
+  if (!request.lands_received || request.sequences.empty()) return request.prompt_tokens;
+  return request.prompt_tokens + static_cast<uint32_t>(request.sequences[0].received.size());
 }
 
 std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<int32_t>& generated,
@@ -61,16 +67,21 @@ absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
     return absl::InvalidArgumentError(absl::StrFormat(
         "prompt_tokens is %d, the context allows 1 to %d", prompt, setup_.limits.max_context - 1));
   }
-  if (static_cast<int>(request.num_pages) != PagesFor(prompt)) {
+  const uint32_t landed = LandedTokens(request);
+  if (request.lands_received && request.sequences.size() != 1) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "lands_received with %d sequences, only one can move", request.sequences.size()));
+  }
+  if (static_cast<int>(request.num_pages) != PagesFor(landed)) {
     return absl::InvalidArgumentError(absl::StrFormat("num_pages is %d, %d tokens have %d",
-                                                      request.num_pages, prompt, PagesFor(prompt)));
+                                                      request.num_pages, landed, PagesFor(landed)));
   }
   if (!request.decode_class.IsZero() && request.decode_class != setup_.decode_class) {
     return absl::FailedPreconditionError(absl::StrFormat("decode_class %s is not this worker's %s",
                                                          request.decode_class.Hex(),
                                                          setup_.decode_class.Hex()));
   }
-  RETURN_IF_ERROR(CheckChoices(setup_, request.prompt_tokens, request.sequences.size()));
+  RETURN_IF_ERROR(CheckChoices(setup_, landed, request.sequences.size()));
   for (const wire::SequenceSpec& sequence : request.sequences) {
     RETURN_IF_ERROR(CheckTokens(setup_, "received", sequence.received));
     if (prompt + static_cast<int64_t>(sequence.received.size()) < setup_.limits.max_context)
@@ -114,6 +125,7 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
   for (size_t i = 0; i < request.sequences.size(); ++i) {
     LandingSequence sequence;
     sequence.spec = request.sequences[i];
+    sequence.lands_received = request.lands_received;
     ASSIGN_OR_RETURN(sequence.booking, pool_.Book(HeadroomPages(request, i)));
     landing.sequences.push_back(std::move(sequence));
   }
@@ -123,9 +135,7 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
       absl::StrFormat("all %d tail buffers are in use", tails_.total()));
 }
 
-void LandingTable::Reserve(SessionId session, const wire::Reserve& request, absl::Time now,
-                           Effects& out) {
-  (void)now;
+void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effects& out) {
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = Book(request, landing);
@@ -145,7 +155,7 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, absl
   landing.verified.resize(request.num_pages);
   const auto num_sequences = static_cast<uint32_t>(request.sequences.size());
   landing.tail_bytes =
-      kernels::MakeTailLayout(setup_.layout, request.prompt_tokens, num_sequences).total_bytes;
+      kernels::MakeTailLayout(setup_.layout, landing.num_tokens, num_sequences).total_bytes;
   landing.is_agent_open = true;
   const auto window = static_cast<uint16_t>(setup_.limits.window);
   out.commands.push_back(kvtransfer::OpenLanding{.transfer = request.transfer,
@@ -166,9 +176,13 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, absl
   auto [it, is_new] = landings_.emplace(request.transfer, std::move(landing));
   CHECK(is_new);
   Landing& stored = it->second;
-  const BlockMemory tail = TailMemory(setup_, *stored.agent_tail, setup_.tail_stride);
-  out.commands.push_back(kvtransfer::AddCredit{.transfer = request.transfer, .memory = {tail}});
+  AddTailCredit(request.transfer, stored, out);
   AddCredit(request.transfer, stored, out);
+}
+
+void LandingTable::AddTailCredit(const TransferId& transfer, Landing& landing, Effects& out) {
+  const BlockMemory tail = TailMemory(setup_, *landing.agent_tail, setup_.tail_stride);
+  out.commands.push_back(kvtransfer::AddCredit{.transfer = transfer, .memory = {tail}});
 }
 
 void LandingTable::AddCredit(const TransferId& transfer, Landing& landing, Effects& out) {
@@ -263,10 +277,45 @@ void LandingTable::On(const kvtransfer::BlockLanded& event, absl::Time now, Effe
 
 void LandingTable::On(const kvtransfer::LandingRetargeted& event, Effects& out) {
   Landing* landing = FindOpen(event.transfer);
-  if (landing == nullptr || event.attempt != landing->attempt) return;
+  if (landing == nullptr) return;
+  if (landing->is_agent_open) ReplaceQuarantined(event.transfer, *landing, event.quarantined, out);
+  if (event.attempt != landing->attempt) return;
   out.To(landing->session)
       .retargeted.push_back(
           {.transfer = event.transfer, .attempt = event.attempt, .verified_pages = event.verified});
+}
+
+// What an earlier attempt may still write into is out of the landing's hands: the new attempt gets
+// other memory at once where there is some, else what comes back first.
+void LandingTable::ReplaceQuarantined(const TransferId& transfer, Landing& landing,
+                                      std::span<const BlockMemory> memory, Effects& out) {
+  for (const BlockMemory& piece : memory) {
+    if (piece.block == kTailBlock) {
+      if (landing.agent_tail != piece.memory) continue;  // by an answer before this one
+      landing.quarantined_tails.push_back(*std::exchange(landing.agent_tail, std::nullopt));
+      continue;
+    }
+    auto it = landing.credit.find(piece.memory);
+    if (it == landing.credit.end()) continue;
+    landing.quarantined.insert(piece.memory);
+    pool_.Quarantine(std::move(it->second));
+    landing.credit.erase(it);
+    ++landing.num_owed;
+  }
+  BookOwed(landing);
+  AddCredit(transfer, landing, out);
+  if (landing.agent_tail || landing.tail) return;
+  landing.agent_tail = tails_.Take();
+  if (landing.agent_tail) AddTailCredit(transfer, landing, out);
+}
+
+void LandingTable::BookOwed(Landing& landing) {
+  while (landing.num_owed > 0) {
+    absl::StatusOr<engine::Booking> page = pool_.Book(1);
+    if (!page.ok()) return;
+    landing.booking.Add(*std::move(page));
+    --landing.num_owed;
+  }
 }
 
 void LandingTable::On(const kvtransfer::LandingFailed& event, Effects& out) {
@@ -278,34 +327,47 @@ void LandingTable::On(const kvtransfer::LandingFailed& event, Effects& out) {
 void LandingTable::On(const kvtransfer::MemoryReturned& event, Effects& out) {
   auto it = landings_.find(event.transfer);
   if (it == landings_.end()) return;
-  Landing& landing = it->second;
-  const PageId page = event.memory.memory;
-  const bool can_use = landing.is_agent_open && FindOpen(event.transfer) != nullptr;
   if (event.memory.block == kTailBlock) {
-    if (landing.agent_tail != page) return;  // verified: ours already
-    if (can_use) {
-      const BlockMemory tail = TailMemory(setup_, page, setup_.tail_stride);
-      out.commands.push_back(kvtransfer::AddCredit{.transfer = event.transfer, .memory = {tail}});
-    } else {
-      tails_.Return(*std::exchange(landing.agent_tail, std::nullopt));
-    }
-    return;
+    ReturnTail(event.transfer, it->second, event.memory.memory, out);
+  } else {
+    ReturnPage(event.transfer, it->second, event.memory.memory, out);
   }
+}
+
+void LandingTable::ReturnTail(const TransferId& transfer, Landing& landing, int buffer,
+                              Effects& out) {
+  const bool can_use = landing.is_agent_open && FindOpen(transfer) != nullptr;
+  if (std::erase(landing.quarantined_tails, buffer) > 0) {
+    if (!can_use || landing.agent_tail || landing.tail) return tails_.Return(buffer);
+    landing.agent_tail = buffer;
+    return AddTailCredit(transfer, landing, out);
+  }
+  if (landing.agent_tail != buffer) return;  // verified: ours already
+  if (can_use) return AddTailCredit(transfer, landing, out);
+  tails_.Return(*std::exchange(landing.agent_tail, std::nullopt));
+}
+
+void LandingTable::ReturnPage(const TransferId& transfer, Landing& landing, PageId page,
+                              Effects& out) {
+  const bool can_use = landing.is_agent_open && FindOpen(transfer) != nullptr;
   if (landing.quarantined.erase(page) > 0) {
     ReturnQuarantined(landing, page);
+    if (can_use) AddCredit(transfer, landing, out);
     return;
   }
   // A failed block's page: the next block overwrites every byte a page may hold.
-  if (can_use && landing.credit.contains(page)) {
-    const BlockMemory memory = PageMemory(setup_, 0, page);
-    out.commands.push_back(kvtransfer::AddCredit{.transfer = event.transfer, .memory = {memory}});
-  }
+  if (!can_use || !landing.credit.contains(page)) return;
+  const BlockMemory memory = PageMemory(setup_, 0, page);
+  out.commands.push_back(kvtransfer::AddCredit{.transfer = transfer, .memory = {memory}});
 }
 
 void LandingTable::ReturnQuarantined(Landing& landing, PageId page) {
   pool_.ReturnQuarantined(page);
-  const bool is_filling_here = landing.is_local && landing.state == LandingState::kFilling;
-  if (is_filling_here) landing.booking.Add(*pool_.Book(1));  // the page just returned is free
+  const bool is_filling =
+      landing.state == LandingState::kReserved || landing.state == LandingState::kFilling;
+  if (!is_filling || landing.num_owed == 0) return;
+  landing.booking.Add(*pool_.Book(1));  // the page just returned is free
+  --landing.num_owed;
 }
 
 void LandingTable::On(const kvtransfer::LandingClosed& event) {
@@ -315,6 +377,8 @@ void LandingTable::On(const kvtransfer::LandingClosed& event) {
   landing.is_agent_closed = true;
   for (const PageId page : landing.quarantined) ReturnQuarantined(landing, page);
   landing.quarantined.clear();
+  for (const int buffer : landing.quarantined_tails) tails_.Return(buffer);
+  landing.quarantined_tails.clear();
   if (landing.agent_tail) tails_.Return(*std::exchange(landing.agent_tail, std::nullopt));
   EraseIfQuiet(event.transfer);
 }

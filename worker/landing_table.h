@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -21,7 +22,8 @@
 namespace baton::worker {
 
 enum class LandingState { kReserved, kFilling, kReady, kRunning, kClosing };
-enum class SequenceState { kWaiting, kRunning, kParked, kDone };
+// kMoving: stopped, to go on at another worker.
+enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kDone };
 
 // One sequence of a landing.
 struct LandingSequence {
@@ -29,28 +31,40 @@ struct LandingSequence {
   SequenceState state = SequenceState::kWaiting;
   engine::Booking booking;  // headroom, and the copy of a partial page
   engine::PageLease pages;  // from Ready until it runs
-  SequenceId id;            // the engine's, while running or parked
+  SequenceId id;            // the engine's, from when it runs
+  bool lands_received = false;  // the landing holds the received tokens too (a move's target)
   TokenRecord first;
   absl::Time landed_at;
   bool has_reported_step = false;
 };
 
+// Tokens that pages and tail of such a landing cover: the prompt, and for a move's target what its
+// one sequence has received.
+uint32_t LandedTokens(const wire::Reserve& request);
+
 // A transfer's place at a decode worker.
 struct Landing {
   Landing(SessionId owner, wire::Reserve reserve)
-      : session(owner), request(std::move(reserve)), prompt(request.prompt_tokens) {}
+      : session(owner),
+        request(std::move(reserve)),
+        num_tokens(LandedTokens(request)),
+        prompt(request.prompt_tokens) {}
   SessionId session;
   wire::Reserve request;
+  uint32_t num_tokens;  // that pages and tail cover
   LandingState state = LandingState::kReserved;
   Attempt attempt = 1;
   Secret secret;
   PromptBuffer prompt;
   engine::Booking booking;  // the prompt's pages that no credit was taken from yet
   std::unordered_map<PageId, engine::PageLease> credit;  // pages the transfer thread may bind
-  std::unordered_set<PageId> quarantined;   // pages it has not given back after the close
+  // Pages it may still receive into although their attempt or the landing is over.
+  std::unordered_set<PageId> quarantined;
+  int num_owed = 0;  // quarantined pages that nothing was booked for yet
   std::vector<engine::PageLease> verified;  // by block; empty lease: missing
   uint32_t num_verified = 0;
   std::optional<int> agent_tail;  // tail buffer the transfer thread holds
+  std::vector<int> quarantined_tails;  // likewise
   std::optional<int> tail;        // tail buffer with the verified tail
   uint64_t tail_bytes = 0;
   bool is_local = false;         // filled by a job of this worker
@@ -76,7 +90,7 @@ class LandingTable {
   // What Reserve would refuse, but for want of pages.
   absl::Status CheckReserve(const wire::Reserve& request) const;
   // Answers Reserved or Refused. Everything is booked or nothing.
-  void Reserve(SessionId session, const wire::Reserve& request, absl::Time now, Effects& out);
+  void Reserve(SessionId session, const wire::Reserve& request, Effects& out);
   int PagesToBook(const wire::Reserve& request) const;
   // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no
   // answer.
@@ -93,6 +107,7 @@ class LandingTable {
   std::vector<SequenceId> CloseSession(SessionId session, absl::Time now, Effects& out);
 
   void On(const kvtransfer::BlockLanded& event, absl::Time now, Effects& out);
+  // The caller has made room for as many pages as are quarantined, if it could.
   void On(const kvtransfer::LandingRetargeted& event, Effects& out);
   void On(const kvtransfer::LandingFailed& event, Effects& out);
   void On(const kvtransfer::MemoryReturned& event, Effects& out);
@@ -113,6 +128,8 @@ class LandingTable {
   std::optional<SequenceRef> NextToStart();
   void MarkRunning(const SequenceRef& ref, SequenceId id);
   std::optional<SequenceRef> Find(SequenceId id);
+  // None once it is over.
+  std::optional<SequenceRef> Find(SessionId session, SequenceHandle handle);
   // A sequence is over: finished, failed, or moved.
   void Finish(const SequenceRef& ref, absl::Time now, Effects& out);
 
@@ -130,6 +147,12 @@ class LandingTable {
   void ReadyIfComplete(const TransferId& transfer, Landing& landing, absl::Time now, Effects& out);
   absl::StatusOr<std::vector<TokenRecord>> ReadTail(const Landing& landing) const;
   void PreparePages(Landing& landing);
+  void ReplaceQuarantined(const TransferId& transfer, Landing& landing,
+                          std::span<const kvtransfer::BlockMemory> memory, Effects& out);
+  void BookOwed(Landing& landing);
+  void AddTailCredit(const TransferId& transfer, Landing& landing, Effects& out);
+  void ReturnTail(const TransferId& transfer, Landing& landing, int buffer, Effects& out);
+  void ReturnPage(const TransferId& transfer, Landing& landing, PageId page, Effects& out);
   void ReturnQuarantined(Landing& landing, PageId page);
   void StartSequences(Landing& landing, const std::vector<TokenRecord>& first, absl::Time now,
                       Effects& out);

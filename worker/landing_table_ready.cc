@@ -16,11 +16,11 @@ absl::StatusOr<std::vector<TokenRecord>> LandingTable::ReadTail(const Landing& l
   const std::span<const std::byte> wire = tails_.Data(*landing.tail, landing.tail_bytes);
   ASSIGN_OR_RETURN(const kernels::TailHeader header, kernels::DecodeTailHeader(wire));
   RETURN_IF_ERROR(kernels::CheckTailHeader(header, setup_.layout, setup_.weights));
-  if (header.num_tokens != landing.request.prompt_tokens ||
+  if (header.num_tokens != landing.num_tokens ||
       header.num_sequences != landing.sequences.size()) {
     return absl::DataLossError(absl::StrFormat(
         "tail is of %d tokens and %d sequences, the landing of %d and %d", header.num_tokens,
-        header.num_sequences, landing.request.prompt_tokens, landing.sequences.size()));
+        header.num_sequences, landing.num_tokens, landing.sequences.size()));
   }
   const ClassId& wanted = landing.request.prompt_class;
   if (!wanted.IsZero() && header.prompt_class != wanted) {
@@ -61,7 +61,7 @@ void LandingTable::PreparePages(Landing& landing) {
   for (engine::PageLease& page : landing.verified) pages.Append(std::move(page));
   landing.verified.clear();
   landing.booking = engine::Booking();
-  const bool has_partial = landing.request.prompt_tokens % kPageTokens != 0;
+  const bool has_partial = landing.num_tokens % kPageTokens != 0;
   const int num_full = pages.size() - (has_partial ? 1 : 0);
   for (size_t i = 1; i < landing.sequences.size(); ++i) {
     LandingSequence& sequence = landing.sequences[i];
@@ -84,8 +84,8 @@ void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecor
     sequence.first = first[i];
     sequence.landed_at = now;
     if (sequence.state == SequenceState::kDone) continue;
-    const bool differs =
-        !sequence.spec.received.empty() && sequence.spec.received[0] != first[i].token;
+    const bool differs = !sequence.spec.received.empty() && !sequence.lands_received &&
+                         sequence.spec.received[0] != first[i].token;
     if (differs) ++out.replay_mismatches;  // the record wins (contracts.md 1.6)
     const auto finished =
         FinishOf(sequence.spec.handle, KnownTokens(sequence), landing.request.finish);
@@ -99,7 +99,8 @@ void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecor
 
 bool LandingTable::BeginLocalFill(const wire::Run& run, Effects& out) {
   Landing* landing = FindOpen(run.transfer);
-  const bool fits = landing != nullptr && run.landing.secret == landing->secret &&
+  const bool fits = landing != nullptr && !landing->request.lands_received &&
+                    run.landing.secret == landing->secret &&
                     run.attempt == landing->attempt &&
                     run.prompt_tokens == landing->request.prompt_tokens &&
                     run.sequences.size() == landing->sequences.size();
@@ -171,8 +172,18 @@ std::optional<SequenceRef> LandingTable::Find(SequenceId id) {
   Landing& landing = landings_.at(it->second);
   for (LandingSequence& sequence : landing.sequences) {
     const bool is_live =
-        sequence.state == SequenceState::kRunning || sequence.state == SequenceState::kParked;
+        sequence.state != SequenceState::kWaiting && sequence.state != SequenceState::kDone;
     if (is_live && sequence.id == id) return SequenceRef{it->second, &landing, &sequence};
+  }
+  return std::nullopt;
+}
+
+std::optional<SequenceRef> LandingTable::Find(SessionId session, SequenceHandle handle) {
+  for (auto& [transfer, landing] : landings_) {
+    if (landing.session != session) continue;
+    for (LandingSequence& sequence : landing.sequences)
+      if (sequence.spec.handle == handle && sequence.state != SequenceState::kDone)
+        return SequenceRef{transfer, &landing, &sequence};
   }
   return std::nullopt;
 }
@@ -245,6 +256,7 @@ void LandingTable::CloseAgent(const TransferId& transfer, Landing& landing, Effe
   landing.is_agent_open = false;
   out.commands.push_back(kvtransfer::CloseLanding{transfer});
   // Any of these may be under a posted receive: they come back one by one.
+  landing.num_owed += static_cast<int>(landing.credit.size());
   for (auto& [page, lease] : landing.credit) {
     landing.quarantined.insert(page);
     pool_.Quarantine(std::move(lease));

@@ -45,7 +45,7 @@ class LandingTableTest : public testing::Test {
   }
   void Reserve(int tokens, int choices = 1) {
     request_ = MakeReserve(tokens, choices);
-    table_->Reserve(kSession, request_, clock_.Now(), out_);
+    table_->Reserve(kSession, request_, out_);
   }
   void SendPrompt() {
     const wire::PromptChunk chunk{.transfer = transfer_,
@@ -225,6 +225,87 @@ TEST_F(LandingTableTest, RetargetKeepsVerifiedPagesAndIgnoresOldAttempts) {
   EXPECT_EQ(out_.To(kSession).failed[0].code, absl::StatusCode::kDataLoss);
   EXPECT_EQ(table_->Find(transfer_)->state,
             LandingState::kFilling);  // the router may retarget again
+}
+
+TEST_F(LandingTableTest, MemoryUnderAnOldReceiveIsReplacedAtOnce) {
+  Reserve(6 * kPageTokens);
+  const auto credit = TakeCredit(false);
+  const auto tail = TakeCredit(true).at(0);
+  table_->Retarget(kSession, {.transfer = transfer_, .attempt = 2}, out_);
+  out_.commands.clear();
+  const kvtransfer::LandingRetargeted answer{.transfer = transfer_,
+                                             .attempt = 2,
+                                             .verified = std::vector<bool>(6),
+                                             .quarantined = {credit[0], credit[2], tail}};
+  table_->On(answer, out_);
+  EXPECT_EQ(TakeCredit(false).size(), 2u);
+  ASSERT_EQ(TakeCredit(true).size(), 1u);
+  EXPECT_NE(TakeCredit(true)[0].memory, tail.memory);
+  EXPECT_EQ(pool_.Counts().quarantined, 2);
+  EXPECT_EQ(pool_.Counts().leased, 4);
+  EXPECT_EQ(pool_.Counts().booked, 2 + setup_.limits.headroom_pages);
+
+  table_->On(answer, out_);  // a second Retarget names what is still under a receive
+  EXPECT_EQ(TakeCredit(false).size(), 2u);
+  EXPECT_EQ(TakeCredit(true).size(), 1u);
+  for (const auto& memory : {credit[0], credit[2], tail})
+    table_->On(kvtransfer::MemoryReturned{.transfer = transfer_, .memory = memory}, out_);
+  EXPECT_EQ(TakeCredit(false).size(), 2u);
+  EXPECT_EQ(pool_.Counts().quarantined, 0);
+  EXPECT_EQ(tails_->num_free(), kTails - 1);
+  CancelAll();
+  CloseAgent();
+  ExpectNothingHeld();
+}
+
+TEST_F(LandingTableTest, InADryPoolTheNewAttemptGetsWhatComesBack) {
+  Reserve(6 * kPageTokens);
+  const auto credit = TakeCredit(false);
+  const auto tail = TakeCredit(true).at(0);
+  engine::Booking others = *pool_.Book(pool_.Counts().free - 1);
+  std::vector<int> other_tails;
+  while (const auto buffer = tails_->Take()) other_tails.push_back(*buffer);
+  table_->Retarget(kSession, {.transfer = transfer_, .attempt = 2}, out_);
+  out_.commands.clear();
+  table_->On(
+      kvtransfer::LandingRetargeted{.transfer = transfer_,
+                                    .attempt = 2,
+                                    .verified = std::vector<bool>(6),
+                                    .quarantined = {credit[0], credit[1], credit[2], tail}},
+      out_);
+  EXPECT_EQ(TakeCredit(false).size(), 3u);  // two booked before, and the pool's last one
+  EXPECT_TRUE(TakeCredit(true).empty());
+  EXPECT_EQ(table_->Find(transfer_)->num_owed, 2);
+  out_.commands.clear();
+  for (const auto& memory : {credit[0], credit[1], tail})
+    table_->On(kvtransfer::MemoryReturned{.transfer = transfer_, .memory = memory}, out_);
+  EXPECT_EQ(table_->Find(transfer_)->num_owed, 0);
+  EXPECT_EQ(TakeCredit(true).at(0).memory, tail.memory);
+  EXPECT_EQ(pool_.Counts().quarantined, 1);
+  CancelAll();
+  EXPECT_EQ(table_->Find(transfer_)->quarantined.size(), 5u);
+  CloseAgent();
+  others = {};
+  for (const int buffer : other_tails) tails_->Return(buffer);
+  ExpectNothingHeld();
+}
+
+TEST_F(LandingTableTest, ACloseGivesBackWhatIsUnderReceivesOfTwoAttempts) {
+  Reserve(3 * kPageTokens);
+  const auto credit = TakeCredit(false);
+  const auto tail = TakeCredit(true).at(0);
+  table_->Retarget(kSession, {.transfer = transfer_, .attempt = 2}, out_);
+  table_->On(kvtransfer::LandingRetargeted{.transfer = transfer_,
+                                           .attempt = 2,
+                                           .verified = std::vector<bool>(3),
+                                           .quarantined = {credit[1], tail}},
+             out_);
+  EXPECT_EQ(tails_->num_free(), kTails - 2);
+  CancelAll();
+  EXPECT_EQ(pool_.Counts().quarantined, 4);
+  EXPECT_EQ(tails_->num_free(), kTails - 2);
+  CloseAgent();
+  ExpectNothingHeld();
 }
 
 TEST_F(LandingTableTest, RetargetOfAnUnknownTransferIsRefused) {

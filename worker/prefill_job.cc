@@ -1,6 +1,7 @@
 #include "worker/prefill_job.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -46,11 +47,6 @@ absl::Status CheckRun(const WorkerSetup& setup, const wire::Run& run, int pool_p
   if (!setup.serves_prefill)
     return absl::FailedPreconditionError("this worker does not serve prefill");
   RETURN_IF_ERROR(CheckMasks(run.masks));
-  if (run.prompt_logprobs) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "prompt_logprobs is %d, but this engine keeps logits of a prompt's last row only",
-        *run.prompt_logprobs));
-  }
   const int64_t prompt = run.prompt_tokens;
   if (prompt < 1 || prompt >= setup.limits.max_context) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -173,6 +169,23 @@ void PrefillJob::OnChunk(std::span<const PageId> pages, int computed, Effects& o
   if (is_send_open_) OfferPages(pages, computed / kPageTokens, out);
   has_news_ = true;
   ReportProgress(out);
+}
+
+void PrefillJob::OnPromptLogprobs(int first_position, std::vector<TokenRecord> tokens,
+                                  Effects& out) {
+  if (state_ != JobState::kComputing) return;
+  for (size_t done = 0; done < tokens.size();) {
+    const size_t end = std::min(tokens.size(), done + wire::kMaxPromptLogprobs);
+    const auto begin = tokens.begin() + static_cast<std::ptrdiff_t>(done);
+    out.prompt_logprobs.emplace_back(
+        session_,
+        wire::PromptLogprobs{
+            .transfer = run_.transfer,
+            .first_position = static_cast<uint32_t>(first_position) + static_cast<uint32_t>(done),
+            .tokens = {std::make_move_iterator(begin),
+                       std::make_move_iterator(begin + static_cast<std::ptrdiff_t>(end - done))}});
+    done = end;
+  }
 }
 
 void PrefillJob::ReportProgress(Effects& out) {

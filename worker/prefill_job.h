@@ -39,6 +39,9 @@ class PrefillJob {
              Effects& out);
   // The sequence has these pages and rows below `computed`: its sealed pages are offered.
   void OnChunk(std::span<const PageId> pages, int computed, Effects& out);
+  // The prompt's tokens from `first_position` on with their logprobs, ascending from 1 over the
+  // chunks (contracts.md 5); before the OnChunk of the same rows.
+  void OnPromptLogprobs(int first_position, std::vector<TokenRecord> tokens, Effects& out);
   // Computing -> Sending. `tail` holds sections 1 to 6; the header and the first tokens are added,
   // then it is offered last.
   void OnFirstTokens(engine::PageLease pages, std::span<std::byte> tail,

@@ -1,12 +1,15 @@
 #include "worker/prefix_cache.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <utility>
 
 namespace baton::worker {
 
-PrefixCache::PrefixCache(engine::PagePool& pool, uint64_t max_tail_bytes)
-    : pool_(pool), max_tail_bytes_(max_tail_bytes) {}
+PrefixCache::PrefixCache(engine::PagePool& pool, const LayoutId& layout, const Secret& secret,
+                         uint64_t max_tail_bytes)
+    : pool_(pool), layout_(layout), digest_(secret), max_tail_bytes_(max_tail_bytes) {}
 
 PrefixCache::~PrefixCache() {
   for (const auto& [name, entry] : pages_) pool_.Uncache(entry.page);
@@ -30,13 +33,53 @@ PrefixMatch PrefixCache::Lookup(std::span<const PageName> names, int max_pages) 
   return {.pages = pool_.ShareIds(ids), .tail = tail.bytes};
 }
 
+// contracts.md 3.5: chunk 0 is `u64 bytes | name 16 | layout_id 8`.
+Digest128 PrefixCache::Seal(const PageName& name, PageId page) const {
+  const uint64_t bytes = pool_.payload_bytes();
+  std::array<std::byte, sizeof(bytes) + sizeof(name.bytes) + sizeof(layout_.bytes)> header;
+  std::memcpy(header.data(), &bytes, sizeof(bytes));
+  std::memcpy(header.data() + sizeof(bytes), name.bytes.data(), sizeof(name.bytes));
+  std::memcpy(header.data() + sizeof(bytes) + sizeof(name.bytes), layout_.bytes.data(),
+              sizeof(layout_.bytes));
+  return digest_.Of(header, std::span(pool_.Data(page), bytes));
+}
+
+bool PrefixCache::Check(std::span<const PageName> names, const PrefixMatch& match) {
+  bool is_sound = true;
+  for (size_t i = 0; i < match.pages.ids().size(); ++i) {
+    const auto it = pages_.find(names[i]);
+    if (it == pages_.end()) continue;  // it hung on a rotten one
+    if (Seal(names[i], it->second.page) == it->second.sealed) continue;
+    ++rotten_;
+    is_sound = false;
+    DropWithDescendants(names[i]);
+  }
+  return is_sound;
+}
+
+// What was computed upon a rotten page may be wrong as well, whichever prompt it was for.
+void PrefixCache::DropWithDescendants(const PageName& name) {
+  std::unordered_multimap<PageName, PageName> children;
+  for (const auto& [child, entry] : pages_) children.emplace(entry.parent, child);
+  std::vector<PageName> doomed = {name};
+  while (!doomed.empty()) {
+    const PageName next = doomed.back();
+    doomed.pop_back();
+    const auto [begin, end] = children.equal_range(next);
+    for (auto it = begin; it != end; ++it) doomed.push_back(it->second);
+    pool_.Uncache(pages_.at(next).page);
+    Forget(next);
+  }
+}
+
 void PrefixCache::Count(const PrefixMatch& match) { ++(match.pages.size() > 0 ? hits_ : misses_); }
 
 void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages) {
-  for (size_t i = std::min(names.size(), pages.size()); i-- > 0;) AddPage(names[i], pages[i]);
+  for (size_t i = std::min(names.size(), pages.size()); i-- > 0;)
+    AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i]);
 }
 
-void PrefixCache::AddPage(const PageName& name, PageId page) {
+void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId page) {
   auto it = pages_.find(name);
   if (it != pages_.end()) {
     Touch(it->second);
@@ -45,7 +88,10 @@ void PrefixCache::AddPage(const PageName& name, PageId page) {
   if (pool_.IsCached(page)) return;  // one page has one name
   pool_.Cache(page);
   page_order_.push_front(name);
-  pages_.emplace(name, PageEntry{.page = page, .used = page_order_.begin()});
+  pages_.emplace(
+      name,
+      PageEntry{
+          .page = page, .parent = parent, .sealed = Seal(name, page), .used = page_order_.begin()});
   if (removed_.erase(name) == 0) added_.insert(name);
 }
 

@@ -8,6 +8,8 @@ namespace {
 
 constexpr int kPages = 8;
 constexpr uint64_t kStride = 64;
+constexpr LayoutId kLayout = {};
+constexpr Secret kSecret = {};
 
 PageName Name(uint8_t i) {
   PageName name;
@@ -34,7 +36,7 @@ class PrefixCacheTest : public testing::Test {
 };
 
 TEST_F(PrefixCacheTest, MatchEndsAtTheLongestKeptTail) {
-  PrefixCache cache(pool_, 1000);
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
   const auto names = Names({1, 2, 3, 4});
   const auto pages = Fill(cache, names);
   EXPECT_EQ(cache.Lookup(names, 4).pages.size(), 0);  // pages without a tail are no start
@@ -49,7 +51,7 @@ TEST_F(PrefixCacheTest, MatchEndsAtTheLongestKeptTail) {
 }
 
 TEST_F(PrefixCacheTest, EvictsTheDeepestPageOfTheOldestPromptFirst) {
-  PrefixCache cache(pool_, 1000);
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
   Fill(cache, Names({1, 2, 3}));
   Fill(cache, Names({11, 12, 13}));
   EXPECT_EQ(pool_.Counts().free, 2);
@@ -61,7 +63,7 @@ TEST_F(PrefixCacheTest, EvictsTheDeepestPageOfTheOldestPromptFirst) {
 }
 
 TEST_F(PrefixCacheTest, PagesInUseAreNotEvicted) {
-  PrefixCache cache(pool_, 1000);
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
   const auto names = Names({1, 2});
   Fill(cache, names);
   cache.AddTail(names[1], std::vector<std::byte>(1));
@@ -72,7 +74,7 @@ TEST_F(PrefixCacheTest, PagesInUseAreNotEvicted) {
 }
 
 TEST_F(PrefixCacheTest, TailsStayWithinTheirBytesAndLeaveWithTheirPage) {
-  PrefixCache cache(pool_, 25);
+  PrefixCache cache(pool_, kLayout, kSecret, 25);
   const auto names = Names({1, 2, 3});
   Fill(cache, names);
   cache.AddTail(names[0], std::vector<std::byte>(10));
@@ -87,8 +89,36 @@ TEST_F(PrefixCacheTest, TailsStayWithinTheirBytesAndLeaveWithTheirPage) {
   EXPECT_EQ(cache.num_pages(), 0u);
 }
 
+TEST_F(PrefixCacheTest, ARottenPageLeavesWithAllThatHangsOnIt) {
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
+  const auto names = Names({1, 2, 3});
+  const auto pages = Fill(cache, names);
+  const auto branch = Names({1, 2, 13});
+  Fill(cache, branch);  // its first two pages are here already
+  const auto other = Names({21});
+  Fill(cache, other);
+  for (const PageName& name : {names[0], names[2], branch[2], other[0]})
+    cache.AddTail(name, std::vector<std::byte>(1));
+  ASSERT_TRUE(cache.Check(names, cache.Lookup(names, 3)));
+  cache.TakeDelta();
+
+  pool_.Data(pages[1])[kStride - 1] ^= std::byte{4};
+  PrefixMatch match = cache.Lookup(names, 3);
+  ASSERT_EQ(match.pages.size(), 3);
+  EXPECT_FALSE(cache.Check(names, match));
+  EXPECT_EQ(cache.rotten(), 1u);
+  match = PrefixMatch();
+  EXPECT_TRUE(pool_.CheckCounts().ok());
+  EXPECT_EQ(pool_.Counts().free, kPages - 2);
+  EXPECT_EQ(cache.TakeDelta().at(0).removed.size(), 3u);
+  EXPECT_EQ(cache.Lookup(branch, 3).pages.size(), 1);
+  EXPECT_TRUE(cache.Check(names, cache.Lookup(names, 3)));
+  EXPECT_EQ(cache.Lookup(other, 1).pages.size(), 1);
+  EXPECT_EQ(cache.num_tails(), 2u);
+}
+
 TEST_F(PrefixCacheTest, EventsTellOtherMachinesWhatIsHere) {
-  PrefixCache cache(pool_, 100);
+  PrefixCache cache(pool_, kLayout, kSecret, 100);
   ASSERT_EQ(cache.Snapshot().size(), 1u);
   EXPECT_TRUE(cache.Snapshot()[0].is_last);
   EXPECT_TRUE(cache.TakeDelta().empty());
@@ -109,7 +139,7 @@ TEST(PrefixCacheParts, NoPartCarriesMoreNamesThanAMessageMay) {
   constexpr int kMany = wire::kMaxCacheNames + 7;
   std::vector<std::byte> memory(kMany);
   engine::PagePool pool(memory.data(), kMany, 1, 1);
-  PrefixCache cache(pool, 0);
+  PrefixCache cache(pool, kLayout, kSecret, 0);
   std::vector<PageName> names(kMany);
   for (size_t i = 0; i < names.size(); ++i)
     for (size_t byte = 0; byte < 4; ++byte)

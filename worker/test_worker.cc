@@ -54,10 +54,9 @@ kernels::PageLayout TestLayout() {
                               .hca_layers = {}});
 }
 
-void HashRunner::ComputeRow(const engine::Sequence& sequence, int position) {
+void HashRunner::ComputeRow(const engine::Sequence& sequence, int position, int32_t token) {
   Slot& slot = slots_[static_cast<size_t>(sequence.tail_slot)];
   CHECK(slot.num_tokens == static_cast<uint64_t>(position));
-  const int32_t token = sequence.tokens[static_cast<size_t>(position)];
   slot.hash =
       Mix64(slot.hash ^ (static_cast<uint64_t>(token) << 20) ^ static_cast<uint64_t>(position));
   ++slot.num_tokens;
@@ -68,11 +67,59 @@ void HashRunner::ComputeRow(const engine::Sequence& sequence, int position) {
 int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int position) const {
   uint64_t hash =
       slots_[static_cast<size_t>(sequence.tail_slot)].hash + static_cast<uint64_t>(choice);
+  if (!sequence.sampling.greedy) hash ^= Mix64(sequence.sampling.seed + uint64_t(position));
+  if (sequence.sampling.frequency_penalty != 0)
+    hash ^= Mix64(static_cast<uint64_t>(position + 1 - sequence.prompt_tokens));
   for (int p = 0; p <= position; ++p) {
     const PageId page = sequence.pages.ids()[static_cast<size_t>(p / kPageRows)];
     hash = hash * 31 + static_cast<uint64_t>(pool_.Data(page)[p % kPageRows]);
   }
   return static_cast<int32_t>(2 + Mix64(hash) % 997);
+}
+
+// The prompt's token after a row, with a number that depends on all rows before it.
+TokenRecord HashRunner::ScoreNext(const engine::Sequence& sequence, int position) const {
+  TokenRecord record;
+  record.token = sequence.tokens[static_cast<size_t>(position) + 1];
+  record.logprob = -static_cast<float>(Choose(sequence, 0, position));
+  record.top.assign(static_cast<size_t>(sequence.prompt_logprobs), {.token = 1, .logprob = -1});
+  return record;
+}
+
+void HashRunner::Verify(const engine::Sequence& sequence, const engine::SequenceRun& run,
+                        engine::SequenceTokens& result) {
+  CHECK(run.rows >= 1 && static_cast<size_t>(run.rows) <= 1 + sequence.drafts.size());
+  std::vector<TokenRecord> chosen;
+  for (int row = 0; row < run.rows; ++row) {
+    const bool is_draft = row > 0;
+    const int32_t token =
+        is_draft ? sequence.drafts[static_cast<size_t>(row) - 1] : sequence.tokens.back();
+    if (is_draft && token != chosen.back().token) break;
+    const int position = run.first_position + row;
+    ComputeRow(sequence, position, token);
+    chosen.push_back({.token = Choose(sequence, sequence.choices[0], position),
+                      .logprob = 0,
+                      .top = {}});
+  }
+  result.accepted_rows = static_cast<int>(chosen.size());
+  const int last = run.first_position + result.accepted_rows - 1;
+  result.next_drafts = Draft(sequence, last, chosen.back().token);
+  result.tokens.push_back(std::move(chosen));
+}
+
+std::vector<int32_t> HashRunner::Draft(const engine::Sequence& sequence, int position,
+                                       int32_t next) {
+  std::vector<int32_t> drafts;
+  Slot& slot = slots_[static_cast<size_t>(sequence.tail_slot)];
+  const Slot accepted = slot;
+  while (static_cast<int>(drafts.size()) < num_drafts_ &&
+         ++position < sequence.pages.size() * kPageRows) {
+    ComputeRow(sequence, position, next);
+    next = Choose(sequence, sequence.choices[0], position);
+    drafts.push_back(position % 3 == 0 ? next + 1 : next);
+  }
+  slot = accepted;
+  return drafts;
 }
 
 absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
@@ -83,20 +130,25 @@ absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
     engine::SequenceTokens result{.sequence = run.sequence,
                                   .accepted_rows = run.rows,
                                   .tokens = {},
+                                  .prompt_logprobs = {},
                                   .next_drafts = {},
                                   .status = {}};
+    if (run.kind == engine::RowKind::kVerify) {
+      Verify(sequence, run, result);
+      harvest.sequences.push_back(std::move(result));
+      continue;
+    }
     const int last = run.first_position + run.rows - 1;
     for (int position = run.first_position; position <= last; ++position) {
-      ComputeRow(sequence, position);
+      ComputeRow(sequence, position, sequence.tokens[static_cast<size_t>(position)]);
+      if (run.kind == engine::RowKind::kPrefill && sequence.prompt_logprobs >= 0 &&
+          position + 1 < sequence.prompt_tokens)
+        result.prompt_logprobs.push_back(ScoreNext(sequence, position));
       if (run.kind != engine::RowKind::kReplay) continue;
       const int32_t chosen = Choose(sequence, sequence.choices[0], position);
       if (chosen != sequence.tokens[static_cast<size_t>(position) + 1]) ++result.replay_mismatches;
     }
-    if (run.kind == engine::RowKind::kVerify) {
-      CHECK(run.rows == 1);
-      result.tokens.push_back(
-          {{.token = Choose(sequence, sequence.choices[0], last), .logprob = 0, .top = {}}});
-    } else if (run.samples_first_token) {
+    if (run.samples_first_token) {
       for (const int choice : sequence.choices)
         result.tokens.push_back(
             {{.token = Choose(sequence, choice, last), .logprob = 0, .top = {}}});
@@ -128,10 +180,11 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
       rng(options.incarnation),
       pool(memory.data(), options.num_pages, setup.layout.stride_bytes(),
            setup.layout.payload_bytes()),
-      planner({.batch = {.max_sequences = options.num_slots, .max_rows = 64, .num_drafts = 0},
+      planner({.batch = {.max_sequences = options.num_slots, .max_rows = 64,
+                         .num_drafts = options.num_drafts},
                .chunk = {.chunk_tokens = kPageTokens},
                .max_rows = 64 + kPageTokens}),
-      runner(pool, options.num_slots),
+      runner(pool, options.num_slots, options.num_drafts),
       loop(pool, planner, runner, clock, setup.layout),
       transport(network.Create(options.name, setup.incarnation)),
       watch(clock, absl::Seconds(2)) {

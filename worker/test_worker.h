@@ -25,8 +25,8 @@ kernels::PageLayout TestLayout();
 
 class HashRunner final : public engine::StepRunner {
  public:
-  HashRunner(engine::PagePool& pool, int num_slots)
-      : pool_(pool), slots_(static_cast<size_t>(num_slots)) {}
+  HashRunner(engine::PagePool& pool, int num_slots, int num_drafts)
+      : pool_(pool), num_drafts_(num_drafts), slots_(static_cast<size_t>(num_slots)) {}
   absl::Status LaunchForward(const engine::StepPlan& plan,
                              const engine::SequenceTable& sequences) override;
   absl::Status LaunchFinish(const engine::StepPlan&, const engine::SequenceTable&) override {
@@ -43,10 +43,18 @@ class HashRunner final : public engine::StepRunner {
     uint64_t hash = 0;
     uint64_t num_tokens = 0;
   };
-  void ComputeRow(const engine::Sequence& sequence, int position);
+  void ComputeRow(const engine::Sequence& sequence, int position, int32_t token);
+  // A last token and its drafts: rows up to the first draft that is not what was chosen.
+  void Verify(const engine::Sequence& sequence, const engine::SequenceRun& run,
+              engine::SequenceTokens& result);
+  // Guesses of the tokens after `next`; every third is wrong. They leave bytes in rows that are not
+  // computed yet, as rejected drafts do.
+  std::vector<int32_t> Draft(const engine::Sequence& sequence, int position, int32_t next);
+  TokenRecord ScoreNext(const engine::Sequence& sequence, int position) const;
   int32_t Choose(const engine::Sequence& sequence, int choice, int position) const;
 
   engine::PagePool& pool_;
+  const int num_drafts_;
   std::vector<Slot> slots_;
   std::optional<engine::Harvest> harvest_;
 };
@@ -58,6 +66,7 @@ struct TestWorkerOptions {
   bool serves_decode = true;
   int num_pages = 64;
   int num_slots = 8;
+  int num_drafts = 0;
   WorkerLimits limits = {};
 };
 

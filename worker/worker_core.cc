@@ -29,7 +29,8 @@ WorkerCore::WorkerCore(const CoreParts& parts)
       watch_(parts.watch),
       clock_(parts.clock),
       tails_(setup_.tail_memory, setup_.tail_stride),
-      cache_(loop_.pool(), setup_.limits.max_cached_tail_bytes),
+      cache_(loop_.pool(), setup_.layout_id, parts.rng.DrawBytes<Secret>(),
+             setup_.limits.max_cached_tail_bytes),
       landings_(setup_, loop_.pool(), tails_, parts.rng) {
   loop_.SetObserver(this);
   loop_.SetReclaimer([this](int pages) { cache_.MakeRoom(loop_.pool().Counts().free + pages); });
@@ -44,19 +45,19 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   const absl::Time start = clock_.Now();
   const std::vector<kvtransfer::AgentEvent> events = agent_.TakeEvents();
   for (const kvtransfer::AgentEvent& event : events) On(event);
-  while (!tombstones_.empty() && tombstones_.front().until <= start) tombstones_.pop_front();
+  ExpireTombstones(start);
   bool has_started = StartLandings();
+  has_started = HoldStopping() || has_started;
+  has_started = StartMoves() || has_started;
   has_started = StartJobs() || has_started;
   // Answers and offers do not wait for the step.
   const bool has_answered = HasEffects();
   Flush(start);
-  const bool has_work = loop_.num_sequences() > loop_.num_parked();
-  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, has_work);
+  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.HasWork());
   watch_.SetMemoryWedged(landings_.IsWedged(start));
   const absl::StatusOr<bool> has_stepped = loop_.RunOnce();
   if (!has_stepped.ok()) SetError(has_stepped.status());
-  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step,
-                 loop_.num_sequences() > loop_.num_parked());
+  watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.HasWork());
   EraseReleasedJobs();
   SendLoads();
   const bool has_answers = HasEffects() || has_answered;
@@ -83,6 +84,12 @@ void WorkerCore::Flush(absl::Time round_start) {
     commands_.push_back(std::move(command));
   effects_.commands.clear();
   while (!commands_.empty() && agent_.Execute(commands_.front()).ok()) commands_.pop_front();
+  for (auto& [session, logprobs] : effects_.prompt_logprobs) {
+    wire::WorkerMessage message;
+    message.prompt_logprobs.push_back(std::move(logprobs));
+    if (sessions_.contains(session)) sender_.Send(session, std::move(message));
+  }
+  effects_.prompt_logprobs.clear();
   const uint32_t booking_us = Micros(clock_.Now() - round_start);
   for (auto& [session, message] : effects_.messages) {
     for (wire::Reserved& reserved : message.reserved) reserved.booking_us = booking_us;
@@ -100,8 +107,10 @@ void WorkerCore::On(const kvtransfer::AgentEvent& event) {
   const absl::Time now = clock_.Now();
   if (const auto* landed = std::get_if<kvtransfer::BlockLanded>(&event))
     return landings_.On(*landed, now, effects_);
-  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event))
+  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event)) {
+    cache_.MakeRoom(static_cast<int>(answer->quarantined.size()));
     return landings_.On(*answer, effects_);
+  }
   if (const auto* failed = std::get_if<kvtransfer::LandingFailed>(&event))
     return landings_.On(*failed, effects_);
   if (const auto* memory = std::get_if<kvtransfer::MemoryReturned>(&event))
@@ -111,18 +120,23 @@ void WorkerCore::On(const kvtransfer::AgentEvent& event) {
   if (const auto* failed = std::get_if<kvtransfer::SendFailed>(&event))
     return OnSendFailed(*failed);
   if (const auto* acked = std::get_if<kvtransfer::BlockAcked>(&event)) {
-    auto it = jobs_.find(acked->transfer);
-    if (it != jobs_.end()) it->second->OnAcked(acked->block, effects_);
+    if (auto it = jobs_.find(acked->transfer); it != jobs_.end())
+      it->second->OnAcked(acked->block, effects_);
+    if (auto it = moves_.find(acked->transfer); it != moves_.end()) OnMoveAcked(*it->second);
     return;
   }
-  auto it = jobs_.find(std::get<kvtransfer::SendReleased>(event).transfer);
-  if (it != jobs_.end()) it->second->OnSendReleased();
+  const TransferId& released = std::get<kvtransfer::SendReleased>(event).transfer;
+  if (auto it = jobs_.find(released); it != jobs_.end()) it->second->OnSendReleased();
+  if (auto it = moves_.find(released); it != moves_.end()) it->second->OnSendReleased();
 }
 
 void WorkerCore::OnSendFailed(const kvtransfer::SendFailed& event) {
-  auto it = jobs_.find(event.transfer);
-  if (it == jobs_.end() || it->second->run().attempt != event.attempt) return;
-  StopJob(*it->second, &event.status);
+  if (auto it = jobs_.find(event.transfer);
+      it != jobs_.end() && it->second->run().attempt == event.attempt)
+    return StopJob(*it->second, &event.status);
+  auto it = moves_.find(event.transfer);
+  if (it == moves_.end() || it->second->attempt() != event.attempt) return;
+  if (const auto ref = landings_.Find(it->second->sequence())) FailSequence(*ref, event.status);
 }
 
 engine::PageLease WorkerCore::ReleaseFromLoop(SequenceId sequence) {
@@ -149,7 +163,8 @@ bool WorkerCore::StartLandings() {
     sequence.tokens = landing.prompt.tokens();
     const std::vector<int32_t> known = KnownTokens(*ref->sequence);
     sequence.tokens.insert(sequence.tokens.end(), known.begin(), known.end());
-    sequence.prompt_tokens = sequence.computed = static_cast<int>(landing.request.prompt_tokens);
+    sequence.prompt_tokens = static_cast<int>(landing.request.prompt_tokens);
+    sequence.computed = static_cast<int>(landing.num_tokens);
     sequence.received = {ref->sequence->spec.received};
     sequence.pages = std::move(ref->sequence->pages);
     sequence.tail_slot = *slot;
@@ -199,8 +214,10 @@ bool WorkerCore::StartJobs() {
 
 bool WorkerCore::StartJob(PrefillJob& job) {
   if (tails_.num_free() == 0) return false;
-  PrefixMatch match = cache_.Lookup(job.names(), (job.num_tokens() - 1) / kPageTokens);
   const wire::Run& run = job.run();
+  PrefixMatch match;
+  if (!run.prompt_logprobs)  // every position is to be computed
+    match = cache_.Lookup(job.names(), (job.num_tokens() - 1) / kPageTokens);
   const int needed = PagesFor(job.num_tokens()) - match.pages.size();
   const int has = job.is_local() ? landings_.NumLocalBooked(run.transfer) : 0;
   const int lacking = std::max(needed - has, 0);
@@ -209,6 +226,12 @@ bool WorkerCore::StartJob(PrefillJob& job) {
   if (!booking.ok()) return false;  // pages come back as sequences end
   const std::optional<int> slot = loop_.TakeTailSlot();
   if (!slot) return false;
+  if (!cache_.Check(job.names(), match)) {
+    loop_.ReturnTailSlot(*slot);
+    match = PrefixMatch();
+    *booking = engine::Booking();
+    return StartJob(job);  // with what is left in the cache
+  }
   if (job.is_local()) booking->Add(landings_.TakeLocalBooking(run.transfer));
   cache_.Count(match);
   const int buffer = *tails_.Take();
@@ -239,6 +262,7 @@ bool WorkerCore::StartJob(PrefillJob& job) {
   sequence.deadline = job.deadline();
   sequence.priority = run.priority;
   sequence.tail_interval = setup_.limits.tail_interval;
+  if (run.prompt_logprobs) sequence.prompt_logprobs = static_cast<int>(*run.prompt_logprobs);
   job.Start(sequence.id, match.pages.ids(), buffer, clock_.Now(), effects_);
   sequence.pages = std::move(match.pages);
   computing_[sequence.id] = run.transfer;
@@ -274,6 +298,11 @@ void WorkerCore::EraseReleasedJobs() {
     std::erase(job_order_, entry.first);
     return true;
   });
+  std::erase_if(moves_, [this](const auto& entry) {
+    if (entry.second->state() != MoveState::kReleased) return false;
+    if (entry.second->tail_buffer()) tails_.Return(*entry.second->tail_buffer());
+    return true;
+  });
 }
 
 void WorkerCore::KeepBoundaryTail(const PrefillJob& job, SequenceId sequence, int computed) {
@@ -300,6 +329,12 @@ void WorkerCore::OnChunk(SequenceId sequence, int computed) {
   cache_.AddPages(std::span(job->names()).first(sealed), pages.first(sealed));
   KeepBoundaryTail(*job, sequence, computed);
   job->OnChunk(pages, computed, effects_);
+}
+
+void WorkerCore::OnPromptLogprobs(SequenceId sequence, int first_position,
+                                  std::vector<TokenRecord> tokens) {
+  if (PrefillJob* job = JobOf(sequence); job != nullptr)
+    job->OnPromptLogprobs(first_position, std::move(tokens), effects_);
 }
 
 void WorkerCore::OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tokens) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@
 #include "worker/effects.h"
 #include "worker/engine_watch.h"
 #include "worker/landing_table.h"
+#include "worker/move_source.h"
 #include "worker/prefill_job.h"
 #include "worker/prefix_cache.h"
 #include "worker/session.h"
@@ -48,7 +50,8 @@ struct CoreParts {
 struct CoreCounters {
   uint64_t reserves = 0, runs = 0, refused = 0, cancels = 0;
   uint64_t landed = 0, prefilled = 0, finished = 0, failed = 0;
-  uint64_t replay_mismatches = 0, parked = 0, moves_refused = 0;
+  uint64_t replay_mismatches = 0, parked = 0;
+  uint64_t moved = 0;        // sequences sent off to another decode worker
   uint64_t local_fills = 0;  // prompts prefilled by their own decode worker
 };
 struct CoreGauges {
@@ -58,7 +61,7 @@ struct CoreGauges {
   int64_t queued_tokens = 0;
   int tail_buffers_free = 0;
   size_t cached_pages = 0, cached_tails = 0;
-  uint64_t cached_tail_bytes = 0, cache_hits = 0, cache_misses = 0;
+  uint64_t cached_tail_bytes = 0, cache_hits = 0, cache_misses = 0, pages_rotten = 0;
   size_t commands_waiting = 0;
 };
 
@@ -85,6 +88,7 @@ class WorkerCore final : private engine::LoopObserver {
  private:
   struct Session {
     absl::Time next_load;
+    std::unordered_map<TransferId, absl::Time> tombstones;  // each until
   };
   struct Tombstone {
     SessionId session;
@@ -94,6 +98,8 @@ class WorkerCore final : private engine::LoopObserver {
 
   // LoopObserver
   void OnChunk(SequenceId sequence, int computed) override;
+  void OnPromptLogprobs(SequenceId sequence, int first_position,
+                        std::vector<TokenRecord> tokens) override;
   void OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tokens) override;
   void OnTokens(SequenceId sequence, int first_position, std::vector<TokenRecord> tokens) override;
   void OnFinished(SequenceId sequence, FinishReason reason, int32_t stop_token) override;
@@ -112,11 +118,25 @@ class WorkerCore final : private engine::LoopObserver {
   void Run(SessionId session, const wire::Run& run);
   absl::Status CheckRun(const wire::Run& run) const;
   absl::Status AddPrompt(SessionId session, const wire::PromptChunk& chunk);
-  void Move(SessionId session, const wire::Move& move);
   bool IsTombstoned(SessionId session, const TransferId& transfer) const;
+  void ExpireTombstones(absl::Time now);
   void SendLoads();
   wire::Load MakeLoad() const;
   void SendCacheEvents();
+
+  // Moves; worker_core_moves.cc
+  void Move(SessionId session, const wire::Move& move);
+  absl::Status BeginStop(const SequenceRef& ref);
+  absl::Status BeginMove(const SequenceRef& ref, const wire::Move& move);
+  static absl::Status ParkedError(const SequenceRef& ref);
+  bool HoldStopping();
+  bool StartMoves();
+  void StartMove(MoveSource& move, int buffer);
+  void OnMoveAcked(MoveSource& move);
+  // The router hears why; the sequence is over here.
+  void FailSequence(const SequenceRef& ref, const absl::Status& status);
+  // Out of the engine or off its way to another worker, whatever it holds.
+  void EndSequence(SequenceId sequence);
 
   // Transfer events; jobs and landings into the engine; worker_core.cc
   void On(const kvtransfer::AgentEvent& event);
@@ -150,9 +170,11 @@ class WorkerCore final : private engine::LoopObserver {
   LandingTable landings_;
   std::map<SessionId, Session> sessions_;
   std::unordered_map<TransferId, std::unique_ptr<PrefillJob>> jobs_;
+  std::unordered_map<TransferId, std::unique_ptr<MoveSource>> moves_;
+  std::vector<std::pair<SessionId, SequenceHandle>> stopping_;  // at a step boundary to come
   std::deque<TransferId> job_order_;  // accepted, in order of arrival
   std::unordered_map<SequenceId, TransferId> computing_;
-  std::deque<Tombstone> tombstones_;  // by `until`
+  std::deque<Tombstone> tombstones_;  // of all sessions, by `until`
   Effects effects_;
   std::deque<kvtransfer::AgentCommand> commands_;  // the link had no room for
   std::vector<wire::CacheEvents> deltas_;

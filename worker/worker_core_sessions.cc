@@ -31,7 +31,7 @@ void WorkerCore::Apply(SessionEvent event) {
 }
 
 void WorkerCore::On(const SessionOpened& event) {
-  sessions_[event.session] = Session{.next_load = clock_.Now()};
+  sessions_[event.session] = Session{.next_load = clock_.Now(), .tombstones = {}};
   if (!setup_.serves_prefill) return;
   for (wire::CacheEvents& part : cache_.Snapshot()) {
     wire::WorkerMessage message;
@@ -64,11 +64,10 @@ void WorkerCore::On(const SessionClosed& event) { CancelSession(event.session); 
 
 void WorkerCore::CancelSession(SessionId session) {
   for (const SequenceId sequence : landings_.CloseSession(session, clock_.Now(), effects_))
-    ReleaseFromLoop(sequence);
+    EndSequence(sequence);
   for (const auto& [transfer, job] : jobs_)
     if (job->session() == session) StopJob(*job, nullptr);
   sessions_.erase(session);
-  std::erase_if(tombstones_, [&](const Tombstone& t) { return t.session == session; });
   LoadChanged();
 }
 
@@ -77,22 +76,32 @@ void WorkerCore::Cancel(SessionId session, const wire::Cancel& cancel) {
   const Landing* landing = landings_.Find(cancel.transfer);
   const bool has_landing = landing != nullptr && landing->session == session;
   for (const SequenceId sequence : landings_.Cancel(session, cancel, clock_.Now(), effects_))
-    ReleaseFromLoop(sequence);
+    EndSequence(sequence);
   auto it = jobs_.find(cancel.transfer);
   const bool has_job = it != jobs_.end() && it->second->session() == session;
   if (has_job && it->second->DropChoice(cancel.sequence)) StopJob(*it->second, nullptr);
   if (has_landing) LoadChanged();
   if (has_landing || has_job || cancel.sequence) return;
-  if (IsTombstoned(session, cancel.transfer)) return;
-  tombstones_.push_back({.session = session,
-                         .transfer = cancel.transfer,
-                         .until = clock_.Now() + setup_.limits.tombstone});
+  const absl::Time until = clock_.Now() + setup_.limits.tombstone;
+  if (!sessions_.at(session).tombstones.emplace(cancel.transfer, until).second) return;
+  tombstones_.push_back({.session = session, .transfer = cancel.transfer, .until = until});
 }
 
 bool WorkerCore::IsTombstoned(SessionId session, const TransferId& transfer) const {
-  return std::ranges::any_of(tombstones_, [&](const Tombstone& t) {
-    return t.session == session && t.transfer == transfer;
-  });
+  const auto it = sessions_.find(session);
+  return it != sessions_.end() && it->second.tombstones.contains(transfer);
+}
+
+void WorkerCore::ExpireTombstones(absl::Time now) {
+  for (; !tombstones_.empty() && tombstones_.front().until <= now; tombstones_.pop_front()) {
+    const Tombstone& oldest = tombstones_.front();
+    const auto it = sessions_.find(oldest.session);
+    if (it == sessions_.end()) continue;  // they went with it
+    const auto tombstone = it->second.tombstones.find(oldest.transfer);
+    const bool is_it =
+        tombstone != it->second.tombstones.end() && tombstone->second == oldest.until;
+    if (is_it) it->second.tombstones.erase(tombstone);
+  }
 }
 
 void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
@@ -112,7 +121,7 @@ void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
     return;
   }
   if (landings_.CheckReserve(reserve).ok()) cache_.MakeRoom(landings_.PagesToBook(reserve));
-  landings_.Reserve(session, reserve, clock_.Now(), effects_);
+  landings_.Reserve(session, reserve, effects_);
   LogF(LogLevel::kDebug, "reserve_answered", "request=%s transfer=%s tokens=%d accepted=%d",
        reserve.request_id, reserve.transfer.Hex(), reserve.prompt_tokens,
        landings_.Find(reserve.transfer) != nullptr);
@@ -121,7 +130,7 @@ void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
 absl::Status WorkerCore::CheckRun(const wire::Run& run) const {
   if (is_draining_) return DrainingError();
   RETURN_IF_ERROR(worker::CheckRun(setup_, run, loop_.pool().Counts().total));
-  if (jobs_.contains(run.transfer)) {
+  if (jobs_.contains(run.transfer) || moves_.contains(run.transfer)) {
     return absl::UnavailableError(
         absl::StrFormat("an attempt of transfer %s is still open here", run.transfer.Hex()));
   }
@@ -173,24 +182,13 @@ absl::Status WorkerCore::AddPrompt(SessionId session, const wire::PromptChunk& c
   return it->second->AddPrompt(chunk, clock_.Now());
 }
 
-void WorkerCore::Move(SessionId session, const wire::Move& move) {
-  // A landing names a prompt's pages and the tail at the prompt's end; a running sequence is past
-  // both. It goes on here.
-  ++counters_.moves_refused;
-  effects_.Refuse(session,
-                  MakeRefused(move.transfer, wire::Stage::kMove,
-                              absl::UnavailableError(absl::StrFormat(
-                                  "sequence %d finishes where it runs", move.handle.value)),
-                              {}));
-}
-
 void WorkerCore::Drain() {
   if (std::exchange(is_draining_, true)) return;
   LoadChanged();
 }
 
 bool WorkerCore::IsIdle() const {
-  return landings_.IsEmpty() && jobs_.empty() && commands_.empty();
+  return landings_.IsEmpty() && jobs_.empty() && moves_.empty() && commands_.empty();
 }
 
 void WorkerCore::LoadChanged() {
@@ -260,6 +258,7 @@ CoreGauges WorkerCore::Gauges() const {
   gauges.cached_tail_bytes = cache_.tail_bytes();
   gauges.cache_hits = cache_.hits();
   gauges.cache_misses = cache_.misses();
+  gauges.pages_rotten = cache_.rotten();
   gauges.commands_waiting = commands_.size();
   return gauges;
 }

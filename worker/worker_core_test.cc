@@ -180,6 +180,27 @@ class WorkerCoreTest : public testing::Test {
     }
     return tokens;
   }
+  // The landing's second attempt, from another worker, without the first one. What was verified.
+  std::vector<bool> GoOnFrom(TestWorker& other, const Job& job) {
+    auto step = [&] {
+      clock_.Advance(absl::Milliseconds(1));
+      d_.Round();
+      other.Round();
+    };
+    const TransferId transfer = Transfer(job.transfer);
+    Tell(d_, With([&](auto& m) { m.retargets = {{.transfer = transfer, .attempt = 2}}; }));
+    for (int i = 0; i < 20 && Said(d_).retargeted.empty(); ++i) step();
+    wire::Landing landing = Said(d_).reserved.at(0).landing;
+    landing.attempt = Said(d_).retargeted.at(0).attempt;
+    wire::Run run = MakeRun(other, job, landing);
+    run.verified_pages = Said(d_).retargeted[0].verified_pages;
+    Tell(other, With([&](auto& m) {
+           m.runs = {run};
+           m.prompt_chunks = Chunks(job);
+         }));
+    for (int i = 0; i < 600 && Said(d_).finished.empty(); ++i) step();
+    return run.verified_pages;
+  }
   void ExpectNothingHeld() {
     for (TestWorker* worker : {&p_, &d_}) {
       EXPECT_TRUE(worker->core->IsIdle()) << worker->setup.worker_id;
@@ -368,27 +389,25 @@ TEST_F(WorkerCoreTest, AnotherPrefillWorkerGoesOnWithTheVerifiedPages) {
   Submit(p_, d_, job);
   for (int i = 0; i < 100 && d_.agent->metrics().blocks_landed < 2; ++i) Step();
   network_.Kill("p");
-  Tell(d_, With([&](auto& m) { m.retargets = {{.transfer = Transfer(1), .attempt = 2}}; }));
-  auto step = [&] {
-    clock_.Advance(absl::Milliseconds(1));
-    d_.Round();
-    other.Round();
-  };
-  for (int i = 0; i < 20 && Said(d_).retargeted.empty(); ++i) step();
-  const wire::Retargeted retargeted = Said(d_).retargeted.at(0);
-  EXPECT_EQ(retargeted.attempt, 2u);
-  EXPECT_THAT(retargeted.verified_pages, testing::Contains(true));
-  wire::Landing landing = Said(d_).reserved.at(0).landing;
-  landing.attempt = 2;
-  wire::Run run = MakeRun(other, job, landing);
-  run.verified_pages = retargeted.verified_pages;
-  Tell(other, With([&](auto& m) {
-         m.runs = {run};
-         m.prompt_chunks = Chunks(job);
-       }));
-  for (int i = 0; i < 600 && Said(d_).finished.empty(); ++i) step();
+  const auto verified = GoOnFrom(other, job);
+  EXPECT_THAT(verified, testing::Contains(true));
   EXPECT_EQ(Text(job), Reference(job));
   EXPECT_LT(other.agent->metrics().blocks_offered, 9u);
+}
+
+TEST_F(WorkerCoreTest, ANewAttemptDoesNotWaitForTheReceivesOfTheOldOne) {
+  TestWorker other({.name = "q", .incarnation = 13, .serves_decode = false}, network_, clock_);
+  other.core->Apply(SessionOpened{.session = kSession, .hello = {}});
+  network_.SetLink("p", "d", {.stuck_pull = 1});
+  const Job job{.prompt = Prompt(2000), .max_tokens = 8};
+  Submit(p_, d_, job);
+  Step(60);
+  EXPECT_EQ(d_.agent->metrics().open_receives, 9);  // eight pages and the tail
+  GoOnFrom(other, job);
+  EXPECT_EQ(Text(job), Reference(job));
+  EXPECT_EQ(d_.loop.pool().Counts().quarantined, 8);
+  Step(3000);  // the link is closed by force
+  ExpectNothingHeld();
 }
 
 TEST_F(WorkerCoreTest, ASenderThatDiesIsReportedAndNothingStaysWhenTheRouterCancels) {

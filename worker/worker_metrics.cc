@@ -28,6 +28,8 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
       experts_promoted_(
           registry.AddGauge("baton_experts_promoted_per_32",
                             "Experts whose scales are too far apart for one factor per 128")),
+      block_seconds_sum_(registry.AddCounter("baton_kv_block_seconds_sum_total",
+                                             "Seconds from offer to verified, over all blocks")),
       step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps",
                                             StepBounds())) {
   AddEngineMetrics(registry);
@@ -79,8 +81,18 @@ void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
   counter("baton_replay_mismatch_total", "Replayed tokens that the sampler would not have chosen",
           &CoreCounters::replay_mismatches);
   counter("baton_worker_parked_total", "Sequences parked for lack of pages", &CoreCounters::parked);
+  counter("baton_worker_moved_total", "Sequences sent off to another decode worker",
+          &CoreCounters::moved);
   counter("baton_worker_local_fills_total", "Prompts prefilled by their own decode worker",
           &CoreCounters::local_fills);
+  auto cache = [&](const char* name, const char* help, uint64_t CoreGauges::*field) {
+    cache_counters_.push_back({registry.AddCounter(name, help), field});
+  };
+  cache("baton_worker_cache_hits_total", "Prompts that started from the prefix cache",
+        &CoreGauges::cache_hits);
+  cache("baton_worker_cache_misses_total", "Prompts that did not", &CoreGauges::cache_misses);
+  cache("baton_pages_rotten_total", "Cached pages dropped because their bytes had changed",
+        &CoreGauges::pages_rotten);
   auto gauge = [&](const char* name, const char* help, double (*value)(const CoreGauges&)) {
     core_gauges_.push_back({registry.AddGauge(name, help), value});
   };
@@ -106,10 +118,6 @@ void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
         [](const CoreGauges& g) { return double(g.cached_tails); });
   gauge("baton_worker_cache_tail_bytes", "Host memory of boundary tails",
         [](const CoreGauges& g) { return double(g.cached_tail_bytes); });
-  gauge("baton_worker_cache_hits", "Prompts that started from the prefix cache",
-        [](const CoreGauges& g) { return double(g.cache_hits); });
-  gauge("baton_worker_cache_misses", "Prompts that did not",
-        [](const CoreGauges& g) { return double(g.cache_misses); });
   gauge("baton_worker_transfer_commands_waiting", "Commands the transfer thread had no room for",
         [](const CoreGauges& g) { return double(g.commands_waiting); });
 }
@@ -159,6 +167,14 @@ void WorkerMetrics::AddTransferMetrics(MetricRegistry& registry) {
     bad_frames_.push_back(registry.AddCounter(
         "baton_kv_bad_frames_total", "Bytes that are no frame, by reason", {{"reason", reason}}));
   }
+  for (size_t i = 1; i < TransferMetrics().refusals_sent.size(); ++i) {  // reasons begin at 1
+    const MetricLabels labels = {
+        {"reason", std::string(RefuseReasonName(static_cast<kvtransfer::RefuseReason>(i)))}};
+    refusals_sent_.push_back(registry.AddCounter(
+        "baton_kv_refusals_sent_total", "Blocks refused by this receiver, by reason", labels));
+    refusals_received_.push_back(registry.AddCounter(
+        "baton_kv_refusals_received_total", "Blocks refused to this sender, by reason", labels));
+  }
   const auto& bounds = kvtransfer::kBlockSecondsBounds;
   for (size_t i = 0; i <= bounds.size(); ++i) {
     const std::string limit = i < bounds.size() ? absl::StrFormat("%g", bounds[i]) : "+Inf";
@@ -175,14 +191,17 @@ void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& l
   for (CoreGauge& g : core_gauges_) g.gauge.Set(g.value(gauges));
   for (CoreCounter& c : core_counters_)
     c.counter.RaiseTo(static_cast<double>(core.counters().*c.field));
+  for (CacheCounter& c : cache_counters_) c.counter.RaiseTo(static_cast<double>(gauges.*c.field));
   for (LoopCounter& c : loop_counters_) c.counter.RaiseTo(static_cast<double>(loop.*c.field));
-  const double last = absl::ToDoubleSeconds(loop.last_step);
-  step_seconds_.Set(last);
+  step_seconds_.Set(absl::ToDoubleSeconds(loop.last_step));
   prefill_rate_.Set(loop.prefill_tokens_per_s);
   is_wedged_.Set(watch.IsWedged() ? 1 : 0);
+}
+
+void WorkerMetrics::ObserveStep(const engine::LoopCounters& loop) {
   if (loop.steps == seen_steps_) return;
   seen_steps_ = loop.steps;
-  step_histogram_.Observe(last);
+  step_histogram_.Observe(absl::ToDoubleSeconds(loop.last_step));
 }
 
 void WorkerMetrics::Update(const kvtransfer::TransferMetrics& transfer) {
@@ -190,6 +209,11 @@ void WorkerMetrics::Update(const kvtransfer::TransferMetrics& transfer) {
     c.counter.RaiseTo(static_cast<double>((transfer.*c.field).load()));
   for (TransferGauge& g : transfer_gauges_)
     g.gauge.Set(static_cast<double>((transfer.*g.field).load()));
+  for (size_t i = 0; i < refusals_sent_.size(); ++i) {
+    refusals_sent_[i].RaiseTo(static_cast<double>(transfer.refusals_sent[i + 1].load()));
+    refusals_received_[i].RaiseTo(static_cast<double>(transfer.refusals_received[i + 1].load()));
+  }
+  block_seconds_sum_.RaiseTo(static_cast<double>(transfer.block_micros_sum.load()) * 1e-6);
   for (size_t i = 0; i < stale_.size(); ++i)
     stale_[i].RaiseTo(static_cast<double>(transfer.stale_frames[i].load()));
   for (size_t i = 0; i < bad_frames_.size(); ++i)

@@ -15,6 +15,8 @@ class WorkerMetrics {
   explicit WorkerMetrics(MetricRegistry& registry);
   void Update(const WorkerCore& core, const engine::LoopCounters& loop, const EngineWatch& watch);
   void Update(const kvtransfer::TransferMetrics& transfer);
+  // After every round of the engine: its step, if it made one.
+  void ObserveStep(const engine::LoopCounters& loop);
   void SetStart(double self_test_gbps, int experts_promoted);
 
  private:
@@ -29,6 +31,10 @@ class WorkerMetrics {
   struct CoreCounter {
     CounterMetric counter;
     uint64_t CoreCounters::*field;
+  };
+  struct CacheCounter {
+    CounterMetric counter;
+    uint64_t CoreGauges::*field;
   };
   struct LoopCounter {
     CounterMetric counter;
@@ -49,11 +55,14 @@ class WorkerMetrics {
   std::vector<PoolGauge> pool_;
   std::vector<CoreGauge> core_gauges_;
   std::vector<CoreCounter> core_counters_;
+  std::vector<CacheCounter> cache_counters_;
   std::vector<LoopCounter> loop_counters_;
   std::vector<TransferCounter> transfer_counters_;
   std::vector<TransferGauge> transfer_gauges_;
+  std::vector<CounterMetric> refusals_sent_, refusals_received_;   // by reason
   std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket
   GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;
+  CounterMetric block_seconds_sum_;
   HistogramMetric step_histogram_;
   uint64_t seen_steps_ = 0;
 };

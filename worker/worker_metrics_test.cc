@@ -43,6 +43,8 @@ TEST(WorkerMetrics, ShowWhatPoolSessionsAndTransfersSay) {
   kvtransfer::TransferMetrics transfer;
   transfer.blocks_landed = 5;
   transfer.stale_frames[1] = 3;
+  transfer.refusals_sent[static_cast<size_t>(kvtransfer::RefuseReason::kFull)] = 2;
+  transfer.block_micros_sum = 1'500'000;
   transfer.block_seconds[0] = 2;
   transfer.block_seconds[3] = 4;
   metrics.Update(transfer);
@@ -52,7 +54,21 @@ TEST(WorkerMetrics, ShowWhatPoolSessionsAndTransfersSay) {
   EXPECT_THAT(text, HasSubstr("baton_worker_cancels_total 2"));
   EXPECT_THAT(text, HasSubstr("baton_kv_blocks_landed_total 5"));
   EXPECT_THAT(text, HasSubstr("baton_kv_stale_frames_total{reason=\"attempt\"} 3"));
+  EXPECT_THAT(text, HasSubstr("baton_kv_refusals_sent_total{reason=\"full\"} 2"));
+  EXPECT_THAT(text, HasSubstr("baton_kv_block_seconds_sum_total 1.5"));
   EXPECT_THAT(text, HasSubstr("baton_kv_block_seconds_total{at_most=\"+Inf\"} 6"));
+}
+
+TEST(WorkerMetrics, ObserveEveryStepOnce) {
+  MetricRegistry registry;
+  WorkerMetrics metrics(registry);
+  engine::LoopCounters loop;
+  for (const int step : {1, 2, 2, 3}) {  // a round without a step between
+    loop.steps = static_cast<uint64_t>(step);
+    loop.last_step = absl::Milliseconds(3);
+    metrics.ObserveStep(loop);
+  }
+  EXPECT_THAT(registry.Render(), HasSubstr("baton_worker_step_seconds_count 3"));
 }
 
 }  // namespace

@@ -191,6 +191,7 @@ bool WorkerProcess::RunRound() {
     return false;
   }
   did_work_ = *ran || !batch_.empty();
+  metrics_.ObserveStep(engine_->loop().counters());
   UpdateMetrics();
   if (!must_drain_) return true;
   if (core_->IsIdle()) {

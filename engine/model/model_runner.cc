@@ -1,6 +1,7 @@
 #include "engine/model/model_runner.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -15,6 +16,8 @@ namespace {
 
 using kernels::SampleRow;
 using kernels::SequenceRows;
+
+constexpr int kScoredRows = 64;  // of a prompt at once: their logits and edited scores are bounded
 
 int Size(const std::vector<int32_t>& tokens) { return static_cast<int>(tokens.size()); }
 
@@ -150,6 +153,57 @@ absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices) {
   return absl::OkStatus();
 }
 
+// The prompt's own tokens at the positions after the run's rows, if the sequence asks for them. A
+// row's bits do not depend on the rows beside it, so neither chunks nor groups show in the report.
+absl::Status ModelRunner::ScorePrompt(Run& run) {
+  if (run.plan.kind != RowKind::kPrefill || run.sequence->prompt_logprobs < 0)
+    return absl::OkStatus();
+  const int last = run.sequence->prompt_tokens - 1;  // nothing of the prompt follows this row
+  const int count = std::min(run.plan.rows, last - run.plan.first_position);
+  const int group = std::min(options_.max_head_rows, kScoredRows);
+  for (int begin = 0; begin < count; begin += group)
+    RETURN_IF_ERROR(ScorePromptRows(run, begin, std::min(begin + group, count)));
+  return absl::OkStatus();
+}
+
+// Rows begin .. end - 1 of the run. The sampler may choose the next prompt token only, and reports
+// it from the raw logits (contracts.md 2.5).
+absl::Status ModelRunner::ScorePromptRows(Run& run, int begin, int end) {
+  static const FinishRules kNoRules;
+  const auto count = static_cast<size_t>(end - begin);
+  std::vector<int32_t> head_rows(count);
+  std::vector<SamplingSpec> specs(count);
+  std::vector<SampleRow> rows(count);
+  for (size_t i = 0; i < count; ++i) {
+    const int position = run.plan.first_position + begin + static_cast<int>(i) + 1;
+    head_rows[i] = run.first_row + begin + static_cast<int>(i);
+    specs[i].greedy = true;
+    specs[i].allowed_tokens = {run.sequence->tokens[static_cast<size_t>(position)]};
+    specs[i].top_logprobs = run.sequence->prompt_logprobs;
+    rows[i].spec = &specs[i];
+    rows[i].finish = &kNoRules;
+    rows[i].position = position;
+    rows[i].logits_row = static_cast<int32_t>(i);
+  }
+  std::vector<TokenRecord> scored(count);
+  std::vector<uint8_t> is_empty(count);
+  RETURN_IF_ERROR(ops_.Head({.step = ops_.view(),
+                             .rows = head_rows,
+                             .mix = weights_.head_mix,
+                             .norm = weights_.norm,
+                             .head = weights_.head}));
+  RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = scored, .is_empty = is_empty}));
+  for (size_t i = 0; i < count; ++i) {
+    if (is_empty[i] != 0) {  // its logit is -inf
+      scored[i] = {.token = specs[i].allowed_tokens[0],
+                   .logprob = -std::numeric_limits<float>::infinity(),
+                   .top = {}};
+    }
+    run.prompt_logprobs.push_back(std::move(scored[i]));
+  }
+  return absl::OkStatus();
+}
+
 SequenceTokens ModelRunner::AcceptPrefill(const Run& run) const {
   SequenceTokens result;
   result.accepted_rows = run.plan.rows;
@@ -234,14 +288,16 @@ DraftRequest ModelRunner::DraftRequestOf(const Run& run, const SequenceTokens& a
 
 absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable&) {
   CHECK(!harvest_ && runs_.size() == plan.runs.size());
+  for (Run& run : runs_) RETURN_IF_ERROR(ScorePrompt(run));
   const std::vector<Choice> choices = MakeChoices();
   RETURN_IF_ERROR(SampleChoices(choices));
   Harvest harvest;
   harvest.step = plan.step;
   std::vector<DraftRequest> requests;
   std::vector<size_t> requesters;
-  for (const Run& run : runs_) {
-    const SequenceTokens& accepted = harvest.sequences.emplace_back(Accept(run));
+  for (Run& run : runs_) {
+    SequenceTokens& accepted = harvest.sequences.emplace_back(Accept(run));
+    accepted.prompt_logprobs = std::move(run.prompt_logprobs);
     if (!accepted.status.ok()) continue;
     requests.push_back(DraftRequestOf(run, accepted));
     requesters.push_back(harvest.sequences.size() - 1);

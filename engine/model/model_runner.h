@@ -49,6 +49,7 @@ class ModelRunner final : public StepRunner {
     std::vector<int32_t> generated;   // emitted tokens and the drafts of this run
     std::vector<TokenRecord> chosen;  // by row, or by choice of a prefill run
     std::vector<uint8_t> is_empty;
+    std::vector<TokenRecord> prompt_logprobs;  // of a prefill run that reports them
   };
   // One token to be chosen: row of the step, its run, and which of the run's records it becomes.
   struct Choice {
@@ -60,6 +61,8 @@ class ModelRunner final : public StepRunner {
   Run MakeRun(const SequenceRun& plan, const Sequence& sequence, int first_row) const;
   std::vector<Choice> MakeChoices();
   absl::Status SampleChoices(std::span<const Choice> choices);
+  absl::Status ScorePrompt(Run& run);
+  absl::Status ScorePromptRows(Run& run, int begin, int end);
   kernels::SampleRow SampleRowOf(const Choice& choice) const;
   SequenceTokens Accept(const Run& run) const;
   SequenceTokens AcceptPrefill(const Run& run) const;

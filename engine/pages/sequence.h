@@ -37,6 +37,9 @@ struct Sequence {
   int tail_interval = 16;  // pages between the chunk borders where a boundary tail can be packed;
                            // 0: only the last full page
 
+  // Best entries to report for every prompt position from 1 on, 0..20; -1: no report.
+  int prompt_logprobs = -1;
+
   bool IsPrefilling() const { return computed < prompt_tokens; }
 };
 

@@ -44,7 +44,7 @@ struct Harvested {
   SequenceFacts facts;
 };
 // Runs nothing until it is harvested or released: it waits for its owner (first token chosen,
-// finished, failed).
+// finished, failed, held).
 struct Paused {
   SequenceId sequence;
 };

@@ -1,7 +1,10 @@
 #include "router/http/http_connection.h"
 
 #include <algorithm>
+#include <array>
+#include <poll.h>
 #include <sys/socket.h>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include <boost/asio/co_spawn.hpp>
@@ -17,6 +20,22 @@ namespace {
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
 using boost::system::error_code;
+
+// How often a client is looked at whose next bytes are here already; and what of an unread request
+// is taken in after a refusal, in bytes and time: a body of a few MB is on its way within a second.
+constexpr auto kWatchInterval = std::chrono::milliseconds(250);
+constexpr size_t kLingerBytes = 8 << 20;
+constexpr auto kLingerTime = std::chrono::seconds(2);
+
+bool HasLeft(int socket) {
+  pollfd state{.fd = socket, .events = POLLRDHUP, .revents = 0};
+  return poll(&state, 1, 0) > 0;
+}
+
+bool IsMalformed(const error_code& error) {
+  return error && error.category() == http::make_error_code(http::error::bad_value).category() &&
+         error != http::error::end_of_stream && error != http::error::partial_message;
+}
 
 auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
 
@@ -49,26 +68,19 @@ HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socke
     : io_(io),
       stream_(std::move(socket)),
       shared_(shared),
-      buffer_(shared.limits.max_header_bytes + (64 << 10)) {
+      buffer_(shared.limits.max_header_bytes + (64 << 10)),
+      watch_(io) {
   ++shared_.counters.connections;
 }
 
-HttpConnection::~HttpConnection() {
-  ReleaseBody();
-  --shared_.counters.connections;
-}
-
-void HttpConnection::ReleaseBody() {
-  shared_.counters.bodies_bytes -= static_cast<int64_t>(body_bytes_);
-  body_bytes_ = 0;
-}
+HttpConnection::~HttpConnection() { --shared_.counters.connections; }
 
 asio::awaitable<void> HttpConnection::Run() {
   const auto self = shared_from_this();
   bool is_usable = true;
   while (is_usable) {
     bool keep_alive = false, is_http11 = true;
-    Refusal refusal;
+    HttpRefusal refusal;
     std::optional<HttpRequest> request = co_await ReadRequest(keep_alive, is_http11, refusal);
     if (!request && refusal.status == 0) break;  // the client left between requests
     const bool is_head = request && request->method == "HEAD";
@@ -80,12 +92,15 @@ asio::awaitable<void> HttpConnection::Run() {
       asio::co_spawn(io_, WatchClient(answer), asio::detached);
       shared_.handler.Handle(*std::move(request), answer);
     } else {
-      answer->Respond(refusal.status, {{"Content-Type", "application/json"}},
-                      shared_.handler.ErrorBody(refusal.status, refusal.message));
+      shared_.handler.Refuse(refusal, *answer);
     }
     is_usable = co_await WriteAnswer(answer);
     --shared_.counters.exchanges;
-    ReleaseBody();
+    lease_.reset();
+    if (!request) {
+      co_await Linger();
+      co_return;
+    }
   }
   error_code ignored;
   stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
@@ -93,7 +108,7 @@ asio::awaitable<void> HttpConnection::Run() {
 
 asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive,
                                                                         bool& is_http11,
-                                                                        Refusal& refusal) {
+                                                                        HttpRefusal& refusal) {
   error_code error;
   if (buffer_.size() == 0) {  // idle until the first byte
     stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.idle_timeout));
@@ -108,27 +123,39 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
   stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
   co_await http::async_read_header(stream_, buffer_, parser, Into(error));
   if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    refusal = {431, absl::StrFormat("the request's head is larger than %d bytes",
-                                    shared_.limits.max_header_bytes)};
-  } else if (error &&
-             error.category() == http::make_error_code(http::error::bad_value).category() &&
-             error != http::error::end_of_stream && error != http::error::partial_message) {
-    refusal = {400, absl::StrFormat("malformed HTTP request: %s", error.message())};
+    refusal = {.status = 431,
+               .message = absl::StrFormat("the request's head has more than %d bytes, the limit "
+                                          "(http.max_header_bytes)",
+                                          shared_.limits.max_header_bytes),
+               .field = "head",
+               .request_id = {}};
+  } else if (IsMalformed(error)) {
+    refusal = {.status = 400,
+               .message = absl::StrFormat("malformed HTTP request: %s", error.message()),
+               .field = "head",
+               .request_id = {}};
   }
   if (error) co_return std::nullopt;
+  refusal.request_id = std::string(parser.get()["x-request-id"]);
+  lease_ = std::make_shared<BodyLease>(shared_.counters);
   const bool has_body = co_await ReadBody(parser, refusal);
   if (!has_body) co_return std::nullopt;
   keep_alive = parser.keep_alive();
   is_http11 = parser.get().version() >= 11;
-  co_return ToRequest(parser.release(), arrival);
+  HttpRequest request = ToRequest(parser.release(), arrival);
+  request.lease = std::exchange(lease_, nullptr);
+  co_return request;
 }
 
-asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, Refusal& refusal) {
+asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, HttpRefusal& refusal) {
   const size_t announced =
       parser.content_length() ? static_cast<size_t>(*parser.content_length()) : 0;
   if (announced > shared_.limits.max_body_bytes) {
-    refusal = {413, absl::StrFormat("the body has %d bytes, the limit is %d", announced,
-                                    shared_.limits.max_body_bytes)};
+    refusal.status = 413;
+    refusal.message =
+        absl::StrFormat("the body has %d bytes, the limit is %d (http.max_body_bytes)", announced,
+                        shared_.limits.max_body_bytes);
+    refusal.field = "body";
     co_return false;
   }
   const bool wants_continue = LowerCase(parser.get()[http::field::expect]) == "100-continue";
@@ -140,21 +167,27 @@ asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, Refusal& refusal)
     error_code error;
     stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.body_timeout));
     co_await http::async_read_some(stream_, buffer_, parser, Into(error));
+    refusal.field = "body";
+    if (IsMalformed(error)) {
+      refusal.status = 400;
+      refusal.message = absl::StrFormat("malformed body: %s", error.message());
+    }
     if (error) co_return false;
     const size_t held = parser.get().body().size();
-    shared_.counters.bodies_bytes += static_cast<int64_t>(held - body_bytes_);
-    body_bytes_ = held;
+    lease_->Hold(held);
+    const int64_t all = shared_.counters.bodies_bytes.load();
     if (held > shared_.limits.max_body_bytes) {
-      refusal = {
-          413, absl::StrFormat("the body is larger than %d bytes", shared_.limits.max_body_bytes)};
-      co_return false;
+      refusal.status = 413;
+      refusal.message =
+          absl::StrFormat("the body has %d bytes and more, the limit is %d (http.max_body_bytes)",
+                          held, shared_.limits.max_body_bytes);
+    } else if (all > static_cast<int64_t>(shared_.limits.max_bodies_bytes)) {
+      refusal.status = 429;
+      refusal.message = absl::StrFormat(
+          "the bodies in flight have %d bytes, the limit is %d (http.max_bodies_bytes)", all,
+          shared_.limits.max_bodies_bytes);
     }
-    if (shared_.counters.bodies_bytes.load() >
-        static_cast<int64_t>(shared_.limits.max_bodies_bytes)) {
-      refusal = {429, absl::StrFormat("the bodies in flight pass %d bytes",
-                                      shared_.limits.max_bodies_bytes)};
-      co_return false;
-    }
+    if (refusal.status != 0) co_return false;
   }
   co_return true;
 }
@@ -188,22 +221,38 @@ asio::awaitable<bool> HttpConnection::WriteAnswer(std::shared_ptr<HttpAnswer> an
   }
   error_code ignored;
   stream_.socket().cancel(ignored);  // ends WatchClient
+  watch_.cancel();
   co_return answer->keep_alive() && !answer->is_gone();
 }
 
 asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpAnswer> answer) {
   const auto self = shared_from_this();
+  bool is_polling = false;
   while (!answer->is_over()) {
     error_code error;
-    co_await stream_.socket().async_wait(asio::ip::tcp::socket::wait_read, Into(error));
+    if (is_polling) {  // readable without news: its next request waits its turn
+      watch_.expires_after(kWatchInterval);
+      co_await watch_.async_wait(Into(error));
+    } else {
+      co_await stream_.socket().async_wait(asio::ip::tcp::socket::wait_read, Into(error));
+    }
     if (error || answer->is_over()) co_return;
     char byte = 0;
-    const ssize_t peeked =
-        recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    if (peeked > 0) co_return;  // the next request, pipelined: it waits its turn
+    const int socket = stream_.socket().native_handle();
+    const ssize_t peeked = recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
-    answer->Gone();
+    is_polling = peeked > 0;
+    if (!is_polling || HasLeft(socket)) answer->Gone();
   }
+}
+
+asio::awaitable<void> HttpConnection::Linger() {
+  error_code error;
+  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, error);
+  std::array<char, 16 << 10> scratch;
+  stream_.expires_after(kLingerTime);
+  for (size_t taken = 0; !error && taken < kLingerBytes;)
+    taken += co_await stream_.async_read_some(asio::buffer(scratch), Into(error));
 }
 
 }  // namespace baton::router

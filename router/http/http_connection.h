@@ -25,6 +25,24 @@ struct HttpShared {
   HttpCounters counters;
 };
 
+// Bytes of a body, counted for as long as somebody holds it: the connection or what became of the
+// request. Must not outlive the server. Any thread, one at a time.
+class BodyLease {
+ public:
+  explicit BodyLease(HttpCounters& counters) : counters_(counters) {}
+  BodyLease(const BodyLease&) = delete;
+  BodyLease& operator=(const BodyLease&) = delete;
+  ~BodyLease() { counters_.bodies_bytes -= bytes_; }
+  void Hold(size_t bytes) {
+    counters_.bodies_bytes += static_cast<int64_t>(bytes) - bytes_;
+    bytes_ = static_cast<int64_t>(bytes);
+  }
+
+ private:
+  HttpCounters& counters_;
+  int64_t bytes_ = 0;
+};
+
 // One answer in progress; see HttpExchange. The connection's coroutine takes what is queued and
 // writes it.
 class HttpAnswer final : public HttpExchange, public std::enable_shared_from_this<HttpAnswer> {
@@ -73,25 +91,22 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
-  // What mechanics refuse on their own; the connection closes after it.
-  struct Refusal {
-    int status = 0;
-    std::string message;
-  };
   boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11,
-                                                                 Refusal& refusal);
-  boost::asio::awaitable<bool> ReadBody(Parser& parser, Refusal& refusal);
+                                                                 HttpRefusal& refusal);
+  boost::asio::awaitable<bool> ReadBody(Parser& parser, HttpRefusal& refusal);
+  // A close over unread bytes is a reset, which may take the last answer with it.
+  boost::asio::awaitable<void> Linger();
   // Writes the answer until it is over; false when the connection cannot be used further.
   boost::asio::awaitable<bool> WriteAnswer(std::shared_ptr<HttpAnswer> answer);
   boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpAnswer> answer);
   boost::asio::awaitable<bool> WriteAll(std::string bytes);
-  void ReleaseBody();
 
   boost::asio::io_context& io_;
   boost::beast::tcp_stream stream_;
   HttpShared& shared_;
   boost::beast::flat_buffer buffer_;
-  size_t body_bytes_ = 0;  // counted in shared_.counters.bodies_bytes
+  std::shared_ptr<BodyLease> lease_;  // of the body that is being read
+  boost::asio::steady_timer watch_;   // WatchClient's pause; cancelled to end it
 };
 
 }  // namespace baton::router

@@ -19,13 +19,22 @@ struct HttpRequest {
   std::string query;                           // without '?'
   std::map<std::string, std::string> headers;  // names in lower case; of repeated ones the last
   std::string body;
-  absl::Time arrival;  // of the first byte, router's clock
+  absl::Time arrival;           // of the first byte, router's clock
+  std::shared_ptr<void> lease;  // counts the body's bytes while this or a copy of it lives
 
   // The header's value, or empty.
   std::string_view Header(const std::string& lower_case_name) const {
     const auto header = headers.find(lower_case_name);
     return header == headers.end() ? std::string_view() : std::string_view(header->second);
   }
+};
+
+// What HTTP mechanics refuse on their own: 400, 413, 429, 431.
+struct HttpRefusal {
+  int status = 0;
+  std::string message;     // names the value and the limit
+  std::string field;       // of the request, where one is at fault
+  std::string request_id;  // the header x-request-id as it came, if it did
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
@@ -55,8 +64,8 @@ class HttpHandler {
   virtual ~HttpHandler() = default;
   // On the connection's thread; must not block. The exchange may be kept until it is answered.
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
-  // The body of an answer that HTTP mechanics give on their own (400, 413, 429, 431).
-  virtual std::string ErrorBody(int status, std::string_view message) = 0;
+  // Answers with Respond before it returns; the connection closes after it.
+  virtual void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) = 0;
 };
 
 std::string_view HttpReason(int status);

@@ -10,6 +10,8 @@
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
 
+#include "router/http/file_limit.h"
+
 namespace baton::router {
 namespace {
 
@@ -29,6 +31,9 @@ class EchoHandler final : public HttpHandler {
       });
     } else if (request.path == "/wait") {
       exchange->OnGone([this, exchange] { gone.set_value(); });
+    } else if (request.path == "/keep") {
+      kept = request.lease;
+      exchange->Respond(200, {}, "kept");
     } else if (request.path == "/flood") {
       exchange->OnGone([this] { gone.set_value(); });
       exchange->StartStream(200, {});
@@ -38,11 +43,14 @@ class EchoHandler final : public HttpHandler {
                         request.path + "|" + request.query + "|" + request.body);
     }
   }
-  std::string ErrorBody(int status, std::string_view message) override {
-    return absl::StrFormat("{\"status\":%d,\"message\":\"%s\"}", status, message);
+  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override {
+    exchange.Respond(
+        refusal.status, {{"x-request-id", refusal.request_id}},
+        absl::StrFormat("{\"field\":\"%s\",\"message\":\"%s\"}", refusal.field, refusal.message));
   }
 
   std::promise<void> gone;
+  std::shared_ptr<void> kept;
 
  private:
   static void Flood(const std::shared_ptr<HttpExchange>& exchange) {
@@ -156,6 +164,60 @@ TEST_F(HttpServerTest, TellsWhenTheClientLeaves) {
   EXPECT_EQ(gone.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
   socket_.close();
   EXPECT_EQ(gone.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+}
+
+// Unread bytes, a pipelined request's or a stray line end's, do not hide that the client left.
+TEST_F(HttpServerTest, TellsWhenTheClientLeavesBytesUnread) {
+  for (const std::string rest : {"\r\n", "GET /next HTTP/1.1\r\nHost: h\r\n\r\n"}) {
+    handler_.gone = std::promise<void>();
+    Start({});
+    Send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+    auto gone = handler_.gone.get_future();
+    EXPECT_EQ(gone.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+    Send(rest);
+    EXPECT_EQ(gone.wait_for(std::chrono::milliseconds(400)), std::future_status::timeout);
+    socket_.close();
+    EXPECT_EQ(gone.wait_for(std::chrono::seconds(1)), std::future_status::ready);
+  }
+}
+
+TEST_F(HttpServerTest, CountsABodyUntilNobodyHoldsIt) {
+  Start({});
+  Send("POST /keep HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + std::string(1000, 'x'));
+  ReadUntil("kept");
+  socket_.close();
+  EXPECT_EQ(server_->counters().bodies_bytes.load(), 1000);
+  handler_.kept.reset();
+  EXPECT_EQ(server_->counters().bodies_bytes.load(), 0);
+}
+
+TEST_F(HttpServerTest, AnswersAMalformedChunkedBody) {
+  Start({});
+  Send(
+      "POST /b HTTP/1.1\r\nHost: h\r\nX-Request-Id: mine\r\nTransfer-Encoding: chunked\r\n\r\n"
+      "zz\r\nhello\r\n");
+  const std::string answer = ReadUntil("}");
+  EXPECT_EQ(answer.rfind("HTTP/1.1 400", 0), 0u) << answer;
+  EXPECT_NE(answer.find("x-request-id: mine\r\n"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("\"field\":\"body\""), std::string::npos) << answer;
+}
+
+// A close over unread bytes is a reset, which may take the answer with it.
+TEST_F(HttpServerTest, ARefusalReachesAClientThatStillSends) {
+  Start({.max_body_bytes = 1000});
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n");
+  boost::system::error_code error;
+  asio::write(socket_, asio::buffer(std::string(1'000'000, 'x')), error);
+  EXPECT_FALSE(error) << error.message();
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 413", 0), 0u);
+}
+
+TEST(FileLimit, NamesTheSettingThatAsksForTooMuch) {
+  EXPECT_TRUE(CheckFileLimit(900, 1024).ok());
+  const absl::Status status = CheckFileLimit(1000, 1024);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("http.max_connections is 1000"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("1024"), std::string::npos) << status;
 }
 
 TEST_F(HttpServerTest, GivesUpOnAReaderThatStops) {

@@ -59,6 +59,15 @@ std::vector<TokenLogprob> ShownTop(const TokenRecord& record) {
   return top;
 }
 
+// {token:logprob,...} of a text completion.
+std::string TopJson(const TokenRecord& record, const Tokenizer& tokenizer, bool as_id) {
+  std::string out = "{";
+  for (const TokenLogprob& top : ShownTop(record))
+    absl::StrAppendFormat(&out, "%s%s:%s", out.size() > 1 ? "," : "",
+                          Quoted(TokenName(top.token, tokenizer, as_id)), Logprob(top.logprob));
+  return out + "}";
+}
+
 std::string EndJson(const ChoiceEnd* end) {
   if (end == nullptr || end->finish_reason.empty())
     return "\"finish_reason\":null,\"stop_reason\":null";
@@ -82,6 +91,10 @@ std::string HeadJson(const AnswerHead& head, std::string_view chat_object) {
                          head.created, Quoted(head.model));
 }
 
+std::string PromptMember(const ChoiceText& choice) {
+  return choice.prompt_logprobs.empty() ? "" : ",\"prompt_logprobs\":" + choice.prompt_logprobs;
+}
+
 std::string ChoiceJson(const AnswerHead& head, const ChoiceText& choice, const ShownFields& shown) {
   std::string body;
   if (head.kind == CompletionKind::kChat) {
@@ -95,6 +108,7 @@ std::string ChoiceJson(const AnswerHead& head, const ChoiceText& choice, const S
   }
   std::string ids;
   if (shown.token_ids) ids = ",\"token_ids\":" + IdsJson(choice.token_ids);
+  if (head.kind == CompletionKind::kText) ids += PromptMember(choice);
   return absl::StrFormat("{\"index\":%d,%s,\"logprobs\":%s,%s%s}", choice.index, body,
                          choice.logprobs, EndJson(&choice.end), ids);
 }
@@ -137,21 +151,18 @@ std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Toke
 }
 
 std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
-                             bool tokens_as_ids, int64_t& text_offset) {
+                             bool tokens_as_ids, int64_t& text_offset, bool starts_prompt) {
   std::string offsets, logprobs, tokens, tops;
   for (const TokenRecord& record : records) {
-    const char* comma = &record == &records.front() ? "" : ",";
+    const bool is_first = &record == &records.front();
+    const char* comma = is_first ? "" : ",";
+    const bool has_value = !(is_first && starts_prompt);
     absl::StrAppendFormat(&offsets, "%s%d", comma, text_offset);
-    absl::StrAppendFormat(&logprobs, "%s%s", comma, Logprob(record.logprob));
+    absl::StrAppendFormat(&logprobs, "%s%s", comma, has_value ? Logprob(record.logprob) : "null");
     absl::StrAppendFormat(&tokens, "%s%s", comma,
                           Quoted(TokenName(record.token, tokenizer, tokens_as_ids)));
-    absl::StrAppendFormat(&tops, "%s{", comma);
-    const std::vector<TokenLogprob> entries = ShownTop(record);
-    for (const TokenLogprob& top : entries)
-      absl::StrAppendFormat(&tops, "%s%s:%s", &top == &entries.front() ? "" : ",",
-                            Quoted(TokenName(top.token, tokenizer, tokens_as_ids)),
-                            Logprob(top.logprob));
-    tops += "}";
+    absl::StrAppendFormat(&tops, "%s%s", comma,
+                          has_value ? TopJson(record, tokenizer, tokens_as_ids) : "null");
     text_offset += NumCharacters(tokenizer.Bytes(record.token));
   }
   return absl::StrFormat(
@@ -159,13 +170,39 @@ std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Toke
       offsets, logprobs, tokens, tops);
 }
 
+std::string PromptLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                               int max_entries) {
+  const auto entry = [&](int32_t token, float logprob, const std::string& rank) {
+    return absl::StrFormat("\"%d\":{\"logprob\":%s,\"rank\":%s,\"decoded_token\":%s}", token,
+                           Logprob(logprob), rank, Quoted(TokenName(token, tokenizer, false)));
+  };
+  std::string out = "[null";
+  for (const TokenRecord& record : records) {
+    const auto count = std::min(record.top.size(), static_cast<size_t>(max_entries));
+    std::string own_rank = "null", others;
+    for (size_t i = 0; i < count; ++i) {
+      const TokenLogprob& top = record.top[i];
+      const std::string rank = absl::StrFormat("%d", i + 1);
+      if (top.token == record.token)
+        own_rank = rank;
+      else
+        others += "," + entry(top.token, top.logprob, rank);
+    }
+    absl::StrAppendFormat(&out, ",{%s%s}", entry(record.token, record.logprob, own_rank), others);
+  }
+  return out + "]";
+}
+
 std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices,
                        const UsageCounts& usage, const ShownFields& shown) {
   std::string list;
   for (const ChoiceText& choice : choices)
     list += (list.empty() ? "" : ",") + ChoiceJson(head, choice, shown);
-  return absl::StrFormat("{%s,\"choices\":[%s],\"usage\":%s,\"system_fingerprint\":\"%s\"}",
-                         HeadJson(head, "chat.completion"), list, UsageJson(usage), kFingerprint);
+  std::string prompt;
+  if (head.kind == CompletionKind::kChat && !choices.empty()) prompt = PromptMember(choices[0]);
+  return absl::StrFormat("{%s,\"choices\":[%s],\"usage\":%s,\"system_fingerprint\":\"%s\"%s}",
+                         HeadJson(head, "chat.completion"), list, UsageJson(usage), kFingerprint,
+                         prompt);
 }
 
 std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {

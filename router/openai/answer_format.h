@@ -40,6 +40,7 @@ struct ChoiceText {
   std::string content;
   std::string reasoning;
   std::string logprobs = "null";  // JSON
+  std::string prompt_logprobs;    // JSON; empty: none. A chat's choices share the first one's.
   std::vector<int32_t> token_ids;
   ChoiceEnd end;
 };
@@ -54,11 +55,16 @@ std::string ErrorJson(const ApiError& error);
 std::string UsageJson(const UsageCounts& usage);
 
 // `logprobs` of a chat answer: {"content":[...]}; of a text completion: four arrays. `text_offset`
-// is where the first of these tokens begins in the choice's text, and is moved on.
+// is where the first of these tokens begins in the choice's text, and is moved on; the token at 0
+// of an echoed prompt (`starts_prompt`) has no logprob: null.
 std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
                              bool tokens_as_ids);
 std::string TextLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
-                             bool tokens_as_ids, int64_t& text_offset);
+                             bool tokens_as_ids, int64_t& text_offset, bool starts_prompt = false);
+// vLLM's `prompt_logprobs` (protocol.md 5.5) from the records of positions 1 on: null for the first
+// token, then per token itself and its best entries, `max_entries` at most.
+std::string PromptLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,
+                               int max_entries);
 
 // A whole answer that is not streamed.
 std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices,

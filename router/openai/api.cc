@@ -12,8 +12,7 @@ namespace {
 
 constexpr std::string_view kJson = "application/json";
 
-std::string RequestId(const HttpRequest& request) {
-  const std::string_view given = request.Header("x-request-id");
+std::string TakeOrDrawId(std::string_view given) {
   if (IsRequestId(given)) return std::string(given);
   SystemRng rng;
   return rng.DrawBytes<TransferId>().Hex();
@@ -55,10 +54,17 @@ Api::Api(ApiParts parts)
                .dispatcher = parts_.dispatcher},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
-std::string Api::ErrorBody(int status, std::string_view message) {
-  const std::string type = status == 429 ? "TooManyRequestsError" : "BadRequestError";
-  return ErrorJson(
-      {.http_status = status, .type = type, .message = std::string(message), .param = ""});
+void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
+  const ApiError error = {
+      .http_status = refusal.status,
+      .type = refusal.status == 429 ? "TooManyRequestsError" : "BadRequestError",
+      .message = refusal.message,
+      .param = refusal.field};
+  const std::string id = TakeOrDrawId(refusal.request_id);
+  Log(LogLevel::kInfo, "request_refused",
+      absl::StrFormat("request=%s status=%d param=%s error=%s", id, error.http_status, error.param,
+                      error.message.substr(0, 256)));
+  RespondError(exchange, error, id, absl::Seconds(1));
 }
 
 void Api::Reply(const Call& call, int status, std::string json) const {
@@ -84,7 +90,7 @@ int Api::MaxContext() const {
 
 void Api::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   Call call = {.request = std::move(request), .id = {}, .exchange = std::move(exchange)};
-  call.id = RequestId(call.request);
+  call.id = TakeOrDrawId(call.request.Header("x-request-id"));
   const std::string& method = call.request.method;
   const std::string& path = call.request.path;
   if ((method == "GET" || method == "HEAD") && RouteGet(call)) return;

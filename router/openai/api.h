@@ -36,7 +36,7 @@ class Api final : public HttpHandler {
   explicit Api(ApiParts parts);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  std::string ErrorBody(int status, std::string_view message) override;
+  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
   // From now on new work is refused with 503 and /ready says no. Any thread.
   void Drain() { is_draining_ = true; }
 

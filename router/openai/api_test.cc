@@ -280,6 +280,122 @@ TEST_F(ApiTest, ReportsLogprobs) {
             R"("top_logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}])");
 }
 
+// The report of a prompt's tokens from 1 on: the token itself second best, two entries.
+PromptLogprobsEmitted ReportOf(const std::vector<int32_t>& prompt, size_t first, size_t end) {
+  PromptLogprobsEmitted event;
+  event.first_position = static_cast<int64_t>(first);
+  for (size_t i = first; i < end; ++i)
+    event.tokens.push_back(
+        {.token = prompt[i], .logprob = -2.0f, .top = {{5, -0.25f}, {prompt[i], -2.0f}}});
+  return event;
+}
+
+TEST_F(ApiTest, ReportsAPromptsLogprobs) {
+  const auto chat = Chat(R"("prompt_logprobs": 1)");
+  const GenerateRequest& request = dispatcher_.submitted.at(0).request;
+  EXPECT_EQ(request.prompt_logprobs, 1u);
+  const std::vector<int32_t> prompt = *request.prompt;
+  // The decode worker's word may come before the prefill worker's.
+  Say(0, {RequestAccepted{}, Tokens("a"), Eos()}, *chat);
+  Say(0, {ReportOf(prompt, 1, 3)}, *chat);
+  Say(0, {ReportOf(prompt, 3, prompt.size()), RequestEnded{}}, *chat);
+  const JsonValue body = Json(chat->body);
+  EXPECT_EQ(Member(Member(Member(body, "choices").items().at(0), "message"), "content").text(),
+            "a");
+  const auto& list = Member(body, "prompt_logprobs").items();
+  ASSERT_EQ(list.size(), prompt.size());
+  EXPECT_TRUE(list[0].is_null());
+  EXPECT_EQ(list[1].members().size(), 2u);  // itself and the best one
+  const JsonValue& own = Member(list[1], absl::StrFormat("%d", prompt[1]));
+  EXPECT_EQ(Member(own, "logprob").text(), "-2");
+  EXPECT_TRUE(Member(own, "rank").is_null());  // not among the best one
+  EXPECT_EQ(Member(own, "decoded_token").text(),
+            RealTokenizer().Decode(std::span(&prompt[1], 1), false));
+  EXPECT_EQ(Member(Member(list[1], "5"), "rank").text(), "1");
+
+  const auto text =
+      Post("/v1/completions", R"({"prompt": "one two", "max_tokens": 4, "prompt_logprobs": 2})");
+  const std::vector<int32_t> words = *dispatcher_.submitted.at(1).request.prompt;
+  Say(1, {RequestAccepted{}, ReportOf(words, 1, words.size()), Tokens("A"), Eos(), RequestEnded{}},
+      *text);
+  const JsonValue answer = Json(text->body);
+  const JsonValue& choice = Member(answer, "choices").items().at(0);
+  EXPECT_TRUE(Member(choice, "logprobs").is_null());
+  const auto& entries = Member(choice, "prompt_logprobs").items();
+  ASSERT_EQ(entries.size(), words.size());
+  EXPECT_EQ(Member(Member(entries[1], absl::StrFormat("%d", words[1])), "rank").text(), "2");
+}
+
+TEST_F(ApiTest, EchoesAPromptWithItsLogprobs) {
+  for (const bool is_stream : {false, true}) {
+    SCOPED_TRACE(is_stream);
+    const auto answer = Post(
+        "/v1/completions",
+        absl::StrFormat(
+            R"({"prompt": "one two", "max_tokens": 4, "echo": true, "logprobs": 1, "stream": %s})",
+            is_stream ? "true" : "false"));
+    const GenerateRequest& request = dispatcher_.submitted.back().request;
+    EXPECT_EQ(request.prompt_logprobs, 1u);
+    const std::vector<int32_t> prompt = *request.prompt;
+    ASSERT_EQ(prompt.size(), 2u);
+    Say(dispatcher_.submitted.size() - 1, {RequestAccepted{}, Tokens("A")}, *answer);
+    EXPECT_TRUE(Events(answer->body).empty());
+    Say(dispatcher_.submitted.size() - 1, {ReportOf(prompt, 1, 2), Eos(), RequestEnded{}}, *answer);
+    const std::string first = is_stream ? Events(answer->body).at(0) : answer->body;
+    const JsonValue body = Json(first);
+    const JsonValue& choice = Member(body, "choices").items().at(0);
+    EXPECT_EQ(Member(choice, "text").text(), is_stream ? "one two" : "one twoA");
+    const JsonValue& lists = Member(choice, "logprobs");
+    EXPECT_EQ(Member(lists, "tokens").Dump(),
+              is_stream ? R"(["one", " two"])" : R"(["one", " two", "A"])");
+    EXPECT_EQ(Member(lists, "token_logprobs").Dump(),
+              is_stream ? "[null, -2]" : "[null, -2, -0.5]");
+    EXPECT_EQ(Member(lists, "text_offset").Dump(), is_stream ? "[0, 3]" : "[0, 3, 7]");
+    EXPECT_TRUE(Member(lists, "top_logprobs").items().at(0).is_null());
+    EXPECT_EQ(Member(Member(lists, "top_logprobs").items().at(1), " two").text(), "-2");
+    if (!is_stream) continue;
+    EXPECT_NE(Events(answer->body).at(1).find("\"text_offset\":[7]"), std::string::npos);
+  }
+}
+
+TEST_F(ApiTest, ScoresAPromptWithoutGenerating) {
+  const auto answer =
+      Post("/v1/completions",
+           R"({"prompt": ["one two", "one"], "max_tokens": 0, "echo": true, "logprobs": 0})");
+  ASSERT_EQ(dispatcher_.submitted.size(), 2u);
+  const std::vector<int32_t> prompt = *dispatcher_.submitted[0].request.prompt;
+  Say(0, {RequestAccepted{}, Tokens("x"), ReportOf(prompt, 1, prompt.size())}, *answer);
+  Say(1, {RequestAccepted{}, Tokens("x")}, *answer);  // one token: there is nothing to report
+  const std::vector<FakeDispatcher::Cancelled> cancelled = {{RequestKey{1}, 0}, {RequestKey{2}, 0}};
+  EXPECT_EQ(dispatcher_.cancelled, cancelled);
+  Say(0, {RequestEnded{}}, *answer);
+  Say(1, {RequestEnded{}}, *answer);
+  const JsonValue body = Json(answer->body);
+  const JsonValue& choice = Member(body, "choices").items().at(0);
+  EXPECT_EQ(Member(choice, "text").text(), "one two");
+  EXPECT_EQ(Member(choice, "finish_reason").text(), "length");
+  EXPECT_EQ(Member(Member(choice, "logprobs"), "token_logprobs").Dump(), "[null, -2]");
+  EXPECT_EQ(Member(Member(body, "usage"), "completion_tokens").text(), "0");
+  EXPECT_EQ(Member(Member(body, "choices").items().at(1), "text").text(), "one");
+  EXPECT_EQ(Post("/v1/completions", R"({"prompt": "a", "max_tokens": 0, "echo": true})")->status,
+            400);
+}
+
+TEST_F(ApiTest, RefusesPromptLogprobsByValue) {
+  const auto message = [&](const std::string& members) {
+    const auto answer = Chat(members);
+    EXPECT_EQ(answer->status, 400) << answer->body;
+    const JsonValue body = Json(answer->body);
+    EXPECT_EQ(Member(Member(body, "error"), "param").text(), "prompt_logprobs");
+    return Member(Member(body, "error"), "message").text();
+  };
+  EXPECT_EQ(message(R"("prompt_logprobs": 0, "stream": true)"),
+            "`prompt_logprobs` are not available when `stream=True`.");
+  EXPECT_EQ(message(R"("prompt_logprobs": 21)"),
+            "Requested prompt logprobs of 21, which is greater than max allowed: 20");
+  EXPECT_EQ(message(R"("prompt_logprobs": -1)"), "prompt_logprobs must be in 0..20, got -1.");
+}
+
 TEST_F(ApiTest, AnErrorBeforeTheStreamIsAStatus) {
   const auto answer = Chat(R"("stream": true)");
   Say(0, {Ended(absl::ResourceExhaustedError("full"), absl::Seconds(2.5))}, *answer);

@@ -211,7 +211,9 @@ MaybeError ParseLengths(const JsonValue& body, CompletionKind kind, GeneratePara
     if (body.FindNonNull(key) == nullptr || out.max_tokens) continue;
     int64_t tokens = 0;
     RETURN_IF_API_ERROR(Take(IntMember(body, key, 0), tokens));
-    if (tokens < 1)
+    // With echo and logprobs the prompt is scored and nothing is generated.
+    out.scores_only = tokens == 0 && out.echoes && body.FindNonNull("logprobs") != nullptr;
+    if (tokens < 1 && !out.scores_only)
       return BadRequest(absl::StrFormat("%s must be at least 1, got %d.", key, tokens),
                         std::string(key));
     out.max_tokens = tokens;
@@ -227,6 +229,26 @@ MaybeError ParseLengths(const JsonValue& body, CompletionKind kind, GeneratePara
         absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
                         *out.max_tokens, out.min_tokens),
         "min_tokens");
+  if (out.scores_only) out.max_tokens = 1;  // the engine's least; it is not shown
+  return std::nullopt;
+}
+
+MaybeError ParsePromptLogprobs(const JsonValue& body, GenerateParams& out) {
+  if (body.FindNonNull("prompt_logprobs") == nullptr) return std::nullopt;
+  int64_t count = 0;
+  RETURN_IF_API_ERROR(Take(IntMember(body, "prompt_logprobs", 0), count));
+  if (out.is_stream)
+    return BadRequest("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs");
+  if (count > kMaxTopLogprobs)
+    return BadRequest(
+        absl::StrFormat("Requested prompt logprobs of %d, which is greater than max allowed: %d",
+                        count, kMaxTopLogprobs),
+        "prompt_logprobs");
+  if (count < 0)
+    return BadRequest(
+        absl::StrFormat("prompt_logprobs must be in 0..%d, got %d.", kMaxTopLogprobs, count),
+        "prompt_logprobs");
+  out.prompt_logprobs = static_cast<int>(count);
   return std::nullopt;
 }
 
@@ -313,9 +335,8 @@ MaybeError ParsePlacement(const JsonValue& body, GenerateParams& out) {
 // What is asked for and not served: named, instead of silently left out.
 MaybeError RefuseUnserved(const JsonValue& body) {
   for (const std::string_view key :
-       {"prompt_logprobs", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-        "guided_grammar", "regex", "ebnf", "thinking_token_budget", "prompt_token_ids",
-        "truncate_prompt_tokens"}) {
+       {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+        "regex", "ebnf", "thinking_token_budget", "prompt_token_ids", "truncate_prompt_tokens"}) {
     if (body.FindNonNull(key) != nullptr)
       return BadRequest(absl::StrFormat("%s is not supported by this server", key),
                         std::string(key));
@@ -393,6 +414,14 @@ ApiResult<bool> BoolMemberOr(const JsonValue& body, std::string_view key, bool f
   return value->boolean();
 }
 
+std::optional<uint32_t> PromptEntries(const GenerateParams& params) {
+  int entries = params.prompt_logprobs.value_or(-1);
+  if (params.echoes && params.wants_logprobs)
+    entries = std::max(entries, params.sampling.top_logprobs);
+  if (entries < 0) return std::nullopt;
+  return static_cast<uint32_t>(entries);
+}
+
 ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionKind kind,
                                               const Tokenizer& tokenizer, int32_t eos) {
   GenerateParams out;
@@ -405,10 +434,13 @@ ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionK
   RETURN_IF_API_ERROR(ParseStops(body, out));
   RETURN_IF_API_ERROR(ParseStopTokens(body, tokenizer, eos, out));
   RETURN_IF_API_ERROR(CheckListBytes(out));
+  if (kind == CompletionKind::kText)
+    RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "echo", false), out.echoes));
   RETURN_IF_API_ERROR(ParseLengths(body, kind, out));
   RETURN_IF_API_ERROR(kind == CompletionKind::kChat ? ParseChatLogprobs(body, out)
                                                     : ParseTextLogprobs(body, out));
   RETURN_IF_API_ERROR(ParseStreaming(body, out));
+  RETURN_IF_API_ERROR(ParsePromptLogprobs(body, out));
   RETURN_IF_API_ERROR(ParseChoices(body, out));
   RETURN_IF_API_ERROR(ParseSeed(body, out));
   RETURN_IF_API_ERROR(ParsePlacement(body, out));

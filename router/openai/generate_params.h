@@ -27,6 +27,9 @@ struct GenerateParams {
   bool include_usage = false;     // a last chunk with usage
   bool continuous_usage = false;  // usage on every chunk
   bool wants_logprobs = false;
+  std::optional<int> prompt_logprobs;  // best entries to show per prompt token
+  bool echoes = false;                 // the prompt's text first
+  bool scores_only = false;  // max_tokens 0: the echo and its logprobs alone; max_tokens is then 1
   bool return_token_ids = false;
   bool tokens_as_ids = false;  // token strings become token_id:N
   bool separates_reasoning = true;
@@ -34,6 +37,9 @@ struct GenerateParams {
   std::string salt;
   int priority = 0;
 };
+
+// Best entries the prefill worker is to report per prompt token; absent: no report.
+std::optional<uint32_t> PromptEntries(const GenerateParams& params);
 
 enum class CompletionKind { kChat, kText };
 

@@ -89,10 +89,27 @@ void Generation::Submit() {
 }
 
 void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
-  for (const RequestEvent& event : events) {
+  for (RequestEvent& event : events) {
     if (const auto* ended = std::get_if<RequestEnded>(&event)) LogEnd(part, *ended);
-    if (!is_over_) std::visit([&](const auto& e) { On(part, e); }, event);
+    if (is_over_) continue;
+    const bool is_answer = std::holds_alternative<TokensEmitted>(event) ||
+                           std::holds_alternative<ChoiceFinished>(event);
+    if (is_answer && IsReportDue(part)) {
+      parts_[part].held.push_back(std::move(event));
+      continue;
+    }
+    std::visit([&](const auto& e) { On(part, e); }, event);
   }
+}
+
+Generation::Choice& Generation::ChoiceOf(size_t part, int k) {
+  return choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(k)];
+}
+
+// What the choices say waits for the report on the prompt, which is shown first.
+bool Generation::IsReportDue(size_t part) const {
+  return job_.request.prompt_logprobs &&
+         parts_[part].report.size() + 1 < job_.prompts[part]->size();
 }
 
 // The one line per request (style.md 3.7), also when the client has left.
@@ -124,13 +141,39 @@ void Generation::On(size_t, const RequestAccepted&) {
   if (job_.params.is_stream && !is_streaming_) StartStream();
 }
 
-void Generation::On(size_t, const PromptLogprobsEmitted&) {
-}  // never asked for: ParseGenerateParams refuses prompt_logprobs
+void Generation::On(size_t part, const PromptLogprobsEmitted& event) {
+  std::vector<TokenRecord>& report = parts_[part].report;
+  report.insert(report.end(), event.tokens.begin(), event.tokens.end());
+  if (IsReportDue(part)) return;
+  if (job_.params.scores_only) EndScored(part);
+  OnEvents(part, std::exchange(parts_[part].held, {}));
+}
+
+// Nothing is generated: the engine's one token is neither shown nor counted.
+void Generation::EndScored(size_t part) {
+  for (int k = 0; k < job_.params.num_choices; ++k) {
+    Choice& choice = ChoiceOf(part, k);
+    if (choice.is_ended) continue;
+    context_.dispatcher.Cancel(parts_[part].key, k, "the prompt is scored");
+    EndChoice(choice, {.finish_reason = "length"});
+  }
+}
+
+// The echoed prompt as the arrays of its answer show it; the first token has no value.
+std::vector<TokenRecord> Generation::EchoRecords(size_t part) const {
+  std::vector<TokenRecord> records = {
+      {.token = job_.prompts[part]->front(), .logprob = 0, .top = {}}};
+  records.insert(records.end(), parts_[part].report.begin(), parts_[part].report.end());
+  const auto entries = static_cast<size_t>(std::max(job_.params.sampling.top_logprobs, 0));
+  for (TokenRecord& record : records)
+    if (record.top.size() > entries) record.top.resize(entries);
+  return records;
+}
 
 void Generation::On(size_t part, const TokensEmitted& event) {
-  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) +
-                            static_cast<size_t>(event.choice)];
+  Choice& choice = ChoiceOf(part, event.choice);
   if (choice.is_ended) return;
+  if (job_.params.scores_only) return EndScored(part);  // a prompt of one token has no report
   std::vector<OutputDelta> deltas;
   std::vector<TokenRecord> records;
   for (const TokenRecord& record : event.tokens) {
@@ -149,8 +192,7 @@ void Generation::On(size_t part, const TokensEmitted& event) {
 }
 
 void Generation::On(size_t part, const ChoiceFinished& event) {
-  Choice& choice = choices_[part * static_cast<size_t>(job_.params.num_choices) +
-                            static_cast<size_t>(event.choice)];
+  Choice& choice = ChoiceOf(part, event.choice);
   if (choice.is_ended) return;
   std::vector<OutputDelta> deltas;
   choice.output.Finish(deltas);
@@ -206,13 +248,20 @@ void Generation::StartChoice(Choice& choice) {
   if (choice.is_started) return;
   choice.is_started = true;
   const bool is_chat = job_.head.kind == CompletionKind::kChat;
-  if (!is_chat && choice.text.content.empty())
+  if (!is_chat && !job_.params.echoes)
     return;  // the role is a chat's; an echo comes first in a text completion
+  std::string logprobs;
+  if (job_.params.echoes && job_.params.wants_logprobs) {
+    const auto part = static_cast<size_t>(choice.text.index / job_.params.num_choices);
+    logprobs = TextLogprobsJson(EchoRecords(part), context_.tokenizer, job_.params.tokens_as_ids,
+                                choice.text_offset, /*starts_prompt=*/true);
+  }
   exchange_->Write(ChunkEvent(
       job_.head, {.index = choice.text.index,
                   .delta_field = "content",
                   .text = is_chat ? std::string_view() : std::string_view(choice.text.content),
-                  .starts_choice = true}));
+                  .starts_choice = true,
+                  .logprobs = logprobs}));
 }
 
 void Generation::Show(Choice& choice, const std::vector<OutputDelta>& deltas,
@@ -275,16 +324,9 @@ void Generation::EndAll() {
     return;
   }
   std::vector<ChoiceText> texts;
-  for (Choice& choice : choices_) {
-    if (job_.params.wants_logprobs) {
-      int64_t offset = 0;
-      choice.text.logprobs =
-          job_.head.kind == CompletionKind::kChat
-              ? ChatLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids)
-              : TextLogprobsJson(choice.records, context_.tokenizer, job_.params.tokens_as_ids,
-                                 offset);
-    }
-    texts.push_back(std::move(choice.text));
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    FillLogprobs(i);
+    texts.push_back(std::move(choices_[i].text));
   }
   HttpHeaders headers = CommonHeaders();
   headers.emplace_back("Content-Type", "application/json");
@@ -292,6 +334,27 @@ void Generation::EndAll() {
                      AnswerJson(job_.head, texts, Usage(),
                                 {.reasoning = job_.params.includes_reasoning,
                                  .token_ids = job_.params.return_token_ids}));
+}
+
+// Of an answer that is not streamed.
+void Generation::FillLogprobs(size_t choice_index) {
+  Choice& choice = choices_[choice_index];
+  const GenerateParams& params = job_.params;
+  const size_t part = choice_index / static_cast<size_t>(params.num_choices);
+  const bool is_chat = job_.head.kind == CompletionKind::kChat;
+  const bool is_first = choice_index % static_cast<size_t>(params.num_choices) == 0;
+  if (params.prompt_logprobs && (!is_chat || is_first))
+    choice.text.prompt_logprobs =
+        PromptLogprobsJson(parts_[part].report, context_.tokenizer, *params.prompt_logprobs);
+  if (!params.wants_logprobs) return;
+  std::vector<TokenRecord> records;
+  if (params.echoes) records = EchoRecords(part);
+  records.insert(records.end(), choice.records.begin(), choice.records.end());
+  int64_t offset = 0;
+  choice.text.logprobs =
+      is_chat ? ChatLogprobsJson(records, context_.tokenizer, params.tokens_as_ids)
+              : TextLogprobsJson(records, context_.tokenizer, params.tokens_as_ids, offset,
+                                 /*starts_prompt=*/params.echoes);
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {

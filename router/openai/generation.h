@@ -56,6 +56,10 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     RequestKey key;
     int cached_tokens = 0;
     bool is_ended = false;
+    // The report on the prompt (contracts.md 5), from position 1 on; what its choices say
+    // meanwhile.
+    std::vector<TokenRecord> report;
+    std::vector<RequestEvent> held;
   };
 
   void Submit();
@@ -66,12 +70,17 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void On(size_t part, const ChoiceFinished& event);
   void On(size_t part, const ContinuationInexact& event);
   void On(size_t part, const RequestEnded& event);
+  bool IsReportDue(size_t part) const;
+  void EndScored(size_t part);
+  Choice& ChoiceOf(size_t part, int k);
+  std::vector<TokenRecord> EchoRecords(size_t part) const;
   void LogEnd(size_t part, const RequestEnded& event) const;
   void StartStream();
   void Ping();
   void Show(Choice& choice, const std::vector<OutputDelta>& deltas,
             const std::vector<TokenRecord>& records);
   void StartChoice(Choice& choice);
+  void FillLogprobs(size_t choice_index);
   void EndChoice(Choice& choice, ChoiceEnd end);
   void EndAll();
   void Fail(const ApiError& error, absl::Duration retry_after);

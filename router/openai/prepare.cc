@@ -83,6 +83,7 @@ std::optional<ApiError> Api::FillRequest(const Call& call, GenerationJob& job) c
   request.finish = {.stop_tokens = job.params.stop_tokens,
                     .max_tokens = job.params.max_tokens.value_or(0),
                     .min_tokens = job.params.min_tokens};
+  request.prompt_logprobs = PromptEntries(job.params);
   request.salt = job.params.salt;
   request.priority = job.params.priority;
   request.arrival = call.request.arrival;
@@ -183,10 +184,6 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
   job.params = *std::move(params);
   if (body.FindNonNull("suffix") != nullptr)
     return BadRequest("suffix is not currently supported", "suffix");
-  ApiResult<bool> echo = BoolMemberOr(body, "echo", false);
-  if (!echo.ok()) return echo.error();
-  if (*echo && job.params.wants_logprobs)
-    return BadRequest("echo with logprobs is not supported by this server", "echo");
   const JsonValue* prompt = body.FindNonNull("prompt");
   if (prompt == nullptr)
     return BadRequest("prompt: expected string or array, got nothing", "prompt");
@@ -218,7 +215,8 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
       return WrongType("prompt", "string or array", *item);
     }
     if (ids.empty()) return BadRequest("prompt must not be empty: it has no token", "prompt");
-    if (*echo) job.echoes.push_back(parts_.tokenizer.Decode(ids, job.params.skip_special));
+    if (job.params.echoes)
+      job.echoes.push_back(parts_.tokenizer.Decode(ids, job.params.skip_special));
     job.prompts.push_back(std::make_shared<const std::vector<int32_t>>(std::move(ids)));
   }
   return job;

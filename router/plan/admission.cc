@@ -7,12 +7,32 @@
 namespace baton::router {
 namespace {
 
-// What a live request keeps of its tokens: the prompt, and what it may emit per choice; the latter
-// is bounded here to 4,096 so that a generous max_tokens does not count as memory.
+// Its rules as values: each prompt of a batch has a copy of them.
+uint64_t SpecBytes(const GenerateRequest& spec) {
+  uint64_t bytes = sizeof(Request) + spec.request_id.size() + spec.salt.size();
+  bytes += spec.sampling.logit_bias.size() * sizeof(spec.sampling.logit_bias[0]);
+  bytes += spec.sampling.allowed_tokens.size() * sizeof(int32_t);
+  for (const std::vector<int32_t>& word : spec.sampling.bad_words)
+    bytes += sizeof(word) + word.size() * sizeof(int32_t);
+  return bytes + spec.finish.stop_tokens.size() * sizeof(int32_t);
+}
+
+// What a live request keeps: its rules, the prompt, and what it may emit per choice; the latter is
+// bounded here to 4,096 so that a generous max_tokens does not count as memory.
 uint64_t BytesOf(const Request& request) {
   const int64_t emitted = std::clamp<int64_t>(request.spec.finish.max_tokens, 0, 4'096);
   const uint64_t per_choice = static_cast<uint64_t>(emitted) * sizeof(int32_t);
-  return uint64_t{request.prompt_tokens()} * sizeof(int32_t) + per_choice * request.choices.size();
+  return SpecBytes(request.spec) + uint64_t{request.prompt_tokens()} * sizeof(int32_t) +
+         per_choice * request.choices.size();
+}
+
+// What the report on a prompt's own tokens takes until it is answered, as records and as JSON text
+// (a copy of it in the making), per choice: a text completion shows it with each.
+uint64_t ReportBytes(const Request& request) {
+  constexpr uint64_t kEntryBytes = 8 + 2 * 80;
+  if (!request.spec.prompt_logprobs) return 0;
+  const uint64_t entries = uint64_t{*request.spec.prompt_logprobs} + 2;  // own value, record
+  return uint64_t{request.prompt_tokens()} * entries * kEntryBytes * request.choices.size();
 }
 
 }  // namespace
@@ -31,7 +51,12 @@ absl::Status Admission::Admit(Request& request) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("queue is full: %d prompt tokens wait, %d more exceed %d", queued_tokens_,
                         tokens, config_.max_queued_tokens));
-  const uint64_t bytes = BytesOf(request);
+  const uint64_t report_bytes = ReportBytes(request);
+  if (report_bytes > config_.max_live_bytes)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("logprobs of %d prompt tokens take up to %d bytes, the limit is %d", tokens,
+                        report_bytes, config_.max_live_bytes));
+  const uint64_t bytes = BytesOf(request) + report_bytes;
   if (live_bytes_ > 0 && live_bytes_ + bytes > config_.max_live_bytes)
     return absl::ResourceExhaustedError(
         absl::StrFormat("requests in flight hold %d bytes, %d more exceed %d", live_bytes_, bytes,

@@ -64,13 +64,13 @@ void RouterCore::OnEvent(CancelChoice& event) {
   choice.is_cancelled = true;
   if (request->AllChoicesOver()) return End(*request, absl::OkStatus());
   if (!request->placement) return;
-  const Placement& placement = *request->placement;
+  Placement& placement = *request->placement;
   const auto at = std::find(placement.choices.begin(), placement.choices.end(), event.choice);
   if (at == placement.choices.end()) return;
   WorkerRecord* decode = workers_.Find(placement.decode);
-  decode->sequences.erase(choice.handle);
   const auto index = static_cast<uint32_t>(at - placement.choices.begin());
-  Tell(*request, placement.decode,
+  decode->sequences.erase(placement.handles[index]);
+  Tell(placement, placement.decode,
        wire::Cancel{.transfer = placement.transfer, .sequence = index, .reason = event.reason});
 }
 
@@ -154,6 +154,9 @@ void RouterCore::CheckTimers(Request& request) {
       return BlameLink(request, silent);
     case Step::kDecoding:
       return CheckParked(request);
+    case Step::kMoving:
+      request.avoid.push_back(request.moving->target.decode);
+      return LosePlacement(request, true, silent);
     case Step::kQueued:
     case Step::kEnded:
       return;
@@ -186,6 +189,7 @@ void RouterCore::FinishChoice(Request& request, int choice, FinishReason reason,
 
 void RouterCore::End(Request& request, const absl::Status& status) {
   if (request.step == Step::kEnded) return;
+  if (request.moving) ++facts_.moves.ended;
   DropPlacement(request, status.ok() ? "done" : std::string(status.message()));
   admission_.Remove(request);
   admission_.Release(request);

@@ -46,7 +46,7 @@ class RouterCore {
   // For tests and the simulator's invariants; absent: unknown or ended.
   std::optional<RequestState> StateOf(RequestKey key) const;
   size_t num_live() const { return requests_.size(); }
-  size_t num_open_transfers() const { return transfers_.size(); }
+  size_t num_open_transfers() const { return transfers_.size() + moves_.size(); }
   const WorkerRecord* FindWorker(WorkerId worker) const { return workers_.Find(worker); }
 
  private:
@@ -90,6 +90,7 @@ class RouterCore {
   void OnEvent(WorkerSaid& event);
   void LoseWorker(WorkerRecord& worker, const absl::Status& status);
   void LoseWorkerOf(Request& request, WorkerId worker, const absl::Status& status);
+  void LoseDecodeOf(Request& request, const absl::Status& why);
   void UpdateCoverage();
   void OnBeat(WorkerRecord& worker, const wire::Beat& beat);
   void OnLoad(WorkerRecord& worker, const wire::Load& load);
@@ -107,6 +108,7 @@ class RouterCore {
   // core_tokens.cc: what workers computed.
   void OnItem(WorkerRecord& worker, wire::FirstToken& item);
   void OnItem(WorkerRecord& worker, wire::PromptLogprobs& item);
+  void EndIfComplete(Request& request);
   void OnItem(WorkerRecord& worker, wire::Landed& item);
   void OnItem(WorkerRecord& worker, wire::SequenceStep& item);
   void OnItem(WorkerRecord& worker, wire::Finished& item);
@@ -132,6 +134,18 @@ class RouterCore {
   uint32_t PagesFor(const Request& request) const;
   uint32_t CachedPages(Request& request, const WorkerRecord& worker);
 
+  // core_move.cc: sequences that leave draining decode workers.
+  void MoveFromDraining();
+  void BeginMove(Request& request, const WorkerRecord& target);
+  void BookMove(Request& request);
+  void OnMoveReserved(Request& request, wire::Reserved& item);
+  void OnMoveRefused(Request& request, WorkerRecord& worker, const wire::Refused& item);
+  void OnMoveLanded(Request& request, const wire::Landed& item);
+  void EnterMove(Request& request, Moving::Stage stage);
+  void DropMove(Request& request, const std::string& reason);
+  Request* FindMove(const TransferId& transfer);
+  const WorkerRecord* PickMoveTarget(Request& request) const;
+
   // core_placement.cc: where requests run, and how that ends.
   void Schedule();
   Placed TryPlace(Request& request);
@@ -148,9 +162,13 @@ class RouterCore {
   void CloseLanding(Placement& placement, bool is_answered);
   void BlameLink(Request& request, const absl::Status& why);
   void MarkLost(Request& request);
-  void SendPrompt(Request& request, WorkerId worker);
-  void Tell(Request& request, WorkerId worker, RouterPiece piece);
-  void CancelAt(Request& request, WorkerId worker, const std::string& reason);
+  void OpenLanding(Placement& placement, WorkerRecord& decode);
+  void AddSequence(Request& request, Placement& placement, int choice);
+  void Forget(Placement& placement, const std::string& reason);
+  void SendReserve(const Request& request, Placement& placement);
+  void SendPrompt(const Request& request, Placement& placement, WorkerId worker);
+  void Tell(Placement& placement, WorkerId worker, RouterPiece piece);
+  void CancelAt(Placement& placement, WorkerId worker, const std::string& reason);
 
   const PlanConfig config_;
   Rng& rng_;
@@ -159,6 +177,7 @@ class RouterCore {
   RouterFacts facts_;
   std::map<RequestKey, std::unique_ptr<Request>> requests_;
   std::unordered_map<TransferId, Request*> transfers_;
+  std::unordered_map<TransferId, Request*> moves_;   // by the new transfer, once it is booked
   std::map<RequestKey, Request*> waiting_landings_;  // booked, want a prefill worker
   uint64_t next_order_ = 0;
   uint64_t view_version_ = 0;

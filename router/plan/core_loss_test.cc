@@ -196,6 +196,20 @@ TEST(RouterCoreLoss, GivesUpAfterTheThirdAttempt) {
   c.h.ExpectQuiet();
 }
 
+TEST(RouterCoreLoss, ARequestThatOutlivesNoDecodeWorkerIsTakenForTheReason) {
+  Cluster c;
+  c.key = c.h.Arrive(kPrompt, kTokens);
+  for (int lost = 1; lost <= 4; ++lost) {
+    const WorkerId decode = c.Decode();
+    EXPECT_FALSE(c.h.EndOf(c.key).has_value()) << "before loss " << lost;
+    c.h.Down(decode);
+    c.h.Up(decode.value, kDecodeWorker);
+  }
+  EXPECT_TRUE(absl::IsUnavailable(*c.h.EndOf(c.key)));
+  EXPECT_EQ(c.h.Facts().outcomes.no_worker, 1u);
+  c.h.ExpectQuiet();
+}
+
 TEST(RouterCoreLoss, AFullPrefillWorkerCostsNoAttempt) {
   Cluster c;
   c.h.Down(c.p2);

@@ -12,33 +12,15 @@ namespace {
 // Queued requests looked at behind one that no worker can serve.
 constexpr int kMaxSkipped = 64;
 
-std::vector<wire::SequenceSpec> SequencesOf(const Request& request) {
+std::vector<wire::SequenceSpec> SequencesOf(const Request& request, const Placement& placement) {
   std::vector<wire::SequenceSpec> sequences;
-  for (const int i : request.placement->choices) {
-    const Choice& choice = request.choices[static_cast<size_t>(i)];
-    sequences.push_back(
-        {.handle = choice.handle, .choice = static_cast<uint32_t>(i), .received = choice.received});
+  for (size_t i = 0; i < placement.choices.size(); ++i) {
+    const int choice = placement.choices[i];
+    sequences.push_back({.handle = placement.handles[i],
+                         .choice = static_cast<uint32_t>(choice),
+                         .received = request.choices[static_cast<size_t>(choice)].received});
   }
   return sequences;
-}
-
-wire::Reserve MakeReserve(const Request& request, absl::Time now) {
-  wire::Reserve reserve;
-  reserve.transfer = request.placement->transfer;
-  reserve.request_id = request.spec.request_id;
-  reserve.prompt_tokens = request.prompt_tokens();
-  // The prompt's; what is booked beyond them is the worker's rule (contracts.md 6), our count an
-  // estimate.
-  reserve.num_pages = (request.prompt_tokens() + kPageTokens - 1) / kPageTokens;
-  reserve.sequences = SequencesOf(request);
-  reserve.sampling = request.spec.sampling;
-  reserve.finish = request.spec.finish;
-  reserve.prompt_class = request.identity->prompt_class;
-  reserve.decode_class = request.identity->decode_class;
-  reserve.priority = request.spec.priority;
-  reserve.remaining_ms = request.RemainingMs(now);
-  reserve.salt = request.spec.salt;
-  return reserve;
 }
 
 wire::Run MakeRun(const Request& request, absl::Time now) {
@@ -49,7 +31,7 @@ wire::Run MakeRun(const Request& request, absl::Time now) {
   run.landing = request.placement->landing;
   run.landing.attempt = run.attempt;
   run.prompt_tokens = request.prompt_tokens();
-  run.sequences = SequencesOf(request);
+  run.sequences = SequencesOf(request, *request.placement);
   run.sampling = request.spec.sampling;
   run.finish = request.spec.finish;
   run.prompt_logprobs = request.spec.prompt_logprobs;
@@ -59,13 +41,6 @@ wire::Run MakeRun(const Request& request, absl::Time now) {
   run.remaining_ms = request.RemainingMs(now);
   run.salt = request.spec.salt;
   return run;
-}
-
-wire::Cancel MakeCancel(const TransferId& transfer, const std::string& reason) {
-  wire::Cancel cancel;
-  cancel.transfer = transfer;
-  cancel.reason = reason;
-  return cancel;
 }
 
 }  // namespace
@@ -88,6 +63,7 @@ void RouterCore::Schedule() {
   }
   decode_blocked_since_ =
       is_decode_blocked ? std::min(decode_blocked_since_, now_) : absl::InfiniteFuture();
+  MoveFromDraining();
 }
 
 RouterCore::Placed RouterCore::TryPlace(Request& request) {
@@ -129,21 +105,13 @@ void RouterCore::Book(Request& request, const PairChoice& pair) {
   placement.transfer = rng_.DrawBytes<TransferId>();
   placement.decode = pair.decode;
   placement.num_pages = PagesFor(request);
-  for (int i = 0; i < request.spec.num_choices; ++i) {
-    Choice& choice = request.choices[static_cast<size_t>(i)];
-    if (choice.IsOver()) continue;
-    choice.handle = SequenceHandle{decode.next_handle++};
-    decode.sequences.emplace(choice.handle,
-                             WorkerRecord::Sequence{.request = &request, .choice = i});
-    placement.choices.push_back(i);
-  }
+  for (int i = 0; i < request.spec.num_choices; ++i)
+    if (!request.choices[static_cast<size_t>(i)].IsOver()) AddSequence(request, placement, i);
   transfers_.emplace(placement.transfer, &request);
-  placement.is_landing_asked = true;
-  decode.asked_pages += placement.num_pages;
-  decode.asked_sequences += static_cast<uint32_t>(placement.choices.size());
+  OpenLanding(placement, decode);
   OpenPrefill(placement, prefill, pair.uncached_tokens);
-  Tell(request, pair.decode, MakeReserve(request, now_));
-  SendPrompt(request, pair.decode);
+  SendReserve(request, placement);
+  SendPrompt(request, placement, pair.decode);
   request.clock.Enter(StageClock::Stage::kBooking, now_);
   EnterStep(request, Step::kBooking);
 }
@@ -152,8 +120,8 @@ void RouterCore::RunAt(Request& request, WorkerRecord& prefill, uint32_t uncache
   Placement& placement = *request.placement;
   if (!placement.is_prefill_open) OpenPrefill(placement, prefill, uncached_tokens);
   waiting_landings_.erase(request.key);
-  Tell(request, prefill.id, MakeRun(request, now_));
-  SendPrompt(request, prefill.id);
+  Tell(placement, prefill.id, MakeRun(request, now_));
+  SendPrompt(request, placement, prefill.id);
   request.clock.Enter(StageClock::Stage::kPrefill, now_);
   NoteProgress(request, prefill);
   // Its queue comes before its first chunk.
@@ -220,11 +188,11 @@ void RouterCore::BeginRetarget(Request& request, bool is_fault, const absl::Stat
   placement.has_first_token = false;
   placement.progress_due = absl::InfiniteFuture();
   ++placement.attempt;
-  Tell(request, placement.decode,
+  Tell(placement, placement.decode,
        wire::Retarget{.transfer = placement.transfer, .attempt = placement.attempt});
   if (std::find(placement.told.begin(), placement.told.end(), old) != placement.told.end()) {
     placement.used_prefills.push_back(old);
-    CancelAt(request, old, std::string(why.message()));
+    CancelAt(placement, old, std::string(why.message()));
   }
   if (request.has_token) MarkLost(request);
   EnterStep(request, Step::kRetarget);
@@ -250,8 +218,11 @@ bool RouterCore::CountFault(Request& request, const absl::Status& why) {
 }
 
 void RouterCore::LosePlacement(Request& request, bool is_fault, const absl::Status& why) {
-  ++(request.step == Step::kDecoding ? facts_.recoveries : facts_.rebookings);
+  const bool has_landed = request.step == Step::kDecoding || request.step == Step::kMoving;
+  ++(has_landed ? facts_.recoveries : facts_.rebookings);
+  if (request.moving) ++facts_.moves.recovered;
   DropPlacement(request, std::string(why.message()));
+  request.clock.is_prefill_owed = false;
   if (is_fault && !CountFault(request, why)) return;
   if (request.has_token) {
     MarkLost(request);
@@ -270,7 +241,7 @@ void RouterCore::LosePlacement(Request& request, bool is_fault, const absl::Stat
     else if (static_cast<int64_t>(choice.received.size()) >= finish.max_tokens)
       FinishChoice(request, i, FinishReason::kLength, -1);
   }
-  if (request.AllChoicesOver()) return End(request, absl::OkStatus());
+  if (request.AllChoicesOver()) return EndIfComplete(request);
   request.clock.Enter(StageClock::Stage::kQueue, now_);
   request.queued_since = now_;
   admission_.Push(request);
@@ -288,19 +259,30 @@ void RouterCore::MarkLost(Request& request) {
 
 void RouterCore::DropPlacement(Request& request, const std::string& reason) {
   if (!request.placement) return;
-  Placement& placement = *request.placement;
+  DropMove(request, reason);
+  for (const int i : request.placement->choices)
+    request.choices[static_cast<size_t>(i)].parked_since = absl::InfiniteFuture();
+  Forget(*request.placement, reason);
+  waiting_landings_.erase(request.key);
+  request.placement.reset();
+}
+
+// Nothing of it is counted, known or owed afterwards.
+void RouterCore::Forget(Placement& placement, const std::string& reason) {
   ClosePrefill(placement);
   CloseLanding(placement, false);
   WorkerRecord& decode = *workers_.Find(placement.decode);
-  for (const int i : placement.choices) {  // the others' handles are another worker's
-    Choice& choice = request.choices[static_cast<size_t>(i)];
-    decode.sequences.erase(choice.handle);
-    choice.parked_since = absl::InfiniteFuture();
-  }
-  while (!placement.told.empty()) CancelAt(request, placement.told.front(), reason);
+  for (const SequenceHandle handle : placement.handles) decode.sequences.erase(handle);
+  while (!placement.told.empty()) CancelAt(placement, placement.told.front(), reason);
   transfers_.erase(placement.transfer);
-  waiting_landings_.erase(request.key);
-  request.placement.reset();
+}
+
+void RouterCore::AddSequence(Request& request, Placement& placement, int choice) {
+  WorkerRecord& decode = *workers_.Find(placement.decode);
+  const SequenceHandle handle{decode.next_handle++};
+  decode.sequences.emplace(handle, WorkerRecord::Sequence{.request = &request, .choice = choice});
+  placement.handles.push_back(handle);
+  placement.choices.push_back(choice);
 }
 
 void RouterCore::OpenPrefill(Placement& placement, WorkerRecord& prefill,
@@ -321,6 +303,12 @@ void RouterCore::ClosePrefill(Placement& placement) {
   should_schedule_ = true;
 }
 
+void RouterCore::OpenLanding(Placement& placement, WorkerRecord& decode) {
+  placement.is_landing_asked = true;
+  decode.asked_pages += placement.num_pages;
+  decode.asked_sequences += static_cast<uint32_t>(placement.choices.size());
+}
+
 void RouterCore::CloseLanding(Placement& placement, bool is_answered) {
   if (!placement.is_landing_asked) return;
   placement.is_landing_asked = false;
@@ -334,33 +322,61 @@ void RouterCore::CloseLanding(Placement& placement, bool is_answered) {
   decode.fresh_sequences += sequences;
 }
 
-void RouterCore::SendPrompt(Request& request, WorkerId worker) {
+void RouterCore::SendReserve(const Request& request, Placement& placement) {
+  wire::Reserve reserve;
+  reserve.transfer = placement.transfer;
+  reserve.request_id = request.spec.request_id;
+  reserve.prompt_tokens = request.prompt_tokens();
+  // The landing's; what is booked beyond them is the worker's rule (contracts.md 6), our count an
+  // estimate.
+  reserve.num_pages = (request.prompt_tokens() + kPageTokens - 1) / kPageTokens;
+  reserve.sequences = SequencesOf(request, placement);
+  reserve.sampling = request.spec.sampling;
+  reserve.finish = request.spec.finish;
+  reserve.prompt_class = request.identity->prompt_class;
+  reserve.decode_class = request.identity->decode_class;
+  reserve.priority = request.spec.priority;
+  reserve.remaining_ms = request.RemainingMs(now_);
+  reserve.salt = request.spec.salt;
+  if (request.moving) {  // the last token comes with the tail, as any landing's first one does
+    std::vector<int32_t>& received = reserve.sequences[0].received;
+    received.pop_back();
+    reserve.lands_received = true;
+    const auto tokens = request.prompt_tokens() + static_cast<uint32_t>(received.size());
+    reserve.num_pages = (tokens + kPageTokens - 1) / kPageTokens;
+  }
+  Tell(placement, placement.decode, std::move(reserve));
+}
+
+void RouterCore::SendPrompt(const Request& request, Placement& placement, WorkerId worker) {
   const std::vector<int32_t>& prompt = *request.spec.prompt;
   for (size_t at = 0; at < prompt.size(); at += wire::kMaxPromptChunk) {
     const size_t end = std::min(prompt.size(), at + wire::kMaxPromptChunk);
     const auto from = prompt.begin() + static_cast<std::ptrdiff_t>(at);
     const auto to = prompt.begin() + static_cast<std::ptrdiff_t>(end);
-    Tell(request, worker,
-         wire::PromptChunk{.transfer = request.placement->transfer,
+    Tell(placement, worker,
+         wire::PromptChunk{.transfer = placement.transfer,
                            .offset = static_cast<uint32_t>(at),
                            .tokens = std::vector<int32_t>(from, to),
                            .is_last = end == prompt.size()});
   }
 }
 
-void RouterCore::Tell(Request& request, WorkerId worker, RouterPiece piece) {
-  std::vector<WorkerId>& told = request.placement->told;
+void RouterCore::Tell(Placement& placement, WorkerId worker, RouterPiece piece) {
+  std::vector<WorkerId>& told = placement.told;
   const bool introduces = std::find(told.begin(), told.end(), worker) == told.end();
   if (introduces) told.push_back(worker);
   out_->push_back(
       SendToWorker{.worker = worker, .piece = std::move(piece), .introduces = introduces});
 }
 
-void RouterCore::CancelAt(Request& request, WorkerId worker, const std::string& reason) {
-  std::erase(request.placement->told, worker);
+void RouterCore::CancelAt(Placement& placement, WorkerId worker, const std::string& reason) {
+  std::erase(placement.told, worker);
   ++facts_.cancels_sent;
-  out_->push_back(
-      SendToWorker{.worker = worker, .piece = MakeCancel(request.placement->transfer, reason)});
+  wire::Cancel cancel;
+  cancel.transfer = placement.transfer;
+  cancel.reason = reason;
+  out_->push_back(SendToWorker{.worker = worker, .piece = std::move(cancel)});
 }
 
 }  // namespace baton::router

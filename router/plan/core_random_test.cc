@@ -24,12 +24,14 @@ struct Scenario {
   std::string name;
   FakeClusterOptions options;
   absl::Duration between_kills = absl::InfiniteDuration();
+  absl::Duration between_drains = absl::InfiniteDuration();
   bool may_fail = false;  // more faults than a request's attempts
 };
 
 PlanConfig Config() {
   PlanConfig config;
   config.max_attempts = 50;  // losses alone never fail a request here
+  config.max_lost_bookings = 50;
   config.progress_floor = absl::Milliseconds(300);
   config.answer_timeout = absl::Milliseconds(500);
   config.no_worker_grace = absl::Seconds(5);
@@ -69,6 +71,18 @@ void KillNow(FakeCluster& cluster, absl::Duration between, int left) {
   });
 }
 
+// One worker after the other is drained, and replaced once it had its time.
+void DrainNow(FakeCluster& cluster, absl::Duration between, int left) {
+  if (left == 0) return;
+  cluster.At(between * (0.5 + cluster.rng().Uniform()), [&cluster, between, left] {
+    const auto& workers = cluster.workers();
+    const WorkerId worker = workers[cluster.rng().Below(workers.size())];
+    cluster.Drain(worker);
+    cluster.At(absl::Seconds(1), [&cluster, worker] { cluster.Kill(worker); });
+    DrainNow(cluster, between, left - 1);
+  });
+}
+
 void CheckRequest(CoreHarness& harness, RequestKey key, const Plan& plan, bool may_fail) {
   const RequestLog& log = harness.Log(key);
   ASSERT_EQ(log.num_ended, 1);
@@ -98,6 +112,8 @@ void RunSeed(const Scenario& scenario, uint64_t seed, RouterFacts& sum) {
   StartRequests(cluster, plans);
   if (scenario.between_kills != absl::InfiniteDuration())
     KillNow(cluster, scenario.between_kills, 20);
+  if (scenario.between_drains != absl::InfiniteDuration())
+    DrainNow(cluster, scenario.between_drains, 6);
   for (int i = 0; i < 600 && (plans.size() < kRequests || cluster.harness().core().num_live() > 0);
        ++i)
     cluster.RunFor(absl::Milliseconds(100));
@@ -113,6 +129,9 @@ void RunSeed(const Scenario& scenario, uint64_t seed, RouterFacts& sum) {
   EXPECT_EQ(facts.position_gaps, 0u);
   cluster.harness().ExpectQuiet();
   sum.recoveries += facts.recoveries;
+  sum.moves.moved += facts.moves.moved;
+  sum.moves.recovered += facts.moves.recovered;
+  sum.moves.ended += facts.moves.ended;
   sum.retargets += facts.retargets;
   sum.rebookings += facts.rebookings;
   sum.refusals += facts.refusals;
@@ -148,6 +167,27 @@ TEST(RouterCoreRandom, EveryRequestEndsOnceWithTheSameTextDespiteLosses) {
     EXPECT_GT(sum->retargets, 0u);
     EXPECT_GT(sum->rebookings, 0u);
     EXPECT_GT(sum->refusals, 0u);
+  }
+}
+
+TEST(RouterCoreRandom, DrainedWorkersHandTheirSequencesOn) {
+  const auto sum =
+      RunSeeds({.name = "drains", .options = {}, .between_drains = absl::Milliseconds(400)}, 40);
+  if (sum) {
+    EXPECT_GT(sum->moves.moved, 0u);
+  }
+}
+
+TEST(RouterCoreRandom, MovesSurviveLossesOfBothSides) {
+  FakeClusterOptions options{.refusal = 0.1, .failure = 0.1};
+  const auto sum = RunSeeds({.name = "drains and losses",
+                             .options = options,
+                             .between_kills = absl::Milliseconds(150),
+                             .between_drains = absl::Milliseconds(300)},
+                            40);
+  if (sum) {
+    EXPECT_GT(sum->moves.moved, 0u);
+    EXPECT_GT(sum->moves.recovered, 0u);
   }
 }
 

@@ -142,6 +142,43 @@ TEST(RouterCore, EndsWellWhenTheClientHasEnoughOfEveryChoice) {
   c.h.ExpectQuiet();
 }
 
+// The report and the last token come from two workers: either may be first.
+TEST(RouterCore, EndsWhenTheReportOnThePromptIsInToo) {
+  for (const bool is_lost : {false, true}) {
+    SCOPED_TRACE(is_lost);
+    Cluster c(true);
+    GenerateRequest request = c.h.MakeRequest(300, 2);
+    request.prompt_logprobs = 0;
+    const RequestKey key = c.h.Arrive(std::move(request));
+    c.h.Reserved(c.d);
+    wire::WorkerMessage message;
+    message.prompt_logprobs.push_back({.transfer = c.h.Last<wire::Run>(c.p).transfer,
+                                       .first_position = 1,
+                                       .tokens = std::vector<TokenRecord>(299)});
+    c.h.Landed(c.d);
+    c.h.ToEnd(c.d);
+    EXPECT_FALSE(c.h.EndOf(key).has_value());
+    if (is_lost) {
+      c.h.Down(c.p);
+      EXPECT_EQ(c.h.EndOf(key)->code(), absl::StatusCode::kUnavailable);
+    } else {
+      c.h.Say(c.p, message);
+      EXPECT_TRUE(c.h.EndOf(key)->ok());
+      EXPECT_EQ(c.h.Log(key).prompt_logprobs.size(), 299u);
+    }
+    c.h.ExpectQuiet();
+  }
+}
+
+TEST(RouterCore, AReportBeyondTheLiveBytesIsRefusedAsTooLarge) {
+  Cluster c(true);
+  GenerateRequest request = c.h.MakeRequest(1'000'000, 2);
+  request.prompt_logprobs = 20;
+  const RequestKey key = c.h.Arrive(std::move(request));
+  EXPECT_EQ(c.h.EndOf(key)->code(), absl::StatusCode::kInvalidArgument);
+  c.h.ExpectQuiet();
+}
+
 TEST(RouterCore, EmitsEachPromptLogprobOnceAcrossAttempts) {
   Cluster c(true);
   GenerateRequest request = c.h.MakeRequest(300, 2);
@@ -166,6 +203,24 @@ TEST(RouterCore, EmitsEachPromptLogprobOnceAcrossAttempts) {
   c.h.ToEnd(c.d);
   c.h.ExpectTokens(key, 0, 2);
   c.h.ExpectQuiet();
+}
+
+TEST(RouterCore, SplitsTheTimesTooWhenTheLandingSpeaksFirst) {
+  Cluster c;
+  const RequestKey key = c.h.Arrive(300, 4);
+  const absl::Time arrival = c.h.now();
+  c.h.Reserved(c.d);
+  c.h.Advance(absl::Milliseconds(20));
+  c.h.Landed(c.d);
+  const absl::Duration first = c.h.now() - arrival;
+  c.h.Advance(absl::Milliseconds(5));
+  c.h.FirstToken(c.p);  // says 1 ms of prefill
+  c.h.FirstToken(c.p);
+  c.h.ToEnd(c.d);
+  const StageTimes& t = c.h.Log(key).end.times;
+  EXPECT_EQ(t.prefill, absl::Milliseconds(1));
+  EXPECT_EQ(t.prefill_queue, absl::Milliseconds(19));
+  EXPECT_EQ(t.parse + t.queue + t.booking + t.prefill_queue + t.prefill + t.emit, first);
 }
 
 TEST(RouterCore, SplitsTheTimesSoThatTheyAddUp) {

@@ -6,6 +6,15 @@
 #include "router/plan/core.h"
 
 namespace baton::router {
+namespace {
+
+// One that moves still speaks through its old worker.
+bool IsDecodingAt(const Request& request, WorkerId worker) {
+  const bool is_decoding = request.step == Step::kDecoding || request.step == Step::kMoving;
+  return is_decoding && request.placement->decode == worker;
+}
+
+}  // namespace
 
 // False if the request lost its placement or ended over it.
 bool RouterCore::AcceptTokens(Request& request, int choice, int64_t position,
@@ -24,7 +33,7 @@ bool RouterCore::AcceptTokens(Request& request, int choice, int64_t position,
   }
   if (verdict.num_new == 0) return true;
   request.has_token = true;
-  if (request.step == Step::kDecoding) {
+  if (request.step == Step::kDecoding || request.step == Step::kMoving) {
     request.is_recovering = false;
     request.lost_at = absl::InfiniteFuture();
     request.attempts = 1;
@@ -55,7 +64,9 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::FirstToken& item) {
   if (request == nullptr) return;
   Placement& placement = *request->placement;
   if (placement.prefill != worker.id || placement.attempt != item.attempt) return;
-  if (request->step != Step::kPrefilling && request->step != Step::kDecoding) return;
+  if (request->step != Step::kPrefilling && request->step != Step::kDecoding &&
+      request->step != Step::kMoving)
+    return;
   if (item.tokens.size() != placement.choices.size()) {
     if (request->step != Step::kPrefilling) return;
     request->avoid.push_back(worker.id);
@@ -66,6 +77,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::FirstToken& item) {
                                             placement.choices.size())));
   }
   if (!request->has_token) request->clock.FirstToken(item.prefill_us, received_at_, now_);
+  request->clock.LatePrefill(item.prefill_us);
   if (!request->has_cached_tokens) {  // the landing's word may have come first
     request->has_cached_tokens = true;
     request->cached_tokens = static_cast<int>(item.cached_tokens);
@@ -89,9 +101,27 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::PromptLogprobs& item) {
   const int64_t first = request->next_prompt_logprob;
   request->next_prompt_logprob += static_cast<int64_t>(item.tokens.size());
   Emit(*request, PromptLogprobsEmitted{.first_position = first, .tokens = std::move(item.tokens)});
+  EndIfComplete(*request);
+}
+
+// When all choices are over. The report on the prompt may still be on its way: it comes from the
+// prefill worker, before its first token, and the end from the decode worker.
+void RouterCore::EndIfComplete(Request& request) {
+  if (!request.AllChoicesOver()) return;
+  const bool is_coming =
+      request.placement && request.placement->prefill && !request.placement->has_first_token;
+  if (request.LacksPromptLogprobs() && is_coming) return;
+  if (!request.LacksPromptLogprobs()) return End(request, absl::OkStatus());
+  End(request, absl::UnavailableError(absl::StrFormat(
+                   "the prefill worker's report on the prompt was lost at position %d of %d",
+                   request.next_prompt_logprob, request.prompt_tokens())));
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Landed& item) {
+  if (Request* moving = FindMove(item.transfer)) {
+    if (moving->moving->target.decode == worker.id) OnMoveLanded(*moving, item);
+    return;
+  }
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->placement->decode != worker.id) return;
   if (request->step != Step::kPrefilling && request->step != Step::kRetarget) return;
@@ -108,7 +138,10 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Landed& item) {
   ClosePrefill(placement);
   placement.is_prefilled = true;
   placement.progress_due = absl::InfiniteFuture();
-  if (!request->has_token) request->clock.FirstToken(0, received_at_, now_);
+  if (!request->has_token) {
+    request->clock.FirstToken(0, received_at_, now_);
+    request->clock.is_prefill_owed = true;
+  }
   should_schedule_ = true;
   if (!AcceptFirstTokens(*request, item.tokens)) return;
   EnterStep(*request, Step::kDecoding);
@@ -118,7 +151,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::SequenceStep& item) {
   const WorkerRecord::Sequence* sequence = FindSequence(worker, item.handle);
   if (sequence == nullptr) return;
   Request& request = *sequence->request;
-  if (request.step != Step::kDecoding) return;
+  if (!IsDecodingAt(request, worker.id)) return;
   const int64_t end = int64_t{item.first_position} + static_cast<int64_t>(item.tokens.size());
   if (end > int64_t{request.prompt_tokens()} + 1)
     request.clock.SecondToken(item.queue_us, item.step_us, now_);
@@ -129,10 +162,10 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Finished& item) {
   const WorkerRecord::Sequence* sequence = FindSequence(worker, item.handle);
   if (sequence == nullptr) return;
   Request& request = *sequence->request;
-  if (request.step != Step::kDecoding) return;
+  if (!IsDecodingAt(request, worker.id)) return;
   FinishChoice(request, sequence->choice, item.reason, item.stop_token);
   worker.sequences.erase(item.handle);
-  if (request.AllChoicesOver()) End(request, absl::OkStatus());
+  EndIfComplete(request);
 }
 
 }  // namespace baton::router

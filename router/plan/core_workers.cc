@@ -71,14 +71,34 @@ void RouterCore::LoseWorkerOf(Request& request, WorkerId worker, const absl::Sta
   std::erase(placement.told, worker);  // the session was the lease of all it booked
   std::erase(placement.used_prefills, worker);
   if (placement.prefill == worker) placement.is_prefill_open = false;
+  if (request.moving && request.moving->target.decode == worker) {
+    Placement& target = request.moving->target;
+    target.told.clear();
+    target.is_landing_asked = target.is_landing_answered = false;
+    if (placement.decode != worker) return LosePlacement(request, false, why);
+  }
   if (placement.decode == worker) {
     placement.is_landing_asked = placement.is_landing_answered = false;
-    return LosePlacement(request, false, why);
+    return LoseDecodeOf(request, why);
   }
   if (placement.prefill != worker) return;
   if (request.step == Step::kPrefilling && !placement.is_prefilled)
     return BeginRetarget(request, true, why);
   placement.prefill.reset();
+  const bool has_lost_report = request.LacksPromptLogprobs() && !placement.has_first_token;
+  if (request.step == Step::kDecoding && has_lost_report) LosePlacement(request, false, why);
+}
+
+// No attempt of the request's, unless one decode worker after the other ends under it before it has
+// a token: then it may be what ends them.
+void RouterCore::LoseDecodeOf(Request& request, const absl::Status& why) {
+  if (request.has_token || ++request.lost_bookings <= config_.max_lost_bookings)
+    return LosePlacement(request, false, why);
+  ++facts_.rebookings;
+  End(request,
+      absl::UnavailableError(absl::StrFormat(
+          "gave up after %d decode workers were lost before the first token, at most %d: %s",
+          request.lost_bookings, config_.max_lost_bookings, why.message())));
 }
 
 void RouterCore::OnEvent(WorkerSaid& event) {
@@ -117,7 +137,8 @@ void RouterCore::OnLoad(WorkerRecord& worker, const wire::Load& load) {
   const bool was_draining = worker.IsDraining();
   worker.load = load;
   worker.fresh_pages = worker.fresh_sequences = 0;
-  should_schedule_ = should_schedule_ || !admission_.queue().empty() || !waiting_landings_.empty();
+  should_schedule_ = should_schedule_ || load.is_draining || !admission_.queue().empty() ||
+                     !waiting_landings_.empty();
   if (worker.IsDraining() != was_draining) UpdateCoverage();
 }
 
@@ -136,6 +157,10 @@ WorkerRecord::Sequence* RouterCore::FindSequence(WorkerRecord& worker, SequenceH
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Reserved& item) {
+  if (Request* moving = FindMove(item.transfer)) {
+    if (moving->moving->target.decode == worker.id) OnMoveReserved(*moving, item);
+    return;
+  }
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->step != Step::kBooking) return;
   Placement& placement = *request->placement;
@@ -150,6 +175,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Reserved& item) {
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Refused& item) {
+  if (Request* moving = FindMove(item.transfer)) return OnMoveRefused(*moving, worker, item);
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr) return;
   Placement& placement = *request->placement;
@@ -174,6 +200,8 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Refused& item) {
     ArmCore(again);
     return BeginRetarget(*request, is_fault, why);
   }
+  if (item.stage == wire::Stage::kMove && placement.decode == worker.id && request->moving)
+    return OnMoveRefused(*request, worker, item);
   if (item.stage == wire::Stage::kRetarget && placement.decode == worker.id &&
       request->step == Step::kRetarget && !placement.has_retarget_answer)
     LosePlacement(*request, is_fault, why);
@@ -199,6 +227,7 @@ void RouterCore::NoteProgress(Request& request, const WorkerRecord& prefill) {
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Progress& item) {
+  if (Request* moving = FindMove(item.transfer)) return EnterMove(*moving, moving->moving->stage);
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->step != Step::kPrefilling) return;
   const Placement& placement = *request->placement;
@@ -208,6 +237,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Progress& item) {
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Prefilled& item) {
+  if (Request* moving = FindMove(item.transfer)) return EnterMove(*moving, moving->moving->stage);
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->step != Step::kPrefilling) return;
   Placement& placement = *request->placement;
@@ -218,6 +248,10 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Prefilled& item) {
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   Request* request = nullptr;
+  if (Request* moving = FindMove(item.transfer); moving != nullptr && !item.handle) {
+    moving->avoid.push_back(moving->moving->target.decode);
+    return LosePlacement(*moving, true, StatusFrom(worker, item.code, item.message));
+  }
   if (item.handle) {
     if (const auto* sequence = FindSequence(worker, *item.handle)) request = sequence->request;
   } else {
@@ -229,7 +263,8 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
   const bool is_unavailable = item.code == absl::StatusCode::kUnavailable;
   const bool is_prefilling = request->step == Step::kPrefilling;
-  if (placement.decode == worker.id) {
+  const bool is_target = request->moving && request->moving->target.decode == worker.id;
+  if (placement.decode == worker.id || is_target) {
     // Its sender left, as this core knows by now: said of the attempt that Retarget ends.
     if (!item.handle && is_unavailable && request->step == Step::kRetarget) return;
     const bool is_link = !item.handle && (is_data_loss || is_unavailable);
@@ -247,6 +282,12 @@ void RouterCore::OnParked(WorkerRecord& worker, SequenceHandle handle, bool is_p
   const WorkerRecord::Sequence* sequence = FindSequence(worker, handle);
   if (sequence == nullptr) return;
   Request& request = *sequence->request;
+  if (request.step == Step::kMoving) {  // parked for pages is as good: it runs no step
+    const bool is_stopped = is_parked && request.moving->stage == Moving::Stage::kStopping &&
+                            request.placement->decode == worker.id;
+    if (is_stopped) BookMove(request);
+    return;
+  }
   request.choices[static_cast<size_t>(sequence->choice)].parked_since =
       is_parked ? now_ : absl::InfiniteFuture();
   Arm(request);

@@ -53,9 +53,14 @@ struct TimerFired {  // early or stale firings are harmless
 using CoreEvent = std::variant<RequestArrived, ClientGone, CancelChoice, WorkerAdded, WorkerUp,
                                WorkerDown, WorkerSaid, TimerFired>;
 
+// A Move with the transfer that it ends, of which its worker knows; the wire names the new one.
+struct MoveSequence {
+  TransferId transfer;
+  wire::Move move;
+};
 // One item of a RouterMessage. Outbox (outbox.h) packs pieces into messages.
-using RouterPiece =
-    std::variant<wire::Cancel, wire::Reserve, wire::Retarget, wire::Run, wire::PromptChunk>;
+using RouterPiece = std::variant<wire::Cancel, wire::Reserve, wire::Retarget, wire::Run,
+                                 wire::PromptChunk, MoveSequence>;
 struct SendToWorker {
   WorkerId worker;
   RouterPiece piece;

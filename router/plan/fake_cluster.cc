@@ -67,6 +67,7 @@ void FakeCluster::RunFor(absl::Duration time) {
 void FakeCluster::Revive(WorkerId id) {
   Worker& worker = workers_.at(id);
   worker.is_alive = true;
+  worker.is_draining = false;
   worker.last_in = worker.last_out = harness_.now();
   harness_.Up(id.value, worker.spec);
   Settle();
@@ -125,6 +126,7 @@ void FakeCluster::Deliver(WorkerId id, const wire::RouterMessage& message) {
   for (const auto& item : message.retargets) OnRetarget(id, item);
   for (const auto& item : message.runs) OnRun(id, item);
   for (const auto& item : message.prompt_chunks) OnChunk(id, item);
+  for (const auto& item : message.moves) OnMove(id, item);
 }
 
 void FakeCluster::OnCancel(Worker& worker, const wire::Cancel& cancel) {
@@ -150,6 +152,7 @@ void FakeCluster::SendLoad(WorkerId id) {
   load.free_pages = worker.spec.pages - UsedPages(worker);
   load.prefill_tokens_per_s = 20'000;
   load.last_step_us = 5'000;
+  load.is_draining = worker.is_draining;
   for (const auto& [transfer, landing] : worker.landings)
     ++(landing.is_filled ? load.running : load.waiting);
   wire::WorkerMessage message;
@@ -162,7 +165,8 @@ void FakeCluster::OnReserve(WorkerId id, const wire::Reserve& reserve) {
   Worker& worker = workers_.at(id);
   ASSERT_FALSE(worker.landings.contains(reserve.transfer));
   wire::WorkerMessage message;
-  const bool is_full = UsedPages(worker) + reserve.num_pages > worker.spec.pages;
+  const bool is_full =
+      worker.is_draining || UsedPages(worker) + reserve.num_pages > worker.spec.pages;
   if (is_full || Chance(options_.refusal)) {
     message.refused.push_back(Refusal(reserve.transfer, wire::Stage::kReserve));
     return ToRouter(id, std::move(message));
@@ -192,7 +196,7 @@ void FakeCluster::OnRetarget(WorkerId id, const wire::Retarget& retarget) {
 
 void FakeCluster::OnRun(WorkerId id, const wire::Run& run) {
   Worker& worker = workers_.at(id);
-  if (Chance(options_.refusal)) {
+  if (worker.is_draining || Chance(options_.refusal)) {
     wire::WorkerMessage message;
     message.refused.push_back(Refusal(run.transfer, wire::Stage::kRun));
     return ToRouter(id, std::move(message));
@@ -286,10 +290,71 @@ void FakeCluster::Fill(WorkerId decode, const TransferId& transfer, Attempt atte
   AtWorker(decode, absl::Milliseconds(5), [this, decode, transfer] { Step(decode, transfer); });
 }
 
+void FakeCluster::Drain(WorkerId id) { workers_.at(id).is_draining = true; }
+
+// Without a landing the sequence stops, its last tokens first; with one its pages go there.
+void FakeCluster::OnMove(WorkerId id, const wire::Move& move) {
+  for (auto& [transfer, landing] : workers_.at(id).landings) {
+    if (landing.reserve.sequences[0].handle != move.handle || !landing.is_filled) continue;
+    if (!move.landing) return Stop(id, landing, move.handle);
+    EXPECT_TRUE(landing.is_stopped) << "moved without being stopped";
+    const WorkerId decode{move.landing->num_ranks};
+    const uint64_t epoch = workers_.at(decode).epoch;
+    const TransferId source = transfer;
+    AtWorker(id, Delay(absl::Milliseconds(30)), [this, id, decode, epoch, source, move] {
+      const bool is_here = workers_.at(id).landings.contains(source);
+      if (is_here && workers_.at(decode).epoch == epoch) FillMoved(decode, source, move);
+    });
+    return;
+  }
+}
+
+void FakeCluster::Stop(WorkerId id, Landing& landing, SequenceHandle handle) {
+  wire::WorkerMessage message;
+  if (landing.finished.contains(0)) return;  // its Finished is on the way
+  if (Chance(options_.refusal)) {
+    message.refused.push_back(Refusal(landing.reserve.transfer, wire::Stage::kMove));
+    return ToRouter(id, std::move(message));
+  }
+  landing.is_stopped = true;
+  message.parked.push_back(handle);
+  ToRouter(id, std::move(message));
+}
+
+void FakeCluster::FillMoved(WorkerId decode, const TransferId& source, const wire::Move& move) {
+  Worker& worker = workers_.at(decode);
+  const auto it = worker.landings.find(move.transfer);
+  if (!worker.is_alive || it == worker.landings.end()) return;
+  EXPECT_FALSE(source == move.transfer);
+  wire::WorkerMessage message;
+  if (Chance(options_.failure)) {
+    wire::Failed failed;
+    failed.transfer = move.transfer;
+    failed.code = absl::StatusCode::kDataLoss;
+    message.failed.push_back(std::move(failed));
+    worker.landings.erase(it);
+    return ToRouter(decode, std::move(message));
+  }
+  Landing& landing = it->second;
+  landing.is_filled = true;
+  EXPECT_EQ(landing.prompt_received, landing.reserve.prompt_tokens);
+  const wire::SequenceSpec& sequence = landing.reserve.sequences[0];
+  const int64_t last = landing.reserve.prompt_tokens + int64_t(sequence.received.size());
+  landing.next[0] = last + 1;
+  wire::Landed landed;
+  landed.transfer = move.transfer;
+  landed.attempt = 1;
+  landed.tokens.push_back(CoreHarness::TokenAt(static_cast<int>(sequence.choice), last));
+  message.landed.push_back(std::move(landed));
+  ToRouter(decode, std::move(message));
+  AtWorker(decode, absl::Milliseconds(5),
+           [this, decode, transfer = move.transfer] { Step(decode, transfer); });
+}
+
 void FakeCluster::Step(WorkerId id, const TransferId& transfer) {
   Worker& worker = workers_.at(id);
   const auto it = worker.landings.find(transfer);
-  if (it == worker.landings.end()) return;
+  if (it == worker.landings.end() || it->second.is_stopped) return;
   Landing& landing = it->second;
   wire::WorkerMessage message;
   message.tokens.emplace();

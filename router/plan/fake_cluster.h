@@ -23,7 +23,7 @@ struct FakeClusterOptions {
   int num_prefill = 3, num_decode = 3, num_mixed = 0;
   uint32_t pages = 60;                                 // of a decode worker
   double refusal = 0.03;                               // of a Reserve or Run
-  double failure = 0.02;                               // of a prefill job
+  double failure = 0.02;                               // of a prefill job, and of a move
   absl::Duration detection = absl::Milliseconds(200);  // of a loss, at most
   absl::Duration revival = absl::Seconds(2);           // after a loss, at most
 };
@@ -37,6 +37,7 @@ class FakeCluster {
   RequestKey Arrive(GenerateRequest request);
   void ClientGone(RequestKey key);
   void CancelChoice(RequestKey key, int choice);
+  void Drain(WorkerId worker);
   void Kill(WorkerId worker);  // its state is gone at once; the router hears later; it comes back
   const std::vector<WorkerId>& workers() const { return ids_; }
   void RunFor(absl::Duration time);
@@ -51,6 +52,7 @@ class FakeCluster {
     std::set<uint32_t> cancelled;      // sequence indices
     std::map<uint32_t, int64_t> next;  // position, per sequence index
     std::set<uint32_t> finished;
+    bool is_stopped = false;  // by a Move
   };
   struct Job {
     wire::Run run;
@@ -60,6 +62,7 @@ class FakeCluster {
   struct Worker {
     WorkerSpec spec;
     bool is_alive = false;
+    bool is_draining = false;
     uint64_t epoch = 0;            // raised by every loss
     absl::Time last_in, last_out;  // deliveries stay in order
     std::map<TransferId, Landing> landings;
@@ -75,6 +78,9 @@ class FakeCluster {
   void OnRetarget(WorkerId id, const wire::Retarget& retarget);
   void OnRun(WorkerId id, const wire::Run& run);
   void OnChunk(WorkerId id, const wire::PromptChunk& chunk);
+  void OnMove(WorkerId id, const wire::Move& move);
+  void Stop(WorkerId id, Landing& landing, SequenceHandle handle);
+  void FillMoved(WorkerId decode, const TransferId& transfer, const wire::Move& move);
   void StartJob(WorkerId id, const TransferId& transfer);
   void FinishJob(WorkerId id, const TransferId& transfer, Attempt attempt);
   void Fill(WorkerId decode, const TransferId& transfer, Attempt attempt, WorkerId prefill);

@@ -38,6 +38,10 @@ size_t BytesOf(const wire::Run& item) {
          item.landing.kv_address.size() + item.verified_pages.size() / 8;
 }
 
+size_t BytesOf(const MoveSequence& item) {
+  return 96 + (item.move.landing ? item.move.landing->kv_address.size() : 0);
+}
+
 // One message, or none while its builder is empty.
 struct Packer {
   wire::RouterMessage message;
@@ -62,6 +66,7 @@ struct Packer {
   void Append(wire::Retarget item) { message.retargets.push_back(item); }
   void Append(wire::Run item) { message.runs.push_back(std::move(item)); }
   void Append(wire::PromptChunk item) { message.prompt_chunks.push_back(std::move(item)); }
+  void Append(MoveSequence item) { message.moves.push_back(std::move(item.move)); }
 };
 
 }  // namespace

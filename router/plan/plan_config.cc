@@ -25,6 +25,8 @@ absl::Status PlanConfig::Validate() const {
       AtLeast("max_queued_tokens", static_cast<double>(max_queued_tokens), 1),
       AtLeast("max_live_bytes", static_cast<double>(max_live_bytes), 1),
       AtLeast("max_attempts", max_attempts, 1),
+      AtLeast("max_lost_bookings", max_lost_bookings, 0),
+      AtLeast("max_moves_per_worker", max_moves_per_worker, 0),
       AtLeast("progress_factor", progress_factor, 1),
       AtLeast("chunk_tokens", chunk_tokens, 1),
       AtLeast("max_prefills_per_worker", max_prefills_per_worker, 1),

@@ -15,7 +15,7 @@ struct PlanConfig {
   // Admission: what may wait, and what may be alive at all. Beyond it: 429.
   size_t max_queued_requests = 1024;
   uint64_t max_queued_tokens = 8u << 20;  // prompt tokens of queued requests
-  uint64_t max_live_bytes = 1u << 30;     // prompts and emitted tokens' ids of all live requests
+  uint64_t max_live_bytes = 1u << 30;     // prompts, emitted ids, prompt logprobs of live requests
   absl::Duration min_retry_after = absl::Seconds(1);
   absl::Duration max_retry_after = absl::Seconds(60);
 
@@ -25,7 +25,10 @@ struct PlanConfig {
   absl::Duration recovery_wait =
       absl::Seconds(600);  // request_deadline, from the loss to the next token
 
-  Attempt max_attempts = 3;                           // since the last new token
+  Attempt max_attempts = 3;  // since the last new token
+  // Decode workers lost under a request before its first token: one more, and it is taken for what
+  // ends them.
+  int max_lost_bookings = 3;
   absl::Duration answer_timeout = absl::Seconds(10);  // Reserved, Retargeted
   absl::Duration progress_floor = absl::Seconds(1);   // max(this, 4 x predicted chunk)
   double progress_factor = 4;
@@ -34,6 +37,10 @@ struct PlanConfig {
   absl::Duration max_wedged = absl::Seconds(10);  // then its work moves, if there is another worker
   absl::Duration suspect_after = absl::Seconds(1.5);     // since the last word of a worker
   absl::Duration min_backoff = absl::Milliseconds(100);  // of a worker that refused
+
+  // Sequences that leave a draining worker at once: each stands still while it moves, and a few
+  // fill the worker's link, so more would only stand still longer.
+  uint32_t max_moves_per_worker = 4;
 
   // Prefill slots: the router keeps the queue, workers keep little.
   uint32_t max_prefills_per_worker = 4;

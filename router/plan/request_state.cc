@@ -1,6 +1,7 @@
 #include "router/plan/request_state.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace baton::router {
 
@@ -22,6 +23,8 @@ std::string RequestStateName(RequestState state) {
       return "retarget";
     case RequestState::kDecoding:
       return "decoding";
+    case RequestState::kMoving:
+      return "moving";
     case RequestState::kRecovering:
       return "recovering";
     case RequestState::kDone:
@@ -69,6 +72,12 @@ void StageClock::FirstToken(uint32_t prefill_us, absl::Time received_at, absl::T
   first_token = now;
 }
 
+void StageClock::LatePrefill(uint32_t prefill_us) {
+  if (!std::exchange(is_prefill_owed, false)) return;
+  times.prefill = std::min(absl::Microseconds(prefill_us), times.prefill_queue);
+  times.prefill_queue -= times.prefill;
+}
+
 void StageClock::SecondToken(uint32_t queue_us, uint32_t step_us, absl::Time now) {
   if (has_second || stage != Stage::kOver) return;
   has_second = true;
@@ -90,6 +99,8 @@ RequestState Request::State() const {
       return RequestState::kRetarget;
     case Step::kDecoding:
       return is_recovering ? RequestState::kRecovering : RequestState::kDecoding;
+    case Step::kMoving:
+      return RequestState::kMoving;
     case Step::kEnded:
       return AllChoicesOver() ? RequestState::kDone : RequestState::kFailed;
   }
@@ -139,6 +150,7 @@ absl::Time Request::Due(const PlanConfig& config) const {
                                                            !placement->has_retarget_answer);
   if (waits_for_answer) due = std::min(due, step_since + config.answer_timeout);
   if (step == Step::kPrefilling && placement) due = std::min(due, placement->progress_due);
+  if (step == Step::kMoving && moving) due = std::min(due, moving->due);
   if (step != Step::kDecoding) return due;
   for (const Choice& choice : choices)
     if (!choice.IsOver()) due = std::min(due, choice.parked_since + config.max_parked);

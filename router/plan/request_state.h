@@ -23,6 +23,7 @@ enum class RequestState {
   kPrefilling,
   kRetarget,
   kDecoding,
+  kMoving,
   kRecovering,
   kDone,
   kFailed
@@ -30,7 +31,7 @@ enum class RequestState {
 std::string RequestStateName(RequestState state);
 
 // Where the current placement stands; a recovering request walks through the same steps again.
-enum class Step { kQueued, kBooking, kPrefilling, kRetarget, kDecoding, kEnded };
+enum class Step { kQueued, kBooking, kPrefilling, kRetarget, kDecoding, kMoving, kEnded };
 
 // Who may compute this request's positions; fixed once a token is out (contracts.md 1.6).
 struct Identity {
@@ -43,7 +44,6 @@ struct Choice {
   std::vector<int32_t> received;  // with the client or on the way to it, from the prompt's end on
   bool is_finished = false;
   bool is_cancelled = false;
-  SequenceHandle handle;  // at the current decode worker
   absl::Time parked_since = absl::InfiniteFuture();
   bool IsOver() const { return is_finished || is_cancelled; }
 };
@@ -57,6 +57,7 @@ struct Placement {
   std::vector<WorkerId> told;           // each gets Cancel once when the placement is given up
   std::vector<WorkerId> used_prefills;  // their jobs of this transfer are cancelled: not again
   std::vector<int> choices;             // by sequence index
+  std::vector<SequenceHandle> handles;  // at `decode`, likewise
   wire::Landing landing;
   std::vector<bool> verified_pages;
   uint32_t num_pages = 0;
@@ -72,6 +73,15 @@ struct Placement {
   bool IsSameWorker() const { return prefill == decode; }
 };
 
+// A decoding sequence on its way from a draining decode worker to another (contracts.md 4.2,
+// Moving). Until the new landing is ready, the request's own placement is the old one.
+struct Moving {
+  enum class Stage { kStopping, kBooking, kSending };
+  Stage stage = Stage::kStopping;
+  Placement target;  // chosen, with its room promised, before the sequence stops
+  absl::Time due;    // then it is given up
+};
+
 // Splits the time to the first token so that the parts add up exactly.
 struct StageClock {
   enum class Stage { kQueue, kBooking, kPrefill, kOver };
@@ -79,6 +89,7 @@ struct StageClock {
   absl::Time since;        // the current stage began
   absl::Time first_token;  // emitted
   bool has_second = false;
+  bool is_prefill_owed = false;  // the landing spoke first and cannot know
   StageTimes times;
 
   void Start(absl::Time arrival, absl::Duration parse_time, absl::Time now);
@@ -87,6 +98,8 @@ struct StageClock {
   // prefill_queue becomes everything since Run that the worker did not call prefill: its queue, the
   // network and lost attempts. emit: from the wire to the emission.
   void FirstToken(uint32_t prefill_us, absl::Time received_at, absl::Time now);
+  // The prefill worker's word, after the landing's: prefill is taken out of prefill_queue.
+  void LatePrefill(uint32_t prefill_us);
   // transfer becomes what the worker calls neither queue nor step: transfer, network, lost
   // attempts.
   void SecondToken(uint32_t queue_us, uint32_t step_us, absl::Time now);
@@ -103,11 +116,13 @@ struct Request {
   uint64_t queue_order = 0;                      // of arrival, breaks ties
   absl::Time armed_at = absl::InfiniteFuture();  // the timer that is set
   Attempt attempts = 1;                          // started since the last new token
+  int lost_bookings = 0;  // decode workers lost under it before its first token
   absl::Status last_fault = absl::OkStatus();
   std::vector<WorkerId> avoid;  // workers that failed this request: others first
   std::vector<Choice> choices;
   std::optional<Identity> identity;
   std::optional<Placement> placement;
+  std::optional<Moving> moving;
   bool is_inexact = false;
   bool has_token = false;  // any choice
   int64_t next_prompt_logprob = 1;
@@ -121,6 +136,9 @@ struct Request {
   uint32_t prompt_tokens() const { return static_cast<uint32_t>(spec.prompt->size()); }
   RequestState State() const;
   bool AllChoicesOver() const;
+  bool LacksPromptLogprobs() const {
+    return spec.prompt_logprobs && next_prompt_logprob < int64_t{prompt_tokens()};
+  }
   uint32_t OpenChoices() const;
   // What a decode worker will book for it: an estimate of the worker's own rule (contracts.md 6).
   uint32_t PagesToBook(uint32_t headroom_tokens) const;

@@ -35,6 +35,13 @@ struct OutcomeCounts {
   uint64_t Total() const { return ok + cancelled + rejected + no_worker + deadline + failed; }
 };
 
+// How moves off draining decode workers ended.
+struct MoveCounts {
+  uint64_t moved = 0;      // decoding goes on at the new worker
+  uint64_t recovered = 0;  // given up, replayed elsewhere
+  uint64_t ended = 0;      // the request ended first
+};
+
 // The stages of StageTimes (request.h).
 struct StageHistograms {
   SecondsHistogram parse, queue, booking, prefill_queue, prefill, emit;
@@ -47,6 +54,7 @@ struct RouterFacts {
   uint64_t requests = 0;
   OutcomeCounts outcomes;
   uint64_t prompt_tokens = 0, cached_tokens = 0, tokens_emitted = 0;
+  MoveCounts moves;
   uint64_t recoveries = 0;  // a decode worker's loss survived by replay, begun
   uint64_t retargets = 0;   // a landing given to another prefill worker
   uint64_t rebookings = 0;  // a landing given up before its first step

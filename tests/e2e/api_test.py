@@ -89,6 +89,32 @@ class Api:
             assert len(counts) == 1 and 1 <= counts.pop() <= 6, lists
             assert all(value <= 0 for value in lists["token_logprobs"]), lists
 
+    def prompts_are_scored(self):
+        text = "The capital of France is Paris. " * 20
+        request = {"prompt": text, "max_tokens": 4, "temperature": 0, "logprobs": 2, "echo": True}
+        path = "/v1/completions"
+        answers = [self.running.post(path, request).json() for _ in range(2)]
+        choice = answers[0]["choices"][0]
+        lists, count = choice["logprobs"], answers[0]["usage"]["prompt_tokens"]
+        expect_equal(answers[1]["choices"], answers[0]["choices"], "the second time, with the pages in the cache")
+        expect_equal(answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"], 0, "cached_tokens of a scored prompt")
+        assert choice["text"].startswith(text) and len(choice["text"]) > len(text), choice["text"]
+        expect_equal((lists["token_logprobs"][0], lists["top_logprobs"][0]), (None, None), "the first token's values")
+        assert len(lists["tokens"]) == len(lists["token_logprobs"]) > count, lists
+        assert all(value <= 0 for value in lists["token_logprobs"][1:]), lists
+        expect_equal("".join(lists["tokens"][:count]), text, "the prompt's tokens")
+        scored = self.running.post(path, {**request, "max_tokens": 0}).json()
+        expect_equal(scored["choices"][0]["text"], text, "the text of a scored prompt")
+        expect_equal(scored["choices"][0]["logprobs"]["token_logprobs"], lists["token_logprobs"][:count], "its values")
+        expect_equal(scored["usage"]["completion_tokens"], 0, "completion_tokens of a scored prompt")
+        first = [event for event in self.running.stream(path, request) if event != "[DONE]"][0]["choices"][0]
+        expect_equal((first["text"], first["logprobs"]["token_logprobs"]), (text, lists["token_logprobs"][:count]),
+                     "the first chunk of the streamed echo")
+        report = self.running.post(CHAT, {**FRANCE, "prompt_logprobs": 1}).json()
+        entries = report["prompt_logprobs"]
+        expect_equal((len(entries), entries[0]), (report["usage"]["prompt_tokens"], None), "prompt_logprobs")
+        assert all(1 <= len(entry) <= 2 and min(e["logprob"] for e in entry.values()) <= 0 for entry in entries[1:]), entries
+
     def stop_strings_cut(self):
         whole = self.running.post(CHAT, FRANCE).json()["choices"][0]["message"]["content"]
         stop = whole[len(whole) // 2:len(whole) // 2 + 4]
@@ -153,7 +179,7 @@ def main():
         api = Api(running)
         code = cluster.run_checks(
             [api.capital_of_france, api.openai_client, api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
-             api.text_completions, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
+             api.text_completions, api.prompts_are_scored, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
              api.stages_add_up, api.promtool_is_content, api.nothing_is_left], args.only)
     sys.exit(code)
 

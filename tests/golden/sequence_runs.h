@@ -56,8 +56,9 @@ class SequenceRuns final : public engine::SequenceTable {
   }
 
   // What the prompt's steps reported, from position 1 on (Sequence::prompt_logprobs).
-  const std::vector<TokenRecord>& PromptLogprobs(SequenceId id) const {
-    return prompt_logprobs_.at(id.value);
+  std::vector<TokenRecord> PromptLogprobs(SequenceId id) const {
+    const auto found = prompt_logprobs_.find(id.value);
+    return found == prompt_logprobs_.end() ? std::vector<TokenRecord>() : found->second;
   }
 
   const engine::Sequence& Get(SequenceId id) const override { return *sequences_.at(id.value); }

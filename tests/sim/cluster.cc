@@ -29,9 +29,9 @@ router::PlanConfig MakePlan(const WorkersSpec& workers) {
 std::string SimResult::Summary() const {
   std::string text = absl::StrFormat(
       "tokens=%d rounds=%d virtual_s=%.1f kills=%d stops=%d lost_sessions=%d drains=%d parked=%d "
-      "replayed=%d digest_failures=%d cache_hits=%d retargets=%d ends=",
+      "replayed=%d moved=%d digest_failures=%d cache_hits=%d retargets=%d ends=",
       tokens, rounds, absl::ToDoubleSeconds(virtual_time), kills, stops, lost_sessions, drains,
-      parked, replayed_tokens, digest_failures, cache_hits, retargets);
+      parked, replayed_tokens, moved, digest_failures, cache_hits, retargets);
   for (const auto& [code, count] : ends)
     text += absl::StrFormat("%s:%d ", absl::StatusCodeToString(code), count);
   return text;
@@ -120,6 +120,7 @@ void Cluster::Execute() {
     if (const auto* send = std::get_if<router::SendToWorker>(&action)) {
       const auto* run = std::get_if<wire::Run>(&send->piece);
       if (run != nullptr && run->attempt > 1) ++result_.retargets;
+      NoteTold(*send);
       outbox_.Add(*send);
     } else if (const auto* emit = std::get_if<router::EmitToRequest>(&action)) {
       Report(clients_.On(emit->request, emit->event));
@@ -135,6 +136,28 @@ void Cluster::Execute() {
     for (const std::unique_ptr<Place>& place : places_)
       if (place->id == worker) SendToWorker(*place, std::move(message));
   }
+}
+
+void Cluster::NoteTold(const router::SendToWorker& send) {
+  const TransferId transfer =
+      std::visit([](const auto& piece) { return piece.transfer; }, send.piece);
+  std::set<TransferId>& told = told_[send.worker];
+  if (const auto* cancel = std::get_if<wire::Cancel>(&send.piece)) {
+    if (!cancel->sequence) told.erase(transfer);
+    return;
+  }
+  const auto* reserve = std::get_if<wire::Reserve>(&send.piece);
+  if (reserve != nullptr) transfers_[transfer] = clients_.KeyOf(reserve->request_id);
+  const bool is_new = told.insert(transfer).second;
+  for (const std::unique_ptr<Place>& place : places_) {
+    if (is_new && place->id == send.worker && place->is_lost)
+      clients_.NoteLoss(transfers_.at(transfer));
+  }
+}
+
+void Cluster::NoteLoss(const Place& place) {
+  for (const TransferId& transfer : std::exchange(told_[place.id], {}))
+    clients_.NoteLoss(transfers_.at(transfer));
 }
 
 // Moves time to the next thing that happens, and lets everything due at that time happen.
@@ -201,6 +224,7 @@ SimResult Cluster::Result() const {
   SimResult result = result_;
   result.ends = clients_.ends();
   result.tokens = clients_.num_tokens();
+  result.moved = core_.Facts(clock_.Now()).moves.moved;
   result.virtual_time = clock_.Now() - absl::UnixEpoch();
   for (const std::unique_ptr<Place>& place : places_) {
     if (place->worker == nullptr) continue;

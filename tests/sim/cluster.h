@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,7 @@ struct SimResult {
   uint64_t tokens = 0, rounds = 0;
   absl::Duration virtual_time;
   int kills = 0, stops = 0, lost_sessions = 0, drains = 0;
+  uint64_t moved = 0;  // sequences handed on by draining workers
   uint64_t parked = 0, replayed_tokens = 0, digest_failures = 0, cache_hits = 0, retargets = 0;
   std::string Summary() const;
 };
@@ -50,6 +53,7 @@ class Cluster final : private worker::SessionSender {
     bool is_stopped = false;
     bool is_draining = false;
     SessionId session;          // 0: none
+    bool is_lost = false;       // the session is over, which the router may not know yet
     bool is_router_up = false;  // the router believes in `session`
     absl::Time last_to_worker = absl::InfinitePast(), last_to_router = absl::InfinitePast();
     std::deque<worker::SessionEvent> held;  // came while it was stopped
@@ -65,6 +69,8 @@ class Cluster final : private worker::SessionSender {
   void RunWorkers(bool is_network_due);
   void Feed(router::CoreEvent event);
   void Execute();
+  void NoteTold(const router::SendToWorker& send);
+  void NoteLoss(const Place& place);
   void StartLoad();
   bool IsOver();
   bool IsQuiet() const;
@@ -110,6 +116,8 @@ class Cluster final : private worker::SessionSender {
   router::RouterCore core_;
   router::Outbox outbox_;
   std::vector<router::CoreAction> actions_;
+  std::map<TransferId, router::RequestKey> transfers_;  // whose each one is
+  std::map<WorkerId, std::set<TransferId>> told_;       // and not cancelled
   std::vector<std::unique_ptr<Place>> places_;
   uint64_t next_session_ = 1, next_incarnation_ = 1;
   absl::Time ended_at_ = absl::InfiniteFuture();

@@ -72,6 +72,7 @@ void Cluster::Connect(Place& place) {
     return;
   }
   place.session = {next_session_++};
+  place.is_lost = false;
   const absl::Time opened = clock_.Now() + Delay();
   place.last_to_worker = place.last_to_router = opened;
   queue_.At(opened, [this, &place, session = place.session] {
@@ -101,6 +102,8 @@ void Cluster::EndSession(Place& place, absl::Duration router_delay, absl::Durati
                          const std::string& why) {
   const SessionId session = place.session;
   if (session.value == 0) return;
+  NoteLoss(place);
+  place.is_lost = true;
   queue_.At(clock_.Now() + router_delay, [this, &place, session, why] {
     if (place.session != session) return;
     place.session = {};

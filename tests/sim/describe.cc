@@ -24,7 +24,8 @@ std::string Describe(const wire::RouterMessage& message) {
   for (const auto& item : message.prompt_chunks)
     text += absl::StrFormat(" PromptChunk(%s %d+%d)", Short(item.transfer), item.offset,
                             item.tokens.size());
-  for (const auto& item : message.moves) text += absl::StrFormat(" Move(%d)", item.handle.value);
+  for (const auto& item : message.moves)
+    text += absl::StrFormat(" Move(%d%s)", item.handle.value, item.landing ? " landing" : "");
   return text;
 }
 

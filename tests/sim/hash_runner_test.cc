@@ -53,6 +53,7 @@ class Engine final : public engine::LoopObserver {
   }
 
   void OnChunk(SequenceId, int) override {}
+  void OnPromptLogprobs(SequenceId, int, std::vector<TokenRecord>) override {}
   void OnFirstTokens(SequenceId s, std::vector<TokenRecord> tokens) override {
     text[s.value].push_back(tokens[0]);
     loop_.Continue(s, tokens[0].token);
@@ -185,6 +186,7 @@ TEST(HashRunner, OneWrongByteInAPageChangesTheText) {
     pool.Data(loop.Get({1}).pages.ids()[0])[offset] ^= std::byte{1};
     struct First final : engine::LoopObserver {
       void OnChunk(SequenceId, int) override {}
+      void OnPromptLogprobs(SequenceId, int, std::vector<TokenRecord>) override {}
       void OnFirstTokens(SequenceId, std::vector<TokenRecord> t) override { tokens = std::move(t); }
       void OnTokens(SequenceId, int, std::vector<TokenRecord>) override {}
       void OnFinished(SequenceId, FinishReason, int32_t) override {}

@@ -79,6 +79,11 @@ SimRequest SimClients::MakeRequest(Rng& rng, uint64_t key) {
   return request;
 }
 
+RequestKey SimClients::KeyOf(const std::string& request_id) const {
+  const auto is_it = [&](const SimRequest& r) { return r.spec.request_id == request_id; };
+  return std::find_if(requests_.begin(), requests_.end(), is_it)->key;
+}
+
 void SimClients::NoteChoiceCancelled(RequestKey key, int choice) {
   Find(key).choices[static_cast<size_t>(choice)].is_cancelled = true;
 }
@@ -145,7 +150,7 @@ bool SimClients::MayEndWith(RequestKey key, absl::StatusCode code) {
       code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kResourceExhausted;
   if (has_deadline && is_late) return !has_token;
   if (code == absl::StatusCode::kOk) return true;
-  return scenario_.tolerates.contains(code) && ++num_tolerated_ <= scenario_.max_tolerated;
+  return scenario_.tolerates.contains(code) && state.losses >= scenario_.tolerated_after_losses;
 }
 
 std::string SimClients::OnEnded(RequestKey key, const router::RequestEnded& event) {

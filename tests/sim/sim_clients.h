@@ -32,6 +32,9 @@ class SimClients {
 
   const std::vector<SimRequest>& requests() const { return requests_; }
   void NoteGone(router::RequestKey key) { Find(key).is_gone = true; }
+  router::RequestKey KeyOf(const std::string& request_id) const;
+  // A worker was lost that had been told of this request.
+  void NoteLoss(router::RequestKey key) { ++Find(key).losses; }
   void NoteChoiceCancelled(router::RequestKey key, int choice);
   // What a request's client hears; a violation, or empty.
   std::string On(router::RequestKey key, const router::RequestEvent& event);
@@ -52,6 +55,7 @@ class SimClients {
   struct State {
     std::vector<ChoiceState> choices;
     bool is_gone = false;
+    int losses = 0;
     std::optional<absl::StatusCode> ended;
   };
 
@@ -69,7 +73,6 @@ class SimClients {
   std::vector<State> states_;
   size_t num_ended_ = 0;
   uint64_t num_tokens_ = 0;
-  int num_tolerated_ = 0;
   std::map<absl::StatusCode, int> ends_;
 };
 

@@ -27,10 +27,15 @@ void RunSeeds(const std::string& name, uint64_t first, uint64_t count) {
 
 TEST(Simulator, CalmLoadEndsWell) { RunSeeds("calm", 1, 5); }
 TEST(Simulator, WorkersLostAtAnyMoment) { RunSeeds("faults", 1, 20); }
+TEST(Simulator, WorkersDrainedHandTheirSequencesOn) {
+  RunSeeds("drains", 1, 10);
+  EXPECT_GT(Cluster(Load("drains"), 1, false).Run().moved, 0u);
+}
 TEST(Simulator, WorkersStoppedAndContinued) { RunSeeds("stops", 1, 10); }
 TEST(Simulator, PoolsTooSmallForTheLoad) { RunSeeds("parking", 1, 5); }
 TEST(Simulator, WorkersThatServeBoth) { RunSeeds("mixed", 1, 5); }
 TEST(Simulator, BlocksSpoiltLateAndOutOfOrder) { RunSeeds("links", 1, 5); }
+TEST(Simulator, PullsThatNeverComplete) { RunSeeds("stuck", 1, 5); }
 
 TEST(Simulator, ASeedIsDeterministic) {
   const Scenario scenario = Load("faults");
