@@ -42,8 +42,8 @@ enum class PeerState { kUp, kDown };
 
 // Which wires carry a peer's blocks, for logs and metrics.
 struct TransportFacts {
-  std::string transports;     // e.g. "tcp,self"
-  double self_test_gbps = 0;  // GB/s of the self-test; 0 before it ran
+  std::string transports;     // that carried the self-test, e.g. "rc_mlx5"; empty before it ran
+  double self_test_gbps = 0;  // GB/s of the self-test
 };
 
 // Callbacks of Transport::Progress, on its thread. Spans are valid during the call only.

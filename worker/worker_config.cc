@@ -44,7 +44,8 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
   reader.Bind("kv.advertise", &c.kv_advertise, "host that peers use; empty: the one of kv.listen");
   reader.Bind("kv.transports", &c.kv_transports, "UCX_TLS");
   reader.Bind("kv.required", &c.kv_required,
-              "a transport that must be among kv.transports, e.g. rc; empty: any");
+              "a transport that must carry the self-test, e.g. rc, or the worker does not start; "
+              "empty: any");
   reader.Bind("kv.window", &c.limits.window, 1, 4096, "blocks of a transfer that may be un-acked");
   reader.Bind("engine.threads", &c.threads, 0, 1024,
               "threads of the CPU back end; 0: one per core");
@@ -97,13 +98,19 @@ absl::Status Validate(const WorkerConfig& config) {
         absl::StrFormat("engine.max_rows is %d, limits.max_sequences %d needs %d", config.max_rows,
                         config.limits.max_sequences, least_rows));
   }
-  const bool has_required = config.kv_required.empty() ||
-                            config.kv_transports.find(config.kv_required) != std::string::npos;
-  if (!has_required) {
-    return absl::InvalidArgumentError(absl::StrFormat("kv.required is %s, but kv.transports is %s",
-                                                      config.kv_required, config.kv_transports));
-  }
   return absl::OkStatus();
+}
+
+absl::Status CheckTransports(const WorkerConfig& config, const std::string& found) {
+  if (config.kv_required.empty()) return absl::OkStatus();
+  // UCX tells kinds of a transport apart: rc is rc_verbs or rc_mlx5.
+  const std::string list = absl::StrFormat(",%s,", found);
+  for (const char end : {',', '_'})
+    if (list.find(absl::StrFormat(",%s%c", config.kv_required, end)) != std::string::npos)
+      return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "kv.required is %s, but of kv.transports %s it is %s that carries blocks here",
+      config.kv_required, config.kv_transports, found));
 }
 
 }  // namespace baton::worker

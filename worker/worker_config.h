@@ -45,5 +45,7 @@ struct WorkerConfig {
 void BindConfig(ConfigReader& reader, WorkerConfig& config);
 // What single keys cannot say. kInvalidArgument names the keys.
 absl::Status Validate(const WorkerConfig& config);
+// Whether kv.required is among the transports that carried the self-test, comma-separated.
+absl::Status CheckTransports(const WorkerConfig& config, const std::string& found);
 
 }  // namespace baton::worker

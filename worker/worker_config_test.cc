@@ -50,7 +50,19 @@ TEST(WorkerConfig, ChecksNameTheKeys) {
   EXPECT_THAT(message_of([](auto& c) { c.serve.clear(); }), HasSubstr("serve"));
   EXPECT_THAT(message_of([](auto& c) { c.chunk_tokens = 300; }), HasSubstr("300"));
   EXPECT_THAT(message_of([](auto& c) { c.chunk_tokens = 2048; }), HasSubstr("max_rows 1024"));
-  EXPECT_THAT(message_of([](auto& c) { c.kv_required = "rc"; }), HasSubstr("kv.required is rc"));
+}
+
+TEST(WorkerConfig, ARequiredTransportMustCarryTheBlocks) {
+  WorkerConfig config = Valid();
+  EXPECT_TRUE(CheckTransports(config, "tcp").ok());
+  config.kv_required = "rc";
+  config.kv_transports = "rc,tcp";
+  EXPECT_TRUE(CheckTransports(config, "tcp,rc_mlx5").ok());
+  EXPECT_TRUE(CheckTransports(config, "rc").ok());
+  EXPECT_THAT(std::string(CheckTransports(config, "tcp").message()),
+              HasSubstr("kv.required is rc, but of kv.transports rc,tcp it is tcp"));
+  EXPECT_FALSE(CheckTransports(config, "rcx").ok());
+  EXPECT_FALSE(CheckTransports(config, "").ok());
 }
 
 }  // namespace

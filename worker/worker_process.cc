@@ -45,6 +45,7 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                                                        .listen = config_.kv_listen,
                                                        .advertise = config_.kv_advertise,
                                                        .transports = config_.kv_transports}));
+  RETURN_IF_ERROR(CheckTransports(config_, transport_.transports));
   kvtransfer::Transport& transport = *transport_.transport;
   ASSIGN_OR_RETURN(const kvtransfer::RegionId pages,
                    transport.Register(engine_->pages(), kvtransfer::MemoryKind::kHost));

@@ -51,7 +51,7 @@ class Loopback final : public TransportEvents {
     const double gbps = static_cast<double>(blocks * config_.block_bytes) / 1e9 / seconds;
     if (std::memcmp(target_.data(), source_.data(), source_.size()) != 0)
       return absl::DataLossError("self-test of the transport: bytes differ");
-    transport_.set_self_test_gbps(gbps);
+    transport_.KeepSelfTest(peers_.front(), gbps);
     if (gbps < config_.min_gbps)
       return absl::FailedPreconditionError(absl::StrFormat(
           "self-test of the transport: %.2f GB/s, at least %.2f expected", gbps, config_.min_gbps));

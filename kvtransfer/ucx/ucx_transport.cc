@@ -53,7 +53,6 @@ absl::Status UcxTransport::Start() {
   if (status.ok()) status = worker_->Listen(*address, &OnConnect, this);
   if (!status.ok()) return status;
   address_ = worker_->ListenAddress(config_.advertise);
-  facts_.transports = config_.tls;
   return absl::OkStatus();
 }
 
@@ -106,6 +105,12 @@ UcxTransport::Peer* UcxTransport::AddPeer(bool is_outgoing) {
 UcxTransport::Peer* UcxTransport::Find(PeerId id) const {
   const auto it = peers_.find(id);
   return it == peers_.end() ? nullptr : it->second.get();
+}
+
+void UcxTransport::KeepSelfTest(PeerId peer, double gbps) {
+  const Peer* found = Find(peer);
+  facts_ = {.transports = found == nullptr ? "" : EndpointTransports(found->endpoint),
+            .self_test_gbps = gbps};
 }
 
 UcxTransport::Peer* UcxTransport::FindReplyPeer(const ucp_am_recv_param_t* param) const {

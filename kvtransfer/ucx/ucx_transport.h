@@ -43,7 +43,8 @@ class UcxTransport final : public Transport {
   // Ends a registration early; no send or pull may use it any more.
   void Unregister(RegionId region);
   Incarnation incarnation() const { return config_.incarnation; }
-  void set_self_test_gbps(double gbps) { facts_.self_test_gbps = gbps; }
+  // The self-test's result: its rate, and what carried its blocks to `peer`.
+  void KeepSelfTest(PeerId peer, double gbps);
 
  private:
   struct Region {

@@ -150,10 +150,21 @@ TEST_F(UcxTransportTest, CompletesEverythingAfterDisconnect) {
 TEST_F(UcxTransportTest, MeasuresItselfOverLoopback) {
   ASSERT_TRUE(SelfTest(*a_, clock_, {}).ok());
   EXPECT_GT(a_->Facts(PeerId{}).self_test_gbps, 0.05);
-  EXPECT_EQ(a_->Facts(PeerId{}).transports, "tcp,self");
+  EXPECT_EQ(a_->Facts(PeerId{}).transports, "tcp");
   SelfTestConfig impossible;
   impossible.min_gbps = 1e6;
   EXPECT_EQ(SelfTest(*a_, clock_, impossible).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(UcxLanesTest, NamesEachTransportOnce) {
+  EXPECT_EQ(TransportsOfLanes("# UCP endpoint\n#\n"
+                              "#       lane[0]: cm rdmacm\n"
+                              "#       lane[3]:  2:rc_mlx5/mlx5_0:1.0 md[2]  -> md[2]/ib am rndv\n"
+                              "#       lane[1]:  3:rc_mlx5/mlx5_1:1.0 md[3]  -> md[3]/ib rndv\n"
+                              "#       lane[2]: 14:tcp/eth0.1 md[1]  -> md[1]/tcp\n"),
+            "rc_mlx5,tcp");
+  EXPECT_EQ(TransportsOfLanes(""), "");
+  EXPECT_EQ(TransportsOfLanes("lane[0]: cm tcp\n#  lane[1]:\nlane[\nlane[2]: 1:tcp"), "");
 }
 
 TEST(UcxConfigTest, NamesWhatItCannotDo) {

@@ -1,7 +1,10 @@
 #include "kvtransfer/ucx/ucx_worker.h"
 
+#include <algorithm>
 #include <arpa/inet.h>
 #include <charconv>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <netinet/in.h>
 
@@ -30,6 +33,43 @@ absl::Status UcxError(ucs_status_t status, std::string_view what) {
   return absl::UnavailableError(absl::StrFormat("%s: UCX says %s (%d)", std::string(what),
                                                 ucs_status_string(status),
                                                 static_cast<int>(status)));
+}
+
+std::string TransportsOfLanes(std::string_view description) {
+  // "#  lane[1]:  0:rc_mlx5/mlx5_0:1.0 md[3] -> ..."; a lane of the connection manager has no
+  // number
+  std::vector<std::string_view> found;
+  while (!description.empty()) {
+    std::string_view line = description.substr(0, description.find('\n'));
+    description.remove_prefix(std::min(description.size(), line.size() + 1));
+    const size_t label = line.find("lane[");
+    const size_t number = label == std::string_view::npos ? label : line.find("]:", label);
+    if (number == std::string_view::npos) continue;
+    line.remove_prefix(number + 2);
+    const size_t colon = line.find(':');
+    const size_t slash = line.find('/');
+    if (colon >= slash || slash == std::string_view::npos) continue;
+    const std::string_view name = line.substr(colon + 1, slash - colon - 1);
+    if (std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+  }
+  std::string joined;
+  for (const std::string_view name : found) {
+    if (!joined.empty()) joined += ',';
+    joined += name;
+  }
+  return joined;
+}
+
+std::string EndpointTransports(ucp_ep_h endpoint) {
+  char* text = nullptr;
+  size_t size = 0;
+  FILE* stream = open_memstream(&text, &size);
+  if (stream == nullptr) return {};
+  ucp_ep_print_info(endpoint, stream);
+  std::fclose(stream);
+  std::string transports = TransportsOfLanes({text, size});
+  std::free(text);
+  return transports;
 }
 
 absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {

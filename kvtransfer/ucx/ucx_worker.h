@@ -39,6 +39,11 @@ std::string FormatSocketAddress(const sockaddr_storage& address, std::string_vie
 
 absl::Status UcxError(ucs_status_t status, std::string_view what);
 
+// The transports that carry an endpoint's messages, in the order of its lanes, each once: "tcp".
+std::string EndpointTransports(ucp_ep_h endpoint);
+// The same from UCX's description of the endpoint (`ucp_ep_print_info`: 1.13 has no other way).
+std::string TransportsOfLanes(std::string_view description);
+
 // Context, worker and listener with their order of destruction. One thread.
 class UcxWorker {
  public:
