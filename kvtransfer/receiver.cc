@@ -123,7 +123,7 @@ void TransferReceiver::BindPending() {
     to.bytes = it->announce.bytes;
     BlockOf(it->announce.block).state = BlockState::kBound;
     Do(PullBlock{ticket, it->id, it->peer, to});
-    bindings_.emplace(ticket, std::move(binding));
+    bindings_.emplace(ticket, binding);
     ++num_pulling_;
     it = pending_.erase(it);
   }
@@ -168,7 +168,7 @@ void TransferReceiver::Handle(const BlockDigested& event) {
 TransferReceiver::Binding TransferReceiver::Unbind(Ticket ticket) {
   auto it = bindings_.find(ticket);
   CHECK(it != bindings_.end());
-  Binding done = std::move(it->second);
+  const Binding done = it->second;
   bindings_.erase(it);
   if (done.step == Step::kPulling) --num_pulling_;
   if (done.is_quarantined) --num_quarantined_;

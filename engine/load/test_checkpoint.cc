@@ -312,7 +312,8 @@ absl::Status WriteShards(std::vector<OwnedTensor> tensors, int num_shards,
   }
   for (size_t shard = 0; shard < count; ++shard) {
     const std::string name = absl::StrFormat("part-%05d-of-%05d.safetensors", shard + 1, count);
-    RETURN_IF_ERROR(WriteSafetensors(folder + "/" + name, std::move(shards[shard])));
+    RETURN_IF_ERROR(
+        WriteSafetensors(absl::StrFormat("%s/%s", folder, name), std::move(shards[shard])));
   }
   return WriteText(folder + "/model.safetensors.index.json", json{{"weight_map", map}}.dump());
 }

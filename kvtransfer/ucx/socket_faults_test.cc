@@ -14,8 +14,7 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 constexpr int kSeeds = 4;
 
 struct Outcome {
-  bool is_whole = false;  // every block landed and acked
-  bool is_failed = false;
+  bool is_whole = false;  // every block landed and acked; if not, both sides know
   uint64_t digest_failures = 0;
 };
 
@@ -33,20 +32,19 @@ class Transfer {
   }
 
   Outcome Run() {
+    // A connection cut before the first announcement is seen by the sender alone.
+    std::optional<int> exit;
     const auto is_over = [&] {
       CreditReturned();
-      return node_.Count<BlockLanded>() == kShape.num_pages + 1 || node_.Count<LandingFailed>() > 0;
+      if (!exit) exit = sender_->Exit();
+      return exit || node_.Count<LandingFailed>() > 0;
     };
     EXPECT_TRUE(node_.RunUntil(is_over, kPatience)) << node_.Count<BlockLanded>() << " landed";
+    EXPECT_TRUE(node_.RunUntil([&] { return exit || (exit = sender_->Exit()); }, kPatience));
     ExpectLandedBytes();
     const Outcome outcome{.is_whole = node_.Count<BlockLanded>() == kShape.num_pages + 1,
-                          .is_failed = node_.Count<LandingFailed>() > 0,
                           .digest_failures = node_.agent().metrics().digest_failures};
-    if (outcome.is_whole) {
-      std::optional<int> exit;
-      EXPECT_TRUE(node_.RunUntil([&] { return (exit = sender_->Exit()).has_value(); }, kPatience));
-      EXPECT_EQ(exit, 0);
-    }
+    EXPECT_EQ(exit, outcome.is_whole ? 0 : 3);
     Close();
     return outcome;
   }
@@ -99,16 +97,15 @@ TEST_P(SocketFaultsTest, NoChangedBitIsEverTaken) {
   uint64_t failures = 0;
   for (int seed = 1; seed <= kSeeds; ++seed) {
     const Outcome outcome = Transfer("flip", GetParam(), seed).Run();
-    EXPECT_TRUE(outcome.is_whole || outcome.is_failed) << "seed " << seed;
     failures += outcome.digest_failures;
   }
   EXPECT_GT(failures, 0u) << "no bit was changed: the test has lost its subject";
 }
 
-TEST_P(SocketFaultsTest, ACutConnectionFailsTheLandingAndGivesEverythingBack) {
+TEST_P(SocketFaultsTest, ACutConnectionFailsTheTransferAndGivesEverythingBack) {
   for (int seed = 1; seed <= kSeeds; ++seed) {
     const Outcome outcome = Transfer("cut", GetParam(), seed).Run();
-    EXPECT_TRUE(outcome.is_failed && !outcome.is_whole) << "seed " << seed;
+    EXPECT_FALSE(outcome.is_whole) << "seed " << seed;
   }
 }
 

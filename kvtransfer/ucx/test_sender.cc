@@ -1,6 +1,6 @@
-// The sending process of quarantine_test: offers every block of a fixed transfer to the address it
-// is given. usage: test_sender ADDRESS INCARNATION PAGES PAGE_BYTES TAIL_BYTES pull|eager Exit
-// status: 0 all acked, 3 the send failed, 4 neither within a minute.
+// The sending process of quarantine_test and socket_faults_test: offers every block of a fixed
+// transfer to the address it is given. usage: test_sender ADDRESS INCARNATION PAGES PAGE_BYTES
+// TAIL_BYTES pull|eager Exit status: 0 all acked, 3 the send failed, 4 neither within a minute.
 #include <cstdio>
 #include <cstdlib>
 #include <signal.h>

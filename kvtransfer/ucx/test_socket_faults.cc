@@ -1,6 +1,7 @@
 // A library to preload into a process that uses UCX over TCP: what it writes to its sockets is cut
 // into pieces, held back, changed or ended, by seed (contracts.md 7, row 4.6). Environment:
-// BATON_SOCKET_SEED, and BATON_SOCKET_FAULT = pieces | stall | flip | cut.
+// BATON_SOCKET_SEED, and BATON_SOCKET_FAULT = pieces | stall | flip | cut. A process that ends
+// without one such fault exits with status 9, so that no test passes for want of them.
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -10,6 +11,7 @@
 #include <string_view>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "common/rng.h"
 
@@ -20,7 +22,7 @@ constexpr size_t kLarge = 2048;        // smaller writes are frames and UCX's ow
 constexpr size_t kHeaders = 512;       // of a large write: UCX's and our headers, never changed
 constexpr size_t kMaxPiece = 1 << 20;  // of one write
 constexpr int kStalledWrites = 300;
-constexpr uint64_t kBytesBeforeCut = 8u << 20;
+constexpr uint64_t kMaxBytesBeforeCut = 16u << 20;
 
 // One per process. UCX's transfer thread is the only one that writes to sockets.
 class Faults {
@@ -28,6 +30,10 @@ class Faults {
   Faults() : rng_(Number("BATON_SOCKET_SEED")) {
     const char* fault = std::getenv("BATON_SOCKET_FAULT");
     fault_ = fault == nullptr ? "" : fault;
+    bytes_before_cut_ = rng_.Next() % kMaxBytesBeforeCut;
+  }
+  ~Faults() {
+    if (num_faults_ == 0) _exit(9);
   }
 
   // Sends the first bytes of `message` on, or fails with errno set, as sendmsg may.
@@ -39,10 +45,16 @@ class Faults {
       errno = EAGAIN;
       return -1;
     }
-    if (fault_ == "cut" && (written_ += size) > kBytesBeforeCut) shutdown(socket, SHUT_RDWR);
-    if (fault_ == "pieces") size = kLarge / 2 + rng_.Next() % (size - kLarge / 2);
-    if (fault_ == "flip" && rng_.Next() % 256 == 0 && size > kHeaders)
+    if (fault_ == "cut" && (written_ += size) > bytes_before_cut_) {
+      ++num_faults_;
+      shutdown(socket, SHUT_RDWR);
+    } else if (fault_ == "pieces") {
+      ++num_faults_;
+      size = kLarge / 2 + rng_.Next() % (size - kLarge / 2);
+    } else if (fault_ == "flip" && rng_.Next() % 256 == 0) {
+      ++num_faults_;
       buffer_[kHeaders + rng_.Next() % (size - kHeaders)] ^= uint8_t{1};
+    }
     return send(buffer_.data(), size);
   }
 
@@ -65,8 +77,9 @@ class Faults {
   }
 
   bool IsStalled() {
-    if (stalled_ == 0 && rng_.Next() % 200 == 0) stalled_ = kStalledWrites;
+    if (stalled_ == 0 && rng_.Next() % 50 == 0) stalled_ = kStalledWrites;
     if (stalled_ == 0) return false;
+    ++num_faults_;
     --stalled_;
     return true;
   }
@@ -75,9 +88,12 @@ class Faults {
   std::string_view fault_;
   int stalled_ = 0;
   uint64_t written_ = 0;
+  uint64_t bytes_before_cut_ = 0;
+  uint64_t num_faults_ = 0;
   std::array<uint8_t, kMaxPiece> buffer_{};
 };
 
+// The functions below replace the C library's: they have nowhere else to keep their state.
 Faults& TheFaults() {
   static Faults faults;
   return faults;

@@ -271,7 +271,6 @@ void JsonValue::DumpTo(std::string& out) const {
       AppendJsonString(text_, out);
       return;
     case Kind::kArray:
-      break;
     case Kind::kObject:
       break;
   }
