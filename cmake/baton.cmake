@@ -68,3 +68,5 @@ function(baton_test name)
     set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
   endif()
 endfunction()
+
+include(cmake/cuda.cmake)

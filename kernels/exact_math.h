@@ -154,7 +154,7 @@ inline float RopeFrequency(const RopeShape& shape, int i) {
 }
 
 // The angle of a pair at a position: one fp32 product.
-inline float RopeAngle(int64_t position, float frequency) {
+BATON_EXACT float RopeAngle(int64_t position, float frequency) {
   return static_cast<float>(position) * frequency;
 }
 
@@ -164,9 +164,9 @@ struct SinCos {
 };
 
 // sin and cos of 0 <= angle < 2^20 or so, in double without fma, each rounded once.
-inline SinCos RopeSinCos(float angle_f32) {
+BATON_EXACT SinCos RopeSinCos(float angle_f32) {
   const double angle = static_cast<double>(angle_f32);
-  const double n = std::rint(angle * 0.6366197723675814);
+  const double n = ::rint(angle * 0.6366197723675814);
   const double r = (angle - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11;
   const double z = r * r;
   double s = 1.58969099521155010221e-10;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -19,17 +20,23 @@ class SessionOutbox {
   enum class Lane { kBeat, kControl, kBulk };
   enum class Pushed { kQueued, kFull };
 
-  explicit SessionOutbox(size_t max_messages) : max_messages_(max_messages) {}
+  // Two limits, because a message of few bytes costs an entry and one of many costs memory; either
+  // is kFull.
+  explicit SessionOutbox(size_t max_messages, size_t max_bytes = SIZE_MAX)
+      : max_messages_(max_messages), max_bytes_(max_bytes) {}
 
-  // A beat replaces one that still waits.
-  Pushed Push(Lane lane, Message message) {
+  // A beat replaces one that still waits, and is never refused. `bytes`: about what the message
+  // holds in memory, as its kind may grow large.
+  Pushed Push(Lane lane, Message message, size_t bytes = 0) {
     MutexLock lock(mutex_);
     if (lane == Lane::kBeat) {
       beat_ = std::move(message);
       return Pushed::kQueued;
     }
     if (control_.size() + bulk_.size() >= max_messages_) return Pushed::kFull;
-    (lane == Lane::kControl ? control_ : bulk_).push_back(std::move(message));
+    if (bytes > max_bytes_ - bytes_) return Pushed::kFull;
+    bytes_ += bytes;
+    (lane == Lane::kControl ? control_ : bulk_).push_back({std::move(message), bytes});
     return Pushed::kQueued;
   }
 
@@ -42,8 +49,9 @@ class SessionOutbox {
     if (beat_) {
       next = std::move(beat_);
       beat_.reset();
-    } else if (std::deque<Message>& lane = control_.empty() ? bulk_ : control_; !lane.empty()) {
-      next = std::move(lane.front());
+    } else if (std::deque<Waiting>& lane = control_.empty() ? bulk_ : control_; !lane.empty()) {
+      next = std::move(lane.front().message);
+      bytes_ -= lane.front().bytes;
       lane.pop_front();
     }
     is_writing_ = next.has_value();
@@ -66,11 +74,17 @@ class SessionOutbox {
   }
 
  private:
-  const size_t max_messages_;
+  struct Waiting {
+    Message message;
+    size_t bytes = 0;
+  };
+
+  const size_t max_messages_, max_bytes_;
   mutable Mutex mutex_;
   std::optional<Message> beat_ GUARDED_BY(mutex_);
-  std::deque<Message> control_ GUARDED_BY(mutex_);
-  std::deque<Message> bulk_ GUARDED_BY(mutex_);
+  std::deque<Waiting> control_ GUARDED_BY(mutex_);
+  std::deque<Waiting> bulk_ GUARDED_BY(mutex_);
+  size_t bytes_ GUARDED_BY(mutex_) = 0;  // of all that waits, but the beat
   bool is_writing_ GUARDED_BY(mutex_) = false;
 };
 

@@ -32,5 +32,22 @@ TEST(SessionOutbox, RefusesWhatExceedsItsLimit) {
   EXPECT_EQ(outbox.Size(), 2u);
 }
 
+TEST(SessionOutbox, RefusesWhatExceedsItsBytesUntilSomeAreWritten) {
+  Outbox outbox(100, 50);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "a", 30), Outbox::Pushed::kQueued);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kBulk, "b", 20), Outbox::Pushed::kQueued);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "c", 1), Outbox::Pushed::kFull);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kBulk, "d", SIZE_MAX), Outbox::Pushed::kFull);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "small"), Outbox::Pushed::kQueued);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kBeat, "beat", 99), Outbox::Pushed::kQueued);
+  EXPECT_EQ(outbox.Next(), "beat");
+  outbox.Written();
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "c", 1), Outbox::Pushed::kFull);
+  EXPECT_EQ(outbox.Next(), "a");
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "c", 31), Outbox::Pushed::kFull);
+  EXPECT_EQ(outbox.Push(Outbox::Lane::kControl, "c", 30), Outbox::Pushed::kQueued);
+  EXPECT_EQ(outbox.Size(), 3u);
+}
+
 }  // namespace
 }  // namespace baton::wire

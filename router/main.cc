@@ -91,6 +91,17 @@ void RunUntilStopped(RouterProcess& process, const sigset_t& signals,
   LogF(LogLevel::kInfo, "stopping", "idle=%s", process.IsIdle() ? "true" : "false");
 }
 
+// The default number of connections gives way to a low limit of open files, a chosen one does not.
+absl::Status FitFileLimit(RouterConfig& config) {
+  const baton::router::HttpLimits defaults;
+  const bool is_default = config.http.max_connections == defaults.max_connections;
+  ASSIGN_OR_RETURN(config.http.max_connections,
+                   baton::router::FitConnections(config.http.max_connections,
+                                                 config.workers.size(), is_default,
+                                                 baton::router::RaiseFileLimit()));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -103,9 +114,8 @@ int main(int argc, char** argv) {
   if (arguments.wants_version) return std::printf("baton-router %s\n", BATON_VERSION) < 0;
   if (arguments.wants_keys) return std::fputs(reader.Reference().c_str(), stdout) < 0;
   if (status.ok()) status = Validate(config);
-  if (status.ok())
-    status =
-        baton::router::CheckFileLimit(config.http.max_connections, baton::router::RaiseFileLimit());
+  const int asked = config.http.max_connections;
+  if (status.ok()) status = FitFileLimit(config);
   if (!status.ok()) {
     std::fprintf(stderr, "baton-router: %s\n", std::string(status.message()).c_str());
     return 1;
@@ -113,6 +123,9 @@ int main(int argc, char** argv) {
   LogLevel level = LogLevel::kInfo;
   baton::ParseLogLevel(config.log_level, level);
   baton::InitLog("baton-router", level);
+  if (config.http.max_connections < asked)
+    LogF(LogLevel::kWarn, "max_connections_lowered", "from=%d to=%d reason=open_files", asked,
+         config.http.max_connections);
   LogConfig(reader);
   sigset_t signals;
   sigemptyset(&signals);

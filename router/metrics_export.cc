@@ -6,8 +6,9 @@ namespace baton::router {
 
 RouterMetrics::RouterMetrics()
     : connections_(registry_.AddGauge("baton_router_http_connections", "Open client connections.")),
-      bodies_bytes_(registry_.AddGauge("baton_router_http_bodies_bytes",
-                                       "Request bodies that are read or handled.")),
+      bodies_bytes_(registry_.AddGauge(
+          "baton_router_http_bodies_bytes",
+          "Request bodies that are read or handled, and large answers that are written.")),
       waiting_bodies_(registry_.AddGauge("baton_router_http_waiting_bodies",
                                          "Large bodies waiting for a CPU thread.")) {
   AddCounters();
@@ -75,6 +76,7 @@ void RouterMetrics::AddOutcomes() {
   move("moved", &MoveCounts::moved);
   move("recovered", &MoveCounts::recovered);
   move("ended", &MoveCounts::ended);
+  move("refused", &MoveCounts::refused);
 }
 
 void RouterMetrics::AddGauges() {

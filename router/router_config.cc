@@ -16,14 +16,15 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
   reader.Bind("http.host", &c.http_host, "numeric address to listen on");
   reader.Bind("http.port", &c.http_port, 0, 65535, "0: any");
   reader.Bind("http.threads", &c.http.threads, 1, 256, "threads that own connections");
-  reader.Bind("http.max_connections", &c.http.max_connections, 1, 1 << 20,
-              "open at once; more are closed at once");
+  reader.Bind(
+      "http.max_connections", &c.http.max_connections, 1, 1 << 20,
+      "open at once; more are closed at once; the default is lowered to what `ulimit -Hn` allows");
   reader.Bind("http.max_header_bytes", &c.http.max_header_bytes, 1024, 1 << 20,
               "of one request's head: above it 431");
   reader.Bind("http.max_body_bytes", &c.http.max_body_bytes, 1024, kGiB,
               "of one body: above it 413");
   reader.Bind("http.max_bodies_bytes", &c.http.max_bodies_bytes, 1024, 64 * kGiB,
-              "of all bodies that are read or handled: above it 429");
+              "of all bodies that are read or handled, and large answers: above it 429");
   reader.Bind("http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
               "unsent bytes of one answer: a reader this slow counts as gone");
   reader.BindMs("http.header_timeout_ms", &c.http.header_timeout, kTick, kLong,

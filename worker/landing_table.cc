@@ -120,6 +120,17 @@ int LandingTable::PagesToBook(const wire::Reserve& request) const {
   return pages;
 }
 
+absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& request) {
+  std::unordered_set<uint32_t> handles;
+  for (const wire::SequenceSpec& sequence : request.sequences) {
+    const bool is_new = handles.insert(sequence.handle.value).second;
+    if (is_new && !Find(session, sequence.handle)) continue;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "sequences: handle %d is in use in this session already", sequence.handle.value));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) {
   ASSIGN_OR_RETURN(landing.booking, pool_.Book(static_cast<int>(request.num_pages)));
   for (size_t i = 0; i < request.sequences.size(); ++i) {
@@ -138,6 +149,7 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
 void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effects& out) {
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
+  if (status.ok()) status = CheckHandles(session, request);
   if (status.ok()) status = Book(request, landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;
@@ -302,11 +314,32 @@ void LandingTable::ReplaceQuarantined(const TransferId& transfer, Landing& landi
     landing.credit.erase(it);
     ++landing.num_owed;
   }
+  if (!GiveOwed(transfer, landing, out)) starved_.insert(transfer);
+}
+
+bool LandingTable::GiveOwed(const TransferId& transfer, Landing& landing, Effects& out) {
   BookOwed(landing);
   AddCredit(transfer, landing, out);
-  if (landing.agent_tail || landing.tail) return;
-  landing.agent_tail = tails_.Take();
-  if (landing.agent_tail) AddTailCredit(transfer, landing, out);
+  if (!landing.agent_tail && !landing.tail) {
+    landing.agent_tail = tails_.Take();
+    if (landing.agent_tail) AddTailCredit(transfer, landing, out);
+  }
+  return landing.num_owed == 0 && (landing.agent_tail || landing.tail);
+}
+
+int LandingTable::num_owed() const {
+  int owed = 0;
+  for (const TransferId& transfer : starved_)
+    if (const Landing* landing = Find(transfer); landing != nullptr && landing->is_agent_open)
+      owed += landing->num_owed;
+  return owed;
+}
+
+void LandingTable::ReplaceOwed(Effects& out) {
+  std::erase_if(starved_, [&](const TransferId& transfer) {
+    Landing* landing = FindOpen(transfer);
+    return landing == nullptr || !landing->is_agent_open || GiveOwed(transfer, *landing, out);
+  });
 }
 
 void LandingTable::BookOwed(Landing& landing) {

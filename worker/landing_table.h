@@ -107,11 +107,17 @@ class LandingTable {
   std::vector<SequenceId> CloseSession(SessionId session, absl::Time now, Effects& out);
 
   void On(const kvtransfer::BlockLanded& event, absl::Time now, Effects& out);
-  // The caller has made room for as many pages as are quarantined, if it could.
   void On(const kvtransfer::LandingRetargeted& event, Effects& out);
   void On(const kvtransfer::LandingFailed& event, Effects& out);
   void On(const kvtransfer::MemoryReturned& event, Effects& out);
   void On(const kvtransfer::LandingClosed& event);
+
+  // Pages that retargeted landings still lack for those an earlier attempt may write into. For them
+  // the caller makes room; ReplaceOwed then takes what is free, missing tail buffers too. Once per
+  // round.
+  int num_owed() const;
+  bool IsOwed() const { return !starved_.empty(); }
+  void ReplaceOwed(Effects& out);
 
   // A job of this worker fills the landing itself: the transfer thread forgets it. What the landing
   // has booked, and what comes back from the transfer thread, is kept for the job.
@@ -140,6 +146,7 @@ class LandingTable {
   bool IsWedged(absl::Time now) const;
 
  private:
+  absl::Status CheckHandles(SessionId session, const wire::Reserve& request);
   absl::Status Book(const wire::Reserve& request, Landing& landing);
   int HeadroomPages(const wire::Reserve& request, size_t index) const;
   Landing* FindOpen(const TransferId& transfer);
@@ -149,6 +156,8 @@ class LandingTable {
   void PreparePages(Landing& landing);
   void ReplaceQuarantined(const TransferId& transfer, Landing& landing,
                           std::span<const kvtransfer::BlockMemory> memory, Effects& out);
+  // True when nothing is lacking any more.
+  bool GiveOwed(const TransferId& transfer, Landing& landing, Effects& out);
   void BookOwed(Landing& landing);
   void AddTailCredit(const TransferId& transfer, Landing& landing, Effects& out);
   void ReturnTail(const TransferId& transfer, Landing& landing, int buffer, Effects& out);
@@ -169,6 +178,7 @@ class LandingTable {
   std::unordered_map<TransferId, Landing> landings_;
   std::deque<TransferId> ready_;  // with a sequence that waits, oldest first
   std::unordered_map<SequenceId, TransferId> running_;
+  std::unordered_set<TransferId> starved_;  // retargeted, and pages or the tail buffer are lacking
 };
 
 // The tokens a sequence starts with after its prompt: those the client has, else the first one from

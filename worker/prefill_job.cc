@@ -276,6 +276,10 @@ void PrefillJob::Fail(const absl::Status& status, engine::PageLease pages, Effec
   Stop(std::move(pages), out);
 }
 
+bool PrefillJob::Keeps(PageId page) const {
+  return std::ranges::find(pages_.ids(), page) != pages_.ids().end();
+}
+
 int PrefillJob::num_left() const {
   const bool is_before = state_ == JobState::kAccepted || state_ == JobState::kComputing;
   return is_before ? num_tokens() - computed_ : 0;

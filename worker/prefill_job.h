@@ -74,6 +74,9 @@ class PrefillJob {
   int num_tokens() const { return static_cast<int>(run_.prompt_tokens); }
   // Prompt tokens that are still to be computed.
   int num_left() const;
+  int computed() const { return computed_; }
+  // Among the pages it keeps for sending.
+  bool Keeps(PageId page) const;
   uint64_t tail_bytes() const { return tail_bytes_; }
 
  private:

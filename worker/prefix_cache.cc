@@ -44,17 +44,19 @@ Digest128 PrefixCache::Seal(const PageName& name, PageId page) const {
   return digest_.Of(header, std::span(pool_.Data(page), bytes));
 }
 
-bool PrefixCache::Check(std::span<const PageName> names, const PrefixMatch& match) {
-  bool is_sound = true;
-  for (size_t i = 0; i < match.pages.ids().size(); ++i) {
+bool PrefixCache::Check(std::span<const PageName> names, const PrefixMatch& match, size_t begin,
+                        size_t end) {
+  const std::span<const PageId> pages = match.pages.ids();
+  for (size_t i = begin; i < std::min(end, pages.size()); ++i) {
     const auto it = pages_.find(names[i]);
-    if (it == pages_.end()) continue;  // it hung on a rotten one
-    if (Seal(names[i], it->second.page) == it->second.sealed) continue;
+    if (it == pages_.end() || it->second.page != pages[i]) return false;  // replaced meanwhile
+    if (Seal(names[i], pages[i]) == it->second.sealed) continue;
     ++rotten_;
-    is_sound = false;
-    DropWithDescendants(names[i]);
+    rotten_pages_.push_back(pages[i]);
+    DropWithDescendants(names[i]);  // with it the rest of the match
+    return false;
   }
-  return is_sound;
+  return true;
 }
 
 // What was computed upon a rotten page may be wrong as well, whichever prompt it was for.
@@ -62,36 +64,41 @@ void PrefixCache::DropWithDescendants(const PageName& name) {
   std::unordered_multimap<PageName, PageName> children;
   for (const auto& [child, entry] : pages_) children.emplace(entry.parent, child);
   std::vector<PageName> doomed = {name};
-  while (!doomed.empty()) {
-    const PageName next = doomed.back();
-    doomed.pop_back();
-    const auto [begin, end] = children.equal_range(next);
+  for (size_t i = 0; i < doomed.size(); ++i) {
+    const auto [begin, end] = children.equal_range(doomed[i]);
     for (auto it = begin; it != end; ++it) doomed.push_back(it->second);
-    pool_.Uncache(pages_.at(next).page);
-    Forget(next);
+  }
+  for (size_t i = doomed.size(); i-- > 0;) {
+    pool_.Uncache(pages_.at(doomed[i]).page);
+    Forget(doomed[i]);
   }
 }
 
 void PrefixCache::Count(const PrefixMatch& match) { ++(match.pages.size() > 0 ? hits_ : misses_); }
 
-void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages) {
-  for (size_t i = std::min(names.size(), pages.size()); i-- > 0;)
+void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages,
+                           size_t first_new) {
+  const size_t end = std::min(names.size(), pages.size());
+  for (size_t i = first_new; i < end; ++i)
     AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i]);
+  for (size_t i = end; i-- > 0;)
+    if (const auto it = pages_.find(names[i]); it != pages_.end()) Touch(it->second);
 }
 
 void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId page) {
-  auto it = pages_.find(name);
-  if (it != pages_.end()) {
-    Touch(it->second);
-    return;
+  if (pages_.contains(name) || pool_.IsCached(page)) return;  // one page has one name
+  if (parent != PageName{}) {
+    const auto before = pages_.find(parent);
+    if (before == pages_.end()) return;
+    ++before->second.num_children;
   }
-  if (pool_.IsCached(page)) return;  // one page has one name
   pool_.Cache(page);
   page_order_.push_front(name);
-  pages_.emplace(
-      name,
-      PageEntry{
-          .page = page, .parent = parent, .sealed = Seal(name, page), .used = page_order_.begin()});
+  pages_.emplace(name, PageEntry{.page = page,
+                                 .parent = parent,
+                                 .num_children = 0,
+                                 .sealed = Seal(name, page),
+                                 .used = page_order_.begin()});
   if (removed_.erase(name) == 0) added_.insert(name);
 }
 
@@ -122,6 +129,8 @@ void PrefixCache::LimitTails() {
 
 void PrefixCache::Forget(const PageName& name) {
   auto it = pages_.find(name);
+  if (const auto parent = pages_.find(it->second.parent); parent != pages_.end())
+    --parent->second.num_children;
   page_order_.erase(it->second.used);
   pages_.erase(it);
   DropTail(name);
@@ -136,9 +145,14 @@ bool PrefixCache::MakeRoom(int free_pages) {
          it != page_order_.begin()) {
     --it;
     const PageName name = *it;
-    const PageId page = pages_.at(name).page;
-    if (pool_.leases(page) > 0) continue;  // a sequence holds it: no room gained
-    pool_.Uncache(page);
+    const PageEntry& entry = pages_.at(name);
+    if (pool_.leases(entry.page) > 0) continue;  // a sequence holds it: no room gained
+    if (entry.num_children > 0) {  // held by one that has a copy of this page to itself
+      DropWithDescendants(name);
+      it = page_order_.end();
+      continue;
+    }
+    pool_.Uncache(entry.page);
     ++it;
     Forget(name);
   }

@@ -8,6 +8,7 @@
 #include <span>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "common/digest.h"
@@ -26,8 +27,8 @@ struct PrefixMatch {
 
 // Full pages by name (contracts.md 1.5), and boundary tails in host memory by the name of the page
 // they follow. Both are evicted least recently used first; within one prompt the last page goes
-// first, so that what is left is always a prefix. A page carries the sealed digest of its payload
-// (contracts.md 3.5). Engine thread.
+// first, so that what is left is always a prefix: the parent of a cached page is cached. A page
+// carries the sealed digest of its payload (contracts.md 3.5). Engine thread.
 class PrefixCache {
  public:
   // `secret` is the pool's own, drawn at start.
@@ -40,16 +41,22 @@ class PrefixCache {
   // The longest run of pages from the start that ends at a kept tail, `max_pages` at most (a prompt
   // needs one token to compute).
   PrefixMatch Lookup(std::span<const PageName> names, int max_pages);
-  // Takes the digests of a match again, before its pages are computed upon or sent. False: a page
-  // no longer holds what was put into it; that page and all that hangs on it are gone from the
-  // cache, and the prompt has to look again. Reads every page of the match: once per prompt that
-  // starts, about 0.2 ms a real page on one core.
-  bool Check(std::span<const PageName> names, const PrefixMatch& match);
+  // Takes the digests of a match's pages [begin, end) again, before they are computed upon or sent.
+  // False: a page no longer holds what was put into it; that page and all that hangs on it are gone
+  // from the cache, and the prompt has to look again. About 0.2 ms a real page on one core.
+  bool Check(std::span<const PageName> names, const PrefixMatch& match, size_t begin = 0,
+             size_t end = SIZE_MAX);
+  // Pages that Check found rotten since the last call; others may still hold them.
+  std::vector<PageId> TakeRotten() { return std::exchange(rotten_pages_, {}); }
   // A prompt starts with this match: a hit or a miss.
   void Count(const PrefixMatch& match);
-  // The sealed pages of one sequence from its start, with their names; a name that is here already
-  // keeps its older page.
-  void AddPages(std::span<const PageName> names, std::span<const PageId> pages);
+  // The full pages of one sequence from its start, with their names. Those from `first_new` on have
+  // just been closed and are sealed as they are; those before it are only marked as used: one that
+  // was dropped as rotten must not come back under a new seal. A name that is here already keeps
+  // its older page; a page whose parent is not here is not taken.
+  void AddPages(std::span<const PageName> names, std::span<const PageId> pages,
+                size_t first_new = 0);
+  bool HasPage(const PageName& name) const { return pages_.contains(name); }
   bool HasTail(const PageName& name) const { return tails_.contains(name); }
   // Kept only beside its page and within the byte limit.
   void AddTail(const PageName& name, std::vector<std::byte> tail);
@@ -74,6 +81,7 @@ class PrefixCache {
   struct PageEntry {
     PageId page = 0;
     PageName parent;  // of the page before it; zero: it is the first
+    int num_children = 0;  // cached pages that follow it
     Digest128 sealed;
     std::list<PageName>::iterator used;
   };
@@ -101,6 +109,7 @@ class PrefixCache {
   uint64_t tail_bytes_ = 0;
   uint64_t generation_ = 0;
   uint64_t hits_ = 0, misses_ = 0, rotten_ = 0;
+  std::vector<PageId> rotten_pages_;
   std::unordered_set<PageName> added_, removed_;  // since the last delta
 };
 

@@ -117,6 +117,52 @@ TEST_F(PrefixCacheTest, ARottenPageLeavesWithAllThatHangsOnIt) {
   EXPECT_EQ(cache.num_tails(), 2u);
 }
 
+TEST_F(PrefixCacheTest, APageIsSealedWhenItClosesAndNeverAfter) {
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
+  const auto names = Names({1, 2, 3, 4});
+  engine::Booking booking = pool_.Book(4).value();
+  const engine::PageLease lease = pool_.Take(booking, 4);
+  cache.AddPages(std::span(names).first(2), lease.ids(), 0);
+  cache.AddTail(names[1], std::vector<std::byte>(1));
+  pool_.Data(lease.ids()[1])[0] ^= std::byte{1};
+  EXPECT_FALSE(cache.Check(names, cache.Lookup(names, 2)));
+  EXPECT_EQ(cache.TakeRotten(), std::vector<PageId>{lease.ids()[1]});
+  EXPECT_TRUE(cache.TakeRotten().empty());
+
+  cache.AddPages(std::span(names).first(3), lease.ids(), 2);
+  EXPECT_FALSE(cache.HasPage(names[1]));
+  EXPECT_FALSE(cache.HasPage(names[2])) << "its parent is not here";
+  EXPECT_EQ(cache.num_pages(), 1u);
+}
+
+TEST_F(PrefixCacheTest, ACheckMayTakeSeveralTurns) {
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
+  const auto names = Names({1, 2, 3});
+  const auto pages = Fill(cache, names);
+  cache.AddTail(names[2], std::vector<std::byte>(1));
+  const PrefixMatch match = cache.Lookup(names, 3);
+  pool_.Data(pages[2])[0] ^= std::byte{1};
+  EXPECT_TRUE(cache.Check(names, match, 0, 2));
+  EXPECT_FALSE(cache.Check(names, match, 2, 4));
+  EXPECT_EQ(cache.num_pages(), 2u);
+}
+
+TEST_F(PrefixCacheTest, AParentDoesNotLeaveWithoutItsChildren) {
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
+  const auto names = Names({1, 2, 3});
+  Fill(cache, Names({1, 2}));
+  engine::Booking booking = pool_.Book(3).value();
+  const engine::PageLease twin = pool_.Take(booking, 3);  // computed at the same time
+  cache.AddPages(names, twin.ids(), 0);
+  EXPECT_EQ(cache.num_pages(), 3u);
+  EXPECT_EQ(pool_.Counts().free, 3);
+  EXPECT_TRUE(cache.MakeRoom(4));
+  EXPECT_EQ(cache.num_pages(), 1u);
+  EXPECT_TRUE(cache.HasPage(names[0]));
+  EXPECT_TRUE(cache.MakeRoom(5));
+  EXPECT_TRUE(pool_.CheckCounts().ok());
+}
+
 TEST_F(PrefixCacheTest, EventsTellOtherMachinesWhatIsHere) {
   PrefixCache cache(pool_, kLayout, kSecret, 100);
   ASSERT_EQ(cache.Snapshot().size(), 1u);

@@ -28,6 +28,17 @@ bool IsBulk(const wire::WorkerMessage& message) {
   return rest == wire::WorkerMessage{};
 }
 
+// What the kinds that grow large hold in memory; the rest is bounded by the number of messages.
+size_t LargeBytes(const wire::WorkerMessage& message) {
+  size_t bytes = 0;
+  for (const wire::PromptLogprobs& report : message.prompt_logprobs)
+    for (const TokenRecord& record : report.tokens)
+      bytes += sizeof(record) + record.top.size() * sizeof(record.top[0]);
+  for (const wire::CacheEvents& events : message.cache_events)
+    bytes += (events.added.size() + events.removed.size()) * sizeof(PageName);
+  return bytes;
+}
+
 }  // namespace
 
 class SessionService::Impl final : public pb::Worker::CallbackService {
@@ -79,7 +90,7 @@ class SessionService::Impl::Stream final
       : service_(service),
         context_(context),
         session_(session),
-        outbox_(service.options_.max_outbox_messages),
+        outbox_(service.options_.max_outbox_messages, service.options_.max_outbox_bytes),
         last_heard_us_(absl::ToUnixMicros(service.clock_.Now())) {
     wire::WorkerMessage first;
     first.hello = service.facts_.hello;
@@ -92,7 +103,8 @@ class SessionService::Impl::Stream final
   }
 
   void Push(wire::WorkerMessage message, Outbox::Lane lane) {
-    if (outbox_.Push(lane, std::move(message)) == Outbox::Pushed::kFull) {
+    const size_t bytes = LargeBytes(message);
+    if (outbox_.Push(lane, std::move(message), bytes) == Outbox::Pushed::kFull) {
       End(absl::ResourceExhaustedError("the router reads too slowly: its outbox is full"),
           /*hard=*/true);
       return;

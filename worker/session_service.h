@@ -17,7 +17,11 @@ struct SessionServiceOptions {
   absl::Duration beat_interval = absl::Milliseconds(500);
   absl::Duration silence = absl::Seconds(2);  // then the session is dead
   int max_sessions = 64;
-  size_t max_outbox_messages = 8192;  // a fuller outbox closes its session
+  // A fuller outbox closes its session. The bytes are for reports on prompts, which are large: 64
+  // MiB are about 80 of the largest messages (4,096 positions of 20 entries, 0.8 MB in memory), far
+  // more than a router that reads lets wait, and 4 GiB with every session full.
+  size_t max_outbox_messages = 8192;
+  size_t max_outbox_bytes = size_t{64} << 20;
 };
 
 // What every hello and beat says; both are called on threads of the service.

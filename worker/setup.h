@@ -26,6 +26,9 @@ struct WorkerLimits {
   int headroom_pages = 2;         // booked per sequence beyond its prompt (contracts.md 6)
   int window = 64;                // un-acked blocks per transfer
   int tail_interval = 16;         // pages between boundary tails
+  // Cached pages whose seals are checked between two steps: 64 real ones are about 13 ms, less than
+  // a step of a busy worker. Sequences that decode wait no longer for a prompt that starts.
+  int checked_pages_per_round = 64;
   uint64_t max_cached_tail_bytes = uint64_t{256} << 20;
   absl::Duration load_every = absl::Milliseconds(100);
   absl::Duration tombstone = absl::Seconds(10);

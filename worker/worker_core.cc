@@ -46,6 +46,7 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   const std::vector<kvtransfer::AgentEvent> events = agent_.TakeEvents();
   for (const kvtransfer::AgentEvent& event : events) On(event);
   ExpireTombstones(start);
+  ReplaceOwed();
   bool has_started = StartLandings();
   has_started = HoldStopping() || has_started;
   has_started = StartMoves() || has_started;
@@ -107,10 +108,8 @@ void WorkerCore::On(const kvtransfer::AgentEvent& event) {
   const absl::Time now = clock_.Now();
   if (const auto* landed = std::get_if<kvtransfer::BlockLanded>(&event))
     return landings_.On(*landed, now, effects_);
-  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event)) {
-    cache_.MakeRoom(static_cast<int>(answer->quarantined.size()));
+  if (const auto* answer = std::get_if<kvtransfer::LandingRetargeted>(&event))
     return landings_.On(*answer, effects_);
-  }
   if (const auto* failed = std::get_if<kvtransfer::LandingFailed>(&event))
     return landings_.On(*failed, effects_);
   if (const auto* memory = std::get_if<kvtransfer::MemoryReturned>(&event))
@@ -144,6 +143,14 @@ engine::PageLease WorkerCore::ReleaseFromLoop(SequenceId sequence) {
   engine::Sequence released = loop_.Release(sequence);
   if (released.tail_slot >= 0) loop_.ReturnTailSlot(released.tail_slot);
   return std::move(released.pages);
+}
+
+// Pages and tail buffers that a retargeted landing lacks come before new work.
+void WorkerCore::ReplaceOwed() {
+  if (!landings_.IsOwed()) return;
+  const engine::PoolCounts pool = loop_.pool().Counts();
+  cache_.MakeRoom(std::min(landings_.num_owed(), pool.free + pool.cached));
+  landings_.ReplaceOwed(effects_);
 }
 
 bool WorkerCore::StartLandings() {
@@ -182,153 +189,9 @@ bool WorkerCore::StartLandings() {
   return has_started;
 }
 
-int WorkerCore::NumJobs(JobState state) const {
-  return static_cast<int>(std::ranges::count_if(
-      jobs_, [&](const auto& entry) { return entry.second->state() == state; }));
-}
-
-PrefillJob* WorkerCore::NextJob() {
-  PrefillJob* best = nullptr;
-  for (const TransferId& transfer : job_order_) {
-    auto it = jobs_.find(transfer);
-    if (it == jobs_.end() || !it->second->IsRunnable()) continue;
-    PrefillJob* job = it->second.get();
-    const bool is_better =
-        best == nullptr || job->run().priority < best->run().priority ||
-        (job->run().priority == best->run().priority && job->deadline() < best->deadline());
-    if (is_better) best = job;
-  }
-  return best;
-}
-
-bool WorkerCore::StartJobs() {
-  bool has_started = false;
-  while (static_cast<int>(computing_.size()) < setup_.limits.max_computing_prompts) {
-    PrefillJob* job = NextJob();
-    if (job == nullptr || !StartJob(*job)) break;
-    std::erase(job_order_, job->run().transfer);
-    has_started = true;
-  }
-  return has_started;
-}
-
-bool WorkerCore::StartJob(PrefillJob& job) {
-  if (tails_.num_free() == 0) return false;
-  const wire::Run& run = job.run();
-  PrefixMatch match;
-  if (!run.prompt_logprobs)  // every position is to be computed
-    match = cache_.Lookup(job.names(), (job.num_tokens() - 1) / kPageTokens);
-  const int needed = PagesFor(job.num_tokens()) - match.pages.size();
-  const int has = job.is_local() ? landings_.NumLocalBooked(run.transfer) : 0;
-  const int lacking = std::max(needed - has, 0);
-  cache_.MakeRoom(lacking);
-  absl::StatusOr<engine::Booking> booking = loop_.pool().Book(lacking);
-  if (!booking.ok()) return false;  // pages come back as sequences end
-  const std::optional<int> slot = loop_.TakeTailSlot();
-  if (!slot) return false;
-  if (!cache_.Check(job.names(), match)) {
-    loop_.ReturnTailSlot(*slot);
-    match = PrefixMatch();
-    *booking = engine::Booking();
-    return StartJob(job);  // with what is left in the cache
-  }
-  if (job.is_local()) booking->Add(landings_.TakeLocalBooking(run.transfer));
-  cache_.Count(match);
-  const int buffer = *tails_.Take();
-  if (match.tail != nullptr) {
-    const std::span<std::byte> tail = tails_.Data(buffer, match.tail->size());
-    std::memcpy(tail.data(), match.tail->data(), tail.size());
-    const absl::StatusOr<kernels::TailHeader> header = kernels::DecodeTailHeader(tail);
-    CHECK(header.ok());  // written by this worker
-    SetError(loop_.UnpackTail(*slot, header->num_tokens, !header->has_no_drafter_state, tail));
-  }
-  engine::Sequence sequence;
-  sequence.id = NewSequence();
-  sequence.request_id = run.request_id;
-  sequence.choices.clear();
-  sequence.received.clear();
-  for (const wire::SequenceSpec& spec : run.sequences) {
-    sequence.choices.push_back(static_cast<int>(spec.choice));
-    sequence.received.push_back(spec.received);
-  }
-  sequence.tokens = job.prompt();
-  sequence.prompt_tokens = job.num_tokens();
-  sequence.computed = match.tokens();
-  sequence.tail_slot = *slot;
-  sequence.sampling = run.sampling;
-  sequence.finish = run.finish;
-  sequence.prompt_class = setup_.prompt_class;
-  sequence.decode_class = setup_.decode_class;
-  sequence.deadline = job.deadline();
-  sequence.priority = run.priority;
-  sequence.tail_interval = setup_.limits.tail_interval;
-  if (run.prompt_logprobs) sequence.prompt_logprobs = static_cast<int>(*run.prompt_logprobs);
-  job.Start(sequence.id, match.pages.ids(), buffer, clock_.Now(), effects_);
-  sequence.pages = std::move(match.pages);
-  computing_[sequence.id] = run.transfer;
-  loop_.Admit(std::move(sequence), std::move(*booking));
-  return true;
-}
-
 PrefillJob* WorkerCore::JobOf(SequenceId sequence) {
   auto it = computing_.find(sequence);
   return it == computing_.end() ? nullptr : jobs_.at(it->second).get();
-}
-
-void WorkerCore::StopJob(PrefillJob& job, const absl::Status* failure) {
-  engine::PageLease pages;
-  if (job.state() == JobState::kComputing) {
-    computing_.erase(job.sequence());
-    pages = ReleaseFromLoop(job.sequence());
-  }
-  if (failure != nullptr) {
-    LogF(LogLevel::kDebug, "prefill_failed", "request=%s transfer=%s attempt=%d error=%s",
-         job.run().request_id, job.run().transfer.Hex(), job.run().attempt, failure->ToString());
-    job.Fail(*failure, std::move(pages), effects_);
-  } else {
-    job.Stop(std::move(pages), effects_);
-  }
-  LoadChanged();
-}
-
-void WorkerCore::EraseReleasedJobs() {
-  std::erase_if(jobs_, [this](const auto& entry) {
-    if (entry.second->state() != JobState::kReleased) return false;
-    if (entry.second->tail_buffer()) tails_.Return(*entry.second->tail_buffer());
-    std::erase(job_order_, entry.first);
-    return true;
-  });
-  std::erase_if(moves_, [this](const auto& entry) {
-    if (entry.second->state() != MoveState::kReleased) return false;
-    if (entry.second->tail_buffer()) tails_.Return(*entry.second->tail_buffer());
-    return true;
-  });
-}
-
-void WorkerCore::KeepBoundaryTail(const PrefillJob& job, SequenceId sequence, int computed) {
-  const int page = computed / kPageTokens;
-  const bool is_boundary = computed > 0 && computed % kPageTokens == 0;
-  const bool is_last = page == job.num_tokens() / kPageTokens;
-  const int interval = setup_.limits.tail_interval;
-  const bool is_due = is_boundary && (is_last || (interval > 0 && page % interval == 0));
-  if (!is_due || cache_.HasTail(job.names()[static_cast<size_t>(page) - 1])) return;
-  const PageName& name = job.names()[static_cast<size_t>(page) - 1];
-  const uint64_t bytes =
-      kernels::MakeTailLayout(setup_.layout, static_cast<uint64_t>(computed), 0).total_bytes;
-  std::vector<std::byte> tail(bytes);
-  SetError(loop_.PackTail(sequence, tail));
-  WriteTailHeader(setup_, static_cast<uint64_t>(computed), 0, name, tail);
-  cache_.AddTail(name, std::move(tail));
-}
-
-void WorkerCore::OnChunk(SequenceId sequence, int computed) {
-  PrefillJob* job = JobOf(sequence);
-  if (job == nullptr) return;
-  const std::span<const PageId> pages = loop_.Get(sequence).pages.ids();
-  const auto sealed = static_cast<size_t>(computed / kPageTokens);
-  cache_.AddPages(std::span(job->names()).first(sealed), pages.first(sealed));
-  KeepBoundaryTail(*job, sequence, computed);
-  job->OnChunk(pages, computed, effects_);
 }
 
 void WorkerCore::OnPromptLogprobs(SequenceId sequence, int first_position,

@@ -3,7 +3,7 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -24,6 +24,7 @@
 #include "worker/prefix_cache.h"
 #include "worker/session.h"
 #include "worker/setup.h"
+#include "worker/starting_prompt.h"
 #include "worker/tail_buffers.h"
 
 namespace baton::worker {
@@ -138,13 +139,20 @@ class WorkerCore final : private engine::LoopObserver {
   // Out of the engine or off its way to another worker, whatever it holds.
   void EndSequence(SequenceId sequence);
 
-  // Transfer events; jobs and landings into the engine; worker_core.cc
+  // Transfer events, landings into the engine; worker_core.cc
   void On(const kvtransfer::AgentEvent& event);
   void OnSendFailed(const kvtransfer::SendFailed& event);
+  void ReplaceOwed();
   bool StartLandings();
+
+  // Jobs; worker_core_jobs.cc
   bool StartJobs();
   PrefillJob* NextJob();
-  bool StartJob(PrefillJob& job);
+  bool PrepareJob();
+  bool CheckStarting(int& budget);
+  void FailHolders(PageId page);  // the jobs that compute upon a rotten page or send it
+  void DropStarting();
+  void StartJob();
   void StopJob(PrefillJob& job, const absl::Status* failure);
   void FillLanding(PrefillJob& job, engine::PageLease pages);
   void EraseReleasedJobs();
@@ -170,6 +178,7 @@ class WorkerCore final : private engine::LoopObserver {
   LandingTable landings_;
   std::map<SessionId, Session> sessions_;
   std::unordered_map<TransferId, std::unique_ptr<PrefillJob>> jobs_;
+  std::optional<StartingPrompt> starting_;
   std::unordered_map<TransferId, std::unique_ptr<MoveSource>> moves_;
   std::vector<std::pair<SessionId, SequenceHandle>> stopping_;  // at a step boundary to come
   std::deque<TransferId> job_order_;  // accepted, in order of arrival

@@ -10,26 +10,37 @@
 #include "worker/worker_core.h"
 
 namespace baton::worker {
+namespace {
+
+// It finishes in place (contracts.md 5, Drain): the router hears why, and the sequence goes on.
+wire::Refused CannotStop(const SequenceRef& ref) {
+  return {.transfer = ref.transfer,
+          .stage = wire::Stage::kMove,
+          .code = absl::StatusCode::kUnavailable,
+          .message = absl::StrFormat(
+              "sequence %d cannot move: its request has %d that share pages, 1 may",
+              ref.sequence->spec.handle.value, ref.landing->sequences.size())};
+}
+
+}  // namespace
 
 void WorkerCore::Move(SessionId session, const wire::Move& move) {
   const auto ref = landings_.Find(session, move.handle);
   if (!ref) return;  // it ended: Finished, Failed or its Cancel crossed the Move
+  if (!move.landing && ref->landing->sequences.size() > 1) {
+    effects_.Refuse(session, CannotStop(*ref));
+    return;
+  }
   const absl::Status status = move.landing ? BeginMove(*ref, move) : BeginStop(*ref);
   if (!status.ok()) FailSequence(*ref, status);
 }
 
+// One that has not landed yet stops when it has.
 absl::Status WorkerCore::BeginStop(const SequenceRef& ref) {
-  const uint32_t handle = ref.sequence->spec.handle.value;
-  const size_t choices = ref.landing->sequences.size();
-  if (choices > 1) {
-    return absl::UnavailableError(absl::StrFormat(
-        "sequence %d cannot move: its request has %d that share pages, 1 may", handle, choices));
-  }
-  if (ref.landing->state != LandingState::kReady && ref.landing->state != LandingState::kRunning)
-    return absl::UnavailableError(absl::StrFormat("sequence %d has not landed yet", handle));
   if (ref.sequence->state == SequenceState::kParked) return ParkedError(ref);
   if (ref.sequence->state == SequenceState::kMoving) return absl::OkStatus();
-  stopping_.emplace_back(ref.landing->session, ref.sequence->spec.handle);
+  const std::pair stopping(ref.landing->session, ref.sequence->spec.handle);
+  if (std::ranges::find(stopping_, stopping) == stopping_.end()) stopping_.push_back(stopping);
   return absl::OkStatus();
 }
 

@@ -297,7 +297,7 @@ TEST_P(WorkerMoveTest, SendMemoryStaysLeasedUntilTheTransportIsThroughWithIt) {
   ExpectNothingHeld();
 }
 
-TEST_P(WorkerMoveTest, WhatCannotMoveIsFailedByName) {
+TEST_P(WorkerMoveTest, WhatCannotMoveIsRefusedByNameAndGoesOn) {
   wire::Reserve reserve = MakeReserve(1);
   reserve.sequences.push_back({.handle = {11}, .choice = 1, .received = {}});
   Submit("p", "d", reserve);
@@ -306,12 +306,26 @@ TEST_P(WorkerMoveTest, WhatCannotMoveIsFailedByName) {
   Move("d", 10);
   Move("d", 11);
   Step(2);
-  const auto failed = Said("d", &wire::WorkerMessage::failed);
-  ASSERT_EQ(failed.size(), 2u);
-  EXPECT_EQ(failed[1].handle, SequenceHandle{11});
-  EXPECT_EQ(failed[0].handle, SequenceHandle{10});
-  EXPECT_EQ(failed[0].message,
+  const auto refused = Said("d", &wire::WorkerMessage::refused);
+  ASSERT_EQ(refused.size(), 2u);
+  EXPECT_EQ(refused[0].transfer, Transfer(1));
+  EXPECT_EQ(refused[0].stage, wire::Stage::kMove);
+  EXPECT_EQ(refused[0].message,
             "sequence 10 cannot move: its request has 2 that share pages, 1 may");
+  ASSERT_TRUE(
+      StepUntil([&] { return Said("d", &wire::WorkerMessage::finished).size() == 2; }));
+  EXPECT_EQ(TextOf("d", 10, End()), Reference());
+  EXPECT_TRUE(Said("d", &wire::WorkerMessage::failed).empty());
+}
+
+TEST_P(WorkerMoveTest, AStopThatComesBeforeTheLandingHoldsThenAndMayBeRepeated) {
+  Submit("p", "d", MakeReserve(1));
+  for (int i = 0; i < 3; ++i) Move("d", 10);
+  ASSERT_TRUE(StepUntil([&] { return HasParked("d"); }));
+  Step(5);
+  EXPECT_EQ(Said("d", &wire::WorkerMessage::parked).size(), 1u);
+  EXPECT_TRUE(Said("d", &wire::WorkerMessage::failed).empty());
+  EXPECT_EQ(TextOf("d", 10, End()).size(), 1u);  // what landed
 }
 
 TEST_P(WorkerMoveTest, ASequenceThatWasNotStoppedDoesNotMove) {

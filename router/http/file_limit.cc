@@ -7,7 +7,7 @@
 namespace baton::router {
 namespace {
 
-// Listeners, event queues, wake-up pipes, sessions with workers, logs.
+// Listeners, event queues, wake-up pipes, logs.
 constexpr uint64_t kOwnFiles = 64;
 
 }  // namespace
@@ -21,11 +21,16 @@ uint64_t RaiseFileLimit() {
   return limit.rlim_cur;
 }
 
-absl::Status CheckFileLimit(int max_connections, uint64_t limit) {
-  if (static_cast<uint64_t>(max_connections) + kOwnFiles <= limit) return absl::OkStatus();
+absl::StatusOr<int> FitConnections(int max_connections, size_t num_workers, bool may_lower,
+                                   uint64_t limit) {
+  const uint64_t own = kOwnFiles + num_workers;
+  if (static_cast<uint64_t>(max_connections) + own <= limit) return max_connections;
+  const uint64_t fitting = limit > own ? limit - own : 0;
+  if (may_lower && fitting > 0) return static_cast<int>(fitting);
   return absl::InvalidArgumentError(absl::StrFormat(
-      "http.max_connections is %d, this process may open %d files (ulimit -Hn) and needs %d itself",
-      max_connections, limit, kOwnFiles));
+      "http.max_connections is %d, at most %d: this process may open %d files (ulimit -Hn) and "
+      "needs %d itself, with %d workers",
+      max_connections, fitting, limit, own, num_workers));
 }
 
 }  // namespace baton::router

@@ -55,6 +55,7 @@ HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_
       is_http11_(is_http11),
       is_head_(is_head),
       keep_alive_(keep_alive),
+      lease_(shared.counters),
       changed_(io) {
   changed_.expires_after(kNever);
 }
@@ -74,6 +75,9 @@ void HttpAnswer::Respond(int status, HttpHeaders headers, std::string body) {
   if (is_over()) return;
   Head(status, headers);
   queued_ += absl::StrFormat("Content-Length: %d\r\n\r\n", body.size());
+  // An answer that a slow reader leaves here takes room from new requests; a small one is bounded
+  // like a stream's backlog.
+  if (body.size() > shared_.limits.max_backlog_bytes) lease_.Hold(body.size());
   if (!is_head_) queued_ += body;
   is_ended_ = true;
   Changed();

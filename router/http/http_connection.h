@@ -25,8 +25,8 @@ struct HttpShared {
   HttpCounters counters;
 };
 
-// Bytes of a body, counted for as long as somebody holds it: the connection or what became of the
-// request. Must not outlive the server. Any thread, one at a time.
+// Bytes of a body, counted for as long as somebody holds it: the connection, what became of the
+// request, or an answer. Must not outlive the server. Any thread, one at a time.
 class BodyLease {
  public:
   explicit BodyLease(HttpCounters& counters) : counters_(counters) {}
@@ -77,6 +77,7 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
   bool keep_alive_;
   bool is_chunked_ = false, is_started_ = false, is_ended_ = false, is_gone_ = false;
   std::string queued_;
+  BodyLease lease_;  // of a large whole answer, until it is written
   std::function<void()> on_gone_;
   boost::asio::steady_timer changed_;  // never expires; cancelled to wake the connection
 };

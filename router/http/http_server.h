@@ -17,7 +17,7 @@ struct HttpLimits {
   int max_connections = 4096;
   size_t max_header_bytes = 64 << 10;
   size_t max_body_bytes = 64 << 20;     // one body: above it 413
-  size_t max_bodies_bytes = 512 << 20;  // all bodies being read or handled: above it 429
+  size_t max_bodies_bytes = 512 << 20;  // all being read, handled or answered: above it 429
   size_t max_backlog_bytes = 8 << 20;   // unsent bytes of one answer: above it the client is gone
   // A passed timeout closes the connection without an answer.
   absl::Duration header_timeout = absl::Seconds(15);  // from the first byte to the last of the head

@@ -34,6 +34,8 @@ class EchoHandler final : public HttpHandler {
     } else if (request.path == "/keep") {
       kept = request.lease;
       exchange->Respond(200, {}, "kept");
+    } else if (request.path == "/large") {
+      exchange->Respond(200, {}, std::string(32 << 20, 'x'));
     } else if (request.path == "/flood") {
       exchange->OnGone([this] { gone.set_value(); });
       exchange->StartStream(200, {});
@@ -191,6 +193,17 @@ TEST_F(HttpServerTest, CountsABodyUntilNobodyHoldsIt) {
   EXPECT_EQ(server_->counters().bodies_bytes.load(), 0);
 }
 
+TEST_F(HttpServerTest, ALargeAnswerThatNobodyReadsTakesRoomFromNewBodies) {
+  Start({.max_body_bytes = 1000, .max_bodies_bytes = 16 << 20, .max_backlog_bytes = 1 << 20});
+  Send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
+  ReadUntil("\r\n\r\n");
+  asio::ip::tcp::socket slow = std::exchange(socket_, asio::ip::tcp::socket(io_));
+  received_.clear();
+  Connect();
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 429", 0), 0u);
+}
+
 TEST_F(HttpServerTest, AnswersAMalformedChunkedBody) {
   Start({});
   Send(
@@ -212,12 +225,19 @@ TEST_F(HttpServerTest, ARefusalReachesAClientThatStillSends) {
   EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 413", 0), 0u);
 }
 
-TEST(FileLimit, NamesTheSettingThatAsksForTooMuch) {
-  EXPECT_TRUE(CheckFileLimit(900, 1024).ok());
-  const absl::Status status = CheckFileLimit(1000, 1024);
+TEST(FileLimit, NamesTheSettingThatAsksForTooMuchAndWhatWouldFit) {
+  EXPECT_EQ(FitConnections(900, 10, false, 1024).value_or(0), 900);
+  const absl::Status status = FitConnections(1000, 10, false, 1024).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(status.message().find("http.max_connections is 1000"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("http.max_connections is 1000, at most 950"), std::string::npos)
+      << status;
   EXPECT_NE(status.message().find("1024"), std::string::npos) << status;
+}
+
+TEST(FileLimit, LowersWhatNobodyAskedForUnlessNothingIsLeft) {
+  EXPECT_EQ(FitConnections(4096, 36, true, 1024).value_or(0), 924);
+  EXPECT_EQ(FitConnections(924, 36, true, 1024).value_or(0), 924);
+  EXPECT_FALSE(FitConnections(4096, 960, true, 1024).ok());
 }
 
 TEST_F(HttpServerTest, GivesUpOnAReaderThatStops) {

@@ -51,7 +51,8 @@ Api::Api(ApiParts parts)
       context_{.config = parts_.config,
                .tokenizer = parts_.tokenizer,
                .markup = parts_.markup,
-               .dispatcher = parts_.dispatcher},
+               .dispatcher = parts_.dispatcher,
+               .cpu_pool = parts_.cpu_pool},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
 void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {

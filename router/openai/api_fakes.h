@@ -7,11 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "common/bounded_queue.h"
 #include "router/http/http_message.h"
 #include "router/plan/request.h"
 
-// Stand-ins for the API's neighbours, for tests. One thread: what is posted runs when the test says
-// so.
+// Stand-ins for the API's neighbours, for tests. One thread, but for Post: what is posted runs when
+// the test says so.
 namespace baton::router {
 
 class FakeExchange final : public HttpExchange {
@@ -36,7 +37,7 @@ class FakeExchange final : public HttpExchange {
     if (is_gone) return callback();
     on_gone = std::move(callback);
   }
-  void Post(std::function<void()> task) override { tasks.push_back(std::move(task)); }
+  void Post(std::function<void()> task) override { tasks.TryPush(std::move(task)); }
   void PostAfter(absl::Duration, std::function<void()> task) override {
     timers.push_back(std::move(task));
   }
@@ -47,10 +48,13 @@ class FakeExchange final : public HttpExchange {
     if (on_gone) std::exchange(on_gone, nullptr)();
   }
   void RunTasks() {
-    while (!tasks.empty()) {
-      const std::vector<std::function<void()>> now = std::exchange(tasks, {});
-      for (const auto& task : now) task();
-    }
+    while (RunSome(absl::ZeroDuration())) continue;
+  }
+  // With those that another thread is still to post; false when none comes for `patience`.
+  bool RunTasksUntilOver(absl::Duration patience) {
+    while (!is_over())
+      if (!RunSome(patience)) return false;
+    return true;
   }
   void RunTimers() {
     const std::vector<std::function<void()>> now = std::exchange(timers, {});
@@ -67,7 +71,16 @@ class FakeExchange final : public HttpExchange {
   std::string body;
   bool is_stream = false, is_ended = false, is_gone = false;
   std::function<void()> on_gone;
-  std::vector<std::function<void()>> tasks, timers;
+  BoundedQueue<std::function<void()>> tasks{1000};
+  std::vector<std::function<void()>> timers;
+
+ private:
+  bool RunSome(absl::Duration patience) {
+    std::vector<std::function<void()>> now;
+    tasks.Drain(now, tasks.limit(), patience);
+    for (const auto& task : now) task();
+    return !now.empty();
+  }
 };
 
 // Keeps what was submitted; the test plays the planner.

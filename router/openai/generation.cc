@@ -9,6 +9,16 @@
 #include "common/log.h"
 
 namespace baton::router {
+namespace {
+
+constexpr size_t kMaxEntriesHere = 1024;  // formatted within 1 ms (style.md 3.5)
+
+// Token and best entries alike.
+size_t EntriesOf(const std::vector<TokenRecord>& records) {
+  return records.empty() ? 0 : records.size() * (1 + records.back().top.size());
+}
+
+}  // namespace
 
 ApiError ToApiError(const absl::Status& status) {
   const std::string message(status.message());
@@ -90,23 +100,27 @@ void Generation::Submit() {
 
 void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
   for (RequestEvent& event : events) {
-    if (const auto* ended = std::get_if<RequestEnded>(&event)) LogEnd(part, *ended);
-    if (is_over_) continue;
-    const bool is_answer = std::holds_alternative<TokensEmitted>(event) ||
-                           std::holds_alternative<ChoiceFinished>(event);
-    if (is_answer && IsReportDue(part)) {
+    if (MustWait(part, event)) {
       parts_[part].held.push_back(std::move(event));
       continue;
     }
-    std::visit([&](const auto& e) { On(part, e); }, event);
+    if (const auto* ended = std::get_if<RequestEnded>(&event)) LogEnd(part, *ended);
+    if (!is_over_) std::visit([&](const auto& e) { On(part, e); }, event);
   }
+}
+
+// What the choices say waits for the report on the prompt, which is shown first.
+bool Generation::MustWait(size_t part, const RequestEvent& event) const {
+  if (parts_[part].is_formatting) return true;
+  const bool is_answer = std::holds_alternative<TokensEmitted>(event) ||
+                         std::holds_alternative<ChoiceFinished>(event);
+  return !is_over_ && is_answer && IsReportDue(part);
 }
 
 Generation::Choice& Generation::ChoiceOf(size_t part, int k) {
   return choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(k)];
 }
 
-// What the choices say waits for the report on the prompt, which is shown first.
 bool Generation::IsReportDue(size_t part) const {
   return job_.request.prompt_logprobs &&
          parts_[part].report.size() + 1 < job_.prompts[part]->size();
@@ -145,8 +159,33 @@ void Generation::On(size_t part, const PromptLogprobsEmitted& event) {
   std::vector<TokenRecord>& report = parts_[part].report;
   report.insert(report.end(), event.tokens.begin(), event.tokens.end());
   if (IsReportDue(part)) return;
-  if (job_.params.scores_only) EndScored(part);
+  if (!job_.params.is_stream || !job_.params.echoes || !job_.params.wants_logprobs)
+    return OnReportComplete(part);
+  parts_[part].is_formatting = true;
+  Format(
+      EntriesOf(report), [this, part] { parts_[part].echo = MakeEcho(part); },
+      [this, part] { OnReportComplete(part); });
+}
+
+void Generation::OnReportComplete(size_t part) {
+  parts_[part].is_formatting = false;
+  if (job_.params.scores_only && !is_over_) EndScored(part);
   OnEvents(part, std::exchange(parts_[part].held, {}));
+}
+
+// `make` touches only what nothing else does before `use`, which runs on this thread. A pool that
+// has no room must not cost an answer that is complete: it is then made here.
+void Generation::Format(size_t num_entries, std::function<void()> make,
+                        std::function<void()> use) {
+  const bool is_taken =
+      num_entries > kMaxEntriesHere &&
+      context_.cpu_pool.TryRun([self = shared_from_this(), exchange = exchange_, make, use] {
+        make();
+        exchange->Post([self, use] { use(); });
+      });
+  if (is_taken) return;
+  make();
+  use();
 }
 
 // Nothing is generated: the engine's one token is neither shown nor counted.
@@ -168,6 +207,14 @@ std::vector<TokenRecord> Generation::EchoRecords(size_t part) const {
   for (TokenRecord& record : records)
     if (record.top.size() > entries) record.top.resize(entries);
   return records;
+}
+
+Generation::Echo Generation::MakeEcho(size_t part) const {
+  Echo echo;
+  echo.logprobs = TextLogprobsJson(EchoRecords(part), context_.tokenizer,
+                                   job_.params.tokens_as_ids, echo.text_offset,
+                                   /*starts_prompt=*/true);
+  return echo;
 }
 
 void Generation::On(size_t part, const TokensEmitted& event) {
@@ -253,8 +300,10 @@ void Generation::StartChoice(Choice& choice) {
   std::string logprobs;
   if (job_.params.echoes && job_.params.wants_logprobs) {
     const auto part = static_cast<size_t>(choice.text.index / job_.params.num_choices);
-    logprobs = TextLogprobsJson(EchoRecords(part), context_.tokenizer, job_.params.tokens_as_ids,
-                                choice.text_offset, /*starts_prompt=*/true);
+    Echo& echo = parts_[part].echo;
+    if (echo.logprobs.empty()) echo = MakeEcho(part);  // a prompt of one token has no report
+    logprobs = echo.logprobs;
+    choice.text_offset = echo.text_offset;
   }
   exchange_->Write(ChunkEvent(
       job_.head, {.index = choice.text.index,
@@ -323,17 +372,36 @@ void Generation::EndAll() {
     exchange_->EndStream();
     return;
   }
+  Format(
+      NumEntries(), [this] { answer_ = WholeAnswer(); },
+      [this] {
+        HttpHeaders headers = CommonHeaders();
+        headers.emplace_back("Content-Type", "application/json");
+        exchange_->Respond(200, std::move(headers), std::move(answer_));
+      });
+}
+
+// Of logprobs in an answer that is not streamed.
+size_t Generation::NumEntries() const {
+  const GenerateParams& params = job_.params;
+  size_t entries = 0;
+  if (params.prompt_logprobs || params.echoes)
+    for (const Part& part : parts_)
+      entries += EntriesOf(part.report) * static_cast<size_t>(params.num_choices);
+  for (const Choice& choice : choices_) entries += EntriesOf(choice.records);
+  return entries;
+}
+
+// Takes the choices' texts. The generation is over: nothing else touches them.
+std::string Generation::WholeAnswer() {
   std::vector<ChoiceText> texts;
   for (size_t i = 0; i < choices_.size(); ++i) {
     FillLogprobs(i);
     texts.push_back(std::move(choices_[i].text));
   }
-  HttpHeaders headers = CommonHeaders();
-  headers.emplace_back("Content-Type", "application/json");
-  exchange_->Respond(200, std::move(headers),
-                     AnswerJson(job_.head, texts, Usage(),
-                                {.reasoning = job_.params.includes_reasoning,
-                                 .token_ids = job_.params.return_token_ids}));
+  return AnswerJson(job_.head, texts, Usage(),
+                    {.reasoning = job_.params.includes_reasoning,
+                     .token_ids = job_.params.return_token_ids});
 }
 
 // Of an answer that is not streamed.

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "router/http/cpu_pool.h"
 #include "router/http/http_message.h"
 #include "router/openai/answer_format.h"
 #include "router/openai/api_config.h"
@@ -20,6 +22,7 @@ struct ApiContext {
   const Tokenizer& tokenizer;
   const MarkupIds& markup;
   Dispatcher& dispatcher;
+  CpuPool& cpu_pool;
 };
 
 // One chat or text completion, ready to run: choice = prompt index * n + k.
@@ -33,8 +36,8 @@ struct GenerationJob {
 };
 
 // Runs a job: submits its prompts, turns tokens into text and text into an answer, streamed or
-// whole. Lives on its connection's thread; the dispatcher's events are posted there. Cancels what
-// is running when the client leaves.
+// whole. Lives on its connection's thread; the dispatcher's events are posted there. Many logprobs
+// are written out on the CPU pool. Cancels what is running when the client leaves.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
   static void Start(const ApiContext& context, GenerationJob job,
@@ -52,14 +55,20 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     bool is_started = false;
     bool is_ended = false;
   };
+  struct Echo {  // of a streamed choice's beginning
+    std::string logprobs;
+    int64_t text_offset = 0;  // where it ends
+  };
   struct Part {  // one prompt
     RequestKey key;
     int cached_tokens = 0;
     bool is_ended = false;
-    // The report on the prompt (contracts.md 5), from position 1 on; what its choices say
-    // meanwhile.
+    // The report on the prompt (contracts.md 5), from position 1 on; what the planner says until
+    // it can be shown.
     std::vector<TokenRecord> report;
     std::vector<RequestEvent> held;
+    Echo echo;
+    bool is_formatting = false;  // the echo
   };
 
   void Submit();
@@ -71,6 +80,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void On(size_t part, const ContinuationInexact& event);
   void On(size_t part, const RequestEnded& event);
   bool IsReportDue(size_t part) const;
+  bool MustWait(size_t part, const RequestEvent& event) const;
+  void OnReportComplete(size_t part);
+  Echo MakeEcho(size_t part) const;
   void EndScored(size_t part);
   Choice& ChoiceOf(size_t part, int k);
   std::vector<TokenRecord> EchoRecords(size_t part) const;
@@ -81,6 +93,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
             const std::vector<TokenRecord>& records);
   void StartChoice(Choice& choice);
   void FillLogprobs(size_t choice_index);
+  size_t NumEntries() const;
+  std::string WholeAnswer();
+  void Format(size_t num_entries, std::function<void()> make, std::function<void()> use);
   void EndChoice(Choice& choice, ChoiceEnd end);
   void EndAll();
   void Fail(const ApiError& error, absl::Duration retry_after);
@@ -93,6 +108,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   std::shared_ptr<HttpExchange> exchange_;
   std::vector<Choice> choices_;
   std::vector<Part> parts_;
+  std::string answer_;  // whole, to be sent
   bool is_streaming_ = false;  // headers are out
   bool is_over_ = false;
   bool is_exact_ = true;

@@ -57,6 +57,24 @@ ApiResult<std::vector<int32_t>> TokenList(const JsonValue& list, const std::stri
   return ids;
 }
 
+// A streamed echo is one event a choice; together they must fit what may wait unsent
+// (http.max_backlog_bytes).
+std::optional<ApiError> CheckStreamedEcho(const GenerationJob& job) {
+  constexpr size_t kMaxEntries = 32768;  // of about 100 bytes each, over all choices
+  if (!job.params.is_stream || !job.params.echoes || !job.params.wants_logprobs)
+    return std::nullopt;
+  size_t tokens = 0;
+  for (const auto& prompt : job.prompts) tokens = std::max(tokens, prompt->size());
+  const size_t entries = tokens * (static_cast<size_t>(job.params.sampling.top_logprobs) + 1) *
+                         static_cast<size_t>(job.params.num_choices);
+  if (entries <= kMaxEntries) return std::nullopt;
+  return BadRequest(
+      absl::StrFormat("a streamed echo with logprobs=%d of %d prompt tokens has %d entries in "
+                      "all choices, at most %d: ask without stream",
+                      job.params.sampling.top_logprobs, tokens, entries, kMaxEntries),
+      "echo");
+}
+
 }  // namespace
 
 std::optional<ApiError> Api::CheckModel(const JsonValue& body, std::string& model) const {
@@ -84,6 +102,8 @@ std::optional<ApiError> Api::FillRequest(const Call& call, GenerationJob& job) c
                     .max_tokens = job.params.max_tokens.value_or(0),
                     .min_tokens = job.params.min_tokens};
   request.prompt_logprobs = PromptEntries(job.params);
+  const bool shows_one = job.head.kind == CompletionKind::kChat;  // for all its choices
+  request.report_copies = shows_one ? 1 : request.num_choices;
   request.salt = job.params.salt;
   request.priority = job.params.priority;
   request.arrival = call.request.arrival;
@@ -135,6 +155,7 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
   if (!job.ok()) return job;
   if (auto error = FillRequest(call, *job)) return *error;
   if (auto error = FitLength(*job)) return *error;
+  if (auto error = CheckStreamedEcho(*job)) return *error;
   job->head.created = absl::ToUnixSeconds(WallNow());
   return job;
 }

@@ -27,12 +27,13 @@ uint64_t BytesOf(const Request& request) {
 }
 
 // What the report on a prompt's own tokens takes until it is answered, as records and as JSON text
-// (a copy of it in the making), per choice: a text completion shows it with each.
+// (a copy of it in the making): the records once, the text as often as the answer shows it.
 uint64_t ReportBytes(const Request& request) {
-  constexpr uint64_t kEntryBytes = 8 + 2 * 80;
+  constexpr uint64_t kRecordBytes = 8, kTextBytes = 2 * 80;
   if (!request.spec.prompt_logprobs) return 0;
   const uint64_t entries = uint64_t{*request.spec.prompt_logprobs} + 2;  // own value, record
-  return uint64_t{request.prompt_tokens()} * entries * kEntryBytes * request.choices.size();
+  const auto copies = static_cast<uint64_t>(std::max(request.spec.report_copies, 1));
+  return uint64_t{request.prompt_tokens()} * entries * (kRecordBytes + kTextBytes * copies);
 }
 
 }  // namespace

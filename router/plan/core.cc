@@ -153,9 +153,14 @@ void RouterCore::CheckTimers(Request& request) {
     case Step::kPrefilling:
       return BlameLink(request, silent);
     case Step::kDecoding:
-      return CheckParked(request);
+      if (!request.AllChoicesOver()) return CheckParked(request);
+      return LosePlacement(request, false,
+                           absl::UnavailableError("the report on the prompt does not come"));
     case Step::kMoving:
-      request.avoid.push_back(request.moving->target.decode);
+      if (request.moving->stage == Moving::Stage::kBooking)
+        request.avoid.push_back(request.moving->target.decode);
+      else  // it did not stop, or did not send
+        request.avoid.push_back(request.placement->decode);
       return LosePlacement(request, true, silent);
     case Step::kQueued:
     case Step::kEnded:

@@ -90,6 +90,7 @@ class RouterCore {
   void OnEvent(WorkerSaid& event);
   void LoseWorker(WorkerRecord& worker, const absl::Status& status);
   void LoseWorkerOf(Request& request, WorkerId worker, const absl::Status& status);
+  void LosePrefillOf(Request& request, bool is_fault, const absl::Status& why);
   void LoseDecodeOf(Request& request, const absl::Status& why);
   void UpdateCoverage();
   void OnBeat(WorkerRecord& worker, const wire::Beat& beat);
@@ -108,6 +109,7 @@ class RouterCore {
   // core_tokens.cc: what workers computed.
   void OnItem(WorkerRecord& worker, wire::FirstToken& item);
   void OnItem(WorkerRecord& worker, wire::PromptLogprobs& item);
+  void LoseReport(Request& request, const WorkerRecord& worker, int64_t position);
   void EndIfComplete(Request& request);
   void OnItem(WorkerRecord& worker, wire::Landed& item);
   void OnItem(WorkerRecord& worker, wire::SequenceStep& item);
@@ -137,11 +139,13 @@ class RouterCore {
   // core_move.cc: sequences that leave draining decode workers.
   void MoveFromDraining();
   void BeginMove(Request& request, const WorkerRecord& target);
+  void AimMove(Request& request, const WorkerRecord& target);
   void BookMove(Request& request);
   void OnMoveReserved(Request& request, wire::Reserved& item);
   void OnMoveRefused(Request& request, WorkerRecord& worker, const wire::Refused& item);
   void OnMoveLanded(Request& request, const wire::Landed& item);
   void EnterMove(Request& request, Moving::Stage stage);
+  void StayPut(Request& request, const std::string& reason);
   void DropMove(Request& request, const std::string& reason);
   Request* FindMove(const TransferId& transfer);
   const WorkerRecord* PickMoveTarget(Request& request) const;
@@ -179,8 +183,7 @@ class RouterCore {
   std::unordered_map<TransferId, Request*> transfers_;
   std::unordered_map<TransferId, Request*> moves_;   // by the new transfer, once it is booked
   std::map<RequestKey, Request*> waiting_landings_;  // booked, want a prefill worker
-  uint64_t next_order_ = 0;
-  uint64_t view_version_ = 0;
+  uint64_t next_order_ = 0, view_version_ = 0;
   bool should_schedule_ = false;
   std::set<absl::Time> core_timers_;                   // set and not yet fired
   absl::Time uncovered_since_ = absl::InfinitePast();  // no serving pair; future: covered

@@ -20,7 +20,7 @@ RequestFacts FactsOf(const Request& request, uint32_t num_pages) {
   return {.prompt_tokens = request.prompt_tokens(),
           .num_pages = num_pages,
           .num_sequences = request.OpenChoices(),
-          .reads_cache = !request.spec.prompt_logprobs.has_value()};
+          .reads_cache = !request.LacksPromptLogprobs()};
 }
 
 }  // namespace
@@ -194,7 +194,7 @@ bool RouterCore::CanEverFit(const Request& request) const {
 
 // Leading full pages of the prompt in the worker's cache, by names of the worker's own class.
 uint32_t RouterCore::CachedPages(Request& request, const WorkerRecord& worker) {
-  if (worker.cache.size() == 0 || request.spec.prompt_logprobs) return 0;
+  if (worker.cache.size() == 0 || request.LacksPromptLogprobs()) return 0;
   const wire::WorkerHello& hello = worker.hello;
   const bool is_named = request.named_as && request.named_as->weights == hello.weights &&
                         request.named_as->layout == hello.layout &&

@@ -11,10 +11,15 @@
 namespace baton::router {
 namespace {
 
+// Of a page, which the router does not know, and of a link at its worst.
+constexpr double kAssumedPageBytes = 1e6;
+constexpr double kAssumedBytesPerSecond = 1e8;
+
 // Sequences of one request share pages and cannot leave one by one; a parked one waits for its
-// pages or for max_parked.
-bool MayMove(const Request& request) {
+// pages or for max_parked. The report on a prompt ends with the transfer that a move ends.
+bool MayMove(const Request& request, absl::Time now) {
   if (request.step != Step::kDecoding || request.is_recovering) return false;
+  if (request.LacksPromptLogprobs() || now < request.no_move_before) return false;
   if (request.placement->choices.size() != 1) return false;
   const Choice& choice = request.choices[static_cast<size_t>(request.placement->choices[0])];
   return !choice.received.empty() && choice.parked_since == absl::InfiniteFuture();
@@ -40,7 +45,7 @@ void RouterCore::MoveFromDraining() {
     std::vector<std::pair<SequenceHandle, Request*>> waiting;
     for (const auto& [handle, sequence] : worker.sequences) {
       if (sequence.request->step == Step::kMoving) ++moving;
-      if (MayMove(*sequence.request)) waiting.emplace_back(handle, sequence.request);
+      if (MayMove(*sequence.request, now_)) waiting.emplace_back(handle, sequence.request);
     }
     std::sort(waiting.begin(), waiting.end(),
               [](const auto& a, const auto& b) { return a.first.value < b.first.value; });
@@ -78,36 +83,51 @@ const WorkerRecord* RouterCore::PickMoveTarget(Request& request) const {
 
 // Without a landing: the source stops at its next step boundary and says Parked.
 void RouterCore::BeginMove(Request& request, const WorkerRecord& target) {
+  AimMove(request, target);
   Placement& source = *request.placement;
-  Moving& moving = request.moving.emplace();
-  moving.target.transfer = rng_.DrawBytes<TransferId>();
-  moving.target.decode = target.id;
-  moving.target.num_pages = PagesFor(request);
-  moving.target.has_first_token = moving.target.is_prefilled = true;
-  AddSequence(request, moving.target, source.choices[0]);
-  OpenLanding(moving.target, *workers_.Find(target.id));
   Tell(source, source.decode,
        MoveSequence{.transfer = source.transfer,
                     .move = {.handle = source.handles[0], .transfer = {}, .landing = {}}});
   EnterMove(request, Moving::Stage::kStopping);
 }
 
-// What is to be moved and a step at each side are as much work as a chunk of a prompt.
+// Promises the move room at `target`, which hears of it when the sequence has stopped.
+void RouterCore::AimMove(Request& request, const WorkerRecord& target) {
+  Moving& moving = request.moving.emplace();
+  moving.target.transfer = rng_.DrawBytes<TransferId>();
+  moving.target.decode = target.id;
+  moving.target.num_pages = PagesFor(request);
+  moving.target.has_first_token = moving.target.is_prefilled = true;
+  AddSequence(request, moving.target, request.placement->choices[0]);
+  OpenLanding(moving.target, *workers_.Find(target.id));
+}
+
+// A step or an answer is as much work as a chunk of a prompt; sending takes as long as the bytes
+// need. Nobody reports how far a move is.
 void RouterCore::EnterMove(Request& request, Moving::Stage stage) {
   const double chunk = std::min(config_.chunk_tokens, TokensToMove(request));
   const absl::Duration predicted = absl::Seconds(chunk / PoolPrefillRate());
+  absl::Duration bound = std::max(config_.progress_floor, config_.progress_factor * predicted);
+  if (stage == Moving::Stage::kSending) {
+    const uint32_t pages = (TokensToMove(request) + kPageTokens - 1) / kPageTokens;
+    bound = std::max(bound, absl::Seconds(pages * kAssumedPageBytes / kAssumedBytesPerSecond));
+  }
   request.moving->stage = stage;
-  request.moving->due =
-      now_ + std::max(config_.progress_floor, config_.progress_factor * predicted);
+  request.moving->due = now_ + bound;
   EnterStep(request, Step::kMoving);
 }
 
 // Every token of the source is here.
 void RouterCore::BookMove(Request& request) {
+  if (!workers_.Find(request.moving->target.decode)->IsReady()) {
+    const WorkerRecord* other = PickMoveTarget(request);
+    if (other == nullptr)
+      return LosePlacement(request, false,
+                           absl::UnavailableError("no worker to move to is ready any more"));
+    Forget(request.moving->target, "another one takes it");
+    AimMove(request, *other);
+  }
   Moving& moving = *request.moving;
-  if (!workers_.Find(moving.target.decode)->IsReady())
-    return LosePlacement(request, false,
-                         absl::UnavailableError("the worker to move to is no longer ready"));
   moves_.emplace(moving.target.transfer, &request);
   SendReserve(request, moving.target);
   SendPrompt(request, moving.target, moving.target.decode);
@@ -128,16 +148,24 @@ void RouterCore::OnMoveReserved(Request& request, wire::Reserved& item) {
   EnterMove(request, Moving::Stage::kSending);
 }
 
-// By the source, of a Move; by the target, of its Reserve.
+// By the source, of a Move; by the target, of its Reserve. A stop that is refused (it names the
+// source's transfer) leaves the sequence where it runs.
 void RouterCore::OnMoveRefused(Request& request, WorkerRecord& worker, const wire::Refused& item) {
+  const bool is_target = worker.id == request.moving->target.decode;
+  const bool is_source = worker.id == request.placement->decode;
+  if (item.stage == wire::Stage::kReserve ? !is_target : !is_source) return;
   ++facts_.refusals;
-  const WorkerId target = request.moving->target.decode;
-  if (worker.id == target && item.stage == wire::Stage::kReserve) {
-    const absl::Duration pause =
-        std::max(config_.min_backoff, absl::Milliseconds(item.retry_after_ms));
-    worker.no_landing_before = now_ + pause;
-    ArmCore(worker.no_landing_before);
-    request.avoid.push_back(target);
+  const absl::Time again =
+      now_ + std::max(config_.min_backoff, absl::Milliseconds(item.retry_after_ms));
+  ArmCore(again);
+  if (is_source && item.transfer == request.placement->transfer) {
+    request.no_move_before = again;
+    ++facts_.moves.refused;
+    return StayPut(request, item.message);
+  }
+  if (is_target) {
+    worker.no_landing_before = again;
+    request.avoid.push_back(worker.id);
   }
   const bool is_capacity = item.code == absl::StatusCode::kResourceExhausted ||
                            item.code == absl::StatusCode::kUnavailable;
@@ -168,6 +196,12 @@ void RouterCore::OnMoveLanded(Request& request, const wire::Landed& item) {
   std::vector<TokenRecord> tokens = item.tokens;
   AcceptTokens(request, request.placement->choices[0], last, tokens);
   should_schedule_ = true;
+}
+
+// The sequence runs on at its old worker.
+void RouterCore::StayPut(Request& request, const std::string& reason) {
+  DropMove(request, reason);
+  EnterStep(request, Step::kDecoding);
 }
 
 void RouterCore::DropMove(Request& request, const std::string& reason) {

@@ -163,7 +163,6 @@ TEST(RouterCoreMove, EveryBlowInEveryStageEndsInRecovery) {
          message.failed.push_back(item);
          c.h.Say(c.d, message);
        }},
-      {"stop_refused", [](Cluster& c) { c.RefuseMove(c.h.Last<wire::Reserve>(c.d).transfer); }},
   };
   for (const Stage& stage : Stages())
     for (const Blow& blow : blows) {
@@ -278,6 +277,108 @@ TEST(RouterCoreMove, MovesOnlyAFewAtOnce) {
   EXPECT_EQ(c.h.State(keys[2]), "moving");
   EXPECT_EQ(c.h.State(keys[3]), "decoding");
   for (const RequestKey key : keys) c.h.ClientGoneNow(key);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCoreMove, ARefusedStopLeavesTheSequenceWhereItIsForAWhile) {
+  for (const Stage& stage : Stages()) {
+    SCOPED_TRACE(stage.name);
+    Cluster c;
+    c.Decode();
+    stage.reach(c);
+    const size_t told = c.h.Sent<MoveSequence>(c.d).size();
+    c.RefuseMove(c.h.Last<wire::Reserve>(c.d).transfer);
+    EXPECT_EQ(c.h.State(c.key), "decoding");
+    EXPECT_EQ(c.h.Facts().moves.refused, 1u);
+    EXPECT_EQ(c.h.Facts().recoveries, 0u);
+    EXPECT_EQ(c.h.Sent<MoveSequence>(c.d).size(), told);
+    c.h.Advance(absl::Milliseconds(200));
+    EXPECT_EQ(c.h.State(c.key), "moving");
+    c.h.ToEnd(c.d);
+    EXPECT_TRUE(c.h.EndOf(c.key)->ok());
+    c.h.ExpectTokens(c.key, 0, kTokens);
+    c.h.ExpectQuiet();
+  }
+}
+
+// Parked for want of pages: it did not stop for the move, which begins anew.
+TEST(RouterCoreMove, ASequenceThatRunsOnAfterParkedIsStoppedAgain) {
+  for (const bool is_told : {false, true}) {
+    SCOPED_TRACE(is_told);
+    Cluster c;
+    c.Decode();
+    Stages()[2].reach(c);
+    const auto first = c.h.Last<wire::Reserve>(c.d2).transfer;
+    if (is_told) {
+      wire::WorkerMessage message;
+      message.resumed.push_back(c.Handle(c.d));
+      c.h.Say(c.d, std::move(message));
+    } else {
+      c.h.Tokens(c.d, 0, kPrompt + kBefore, 1);
+    }
+    EXPECT_EQ(c.h.Last<wire::Cancel>(c.d2).transfer, first);
+    EXPECT_FALSE(c.h.Last<MoveSequence>(c.d).move.landing.has_value());
+    EXPECT_EQ(c.h.State(c.key), "moving");
+    c.h.ToEnd(c.d);
+    EXPECT_TRUE(c.h.EndOf(c.key)->ok());
+    c.h.ExpectTokens(c.key, 0, kTokens);
+    EXPECT_EQ(c.h.Facts().recoveries, 0u);
+    c.h.ExpectQuiet();
+  }
+}
+
+TEST(RouterCoreMove, TakesAnotherTargetIfTheFirstIsNoLongerReady) {
+  Cluster c;
+  c.Decode();
+  c.Load(c.d, true);
+  c.Load(c.d2, true);
+  const WorkerId d3 = c.h.Up(9, kDecodeWorker);
+  c.Load(d3, false);
+  c.Parked();
+  EXPECT_EQ(c.h.State(c.key), "moving");
+  EXPECT_TRUE(c.h.Sent<wire::Reserve>(c.d2).empty());
+  EXPECT_EQ(c.h.Sent<wire::Reserve>(d3).size(), 1u);
+  c.h.ClientGoneNow(c.key);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCoreMove, SendingMayTakeAsLongAsItsPagesNeed) {
+  Cluster c;
+  c.Load(c.d2, false, 1);
+  c.key = c.h.Arrive(99'000, kTokens);
+  c.h.ToDecoding(c.p, c.d);
+  wire::WorkerMessage fast;
+  fast.load = wire::Load{.prefill_tokens_per_s = 1'000'000};
+  c.h.Say(c.p, std::move(fast));
+  c.Load(c.d2, false);
+  Stages()[2].reach(c);
+  c.h.Advance(absl::Seconds(3.8));  // 387 pages at 100 a second
+  EXPECT_EQ(c.h.State(c.key), "moving");
+  c.h.Advance(absl::Seconds(0.2));
+  EXPECT_EQ(c.h.State(c.key), "recovering");
+  c.h.ClientGoneNow(c.key);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCoreMove, WaitsForTheReportOnThePrompt) {
+  Cluster c;
+  c.Load(c.d2, false, 1);
+  GenerateRequest request = c.h.MakeRequest(kPrompt, kTokens);
+  request.prompt_logprobs = 0;
+  c.key = c.h.Arrive(std::move(request));
+  c.h.Reserved(c.d);
+  c.h.Landed(c.d);
+  c.Load(c.d2, false);
+  c.Load(c.d, true);
+  EXPECT_EQ(c.h.State(c.key), "decoding");
+  wire::WorkerMessage message;
+  message.prompt_logprobs.push_back({.transfer = c.h.Last<wire::Run>(c.p).transfer,
+                                     .first_position = 1,
+                                     .tokens = std::vector<TokenRecord>(kPrompt - 1)});
+  c.h.Say(c.p, std::move(message));
+  c.Load(c.d, true);
+  EXPECT_EQ(c.h.State(c.key), "moving");
+  c.h.ClientGoneNow(c.key);
   c.h.ExpectQuiet();
 }
 

@@ -34,7 +34,7 @@ wire::Run MakeRun(const Request& request, absl::Time now) {
   run.sequences = SequencesOf(request, *request.placement);
   run.sampling = request.spec.sampling;
   run.finish = request.spec.finish;
-  run.prompt_logprobs = request.spec.prompt_logprobs;
+  if (request.LacksPromptLogprobs()) run.prompt_logprobs = request.spec.prompt_logprobs;
   run.verified_pages = request.placement->verified_pages;
   run.prompt_class = request.identity->prompt_class;
   run.priority = request.spec.priority;

@@ -18,6 +18,7 @@ constexpr int kRequests = 60;
 struct Plan {
   int num_choices = 1, max_tokens = 1;
   bool may_be_cut = false;  // cancelled by its client at some moment
+  int report_size = 0;      // positions of its prompt to be told, from 1 on
 };
 
 struct Scenario {
@@ -50,6 +51,10 @@ void StartRequests(FakeCluster& cluster, std::map<RequestKey, Plan>& plans) {
       GenerateRequest request =
           cluster.harness().MakeRequest(prompt, plan.max_tokens, plan.num_choices);
       request.priority = static_cast<int>(draw.Below(2));
+      if (draw.Below(3) == 0) {
+        request.prompt_logprobs = 1;
+        plan.report_size = prompt - 1;
+      }
       const RequestKey key = cluster.Arrive(std::move(request));
       plans[key] = plan;
       if (!plan.may_be_cut) return;
@@ -83,6 +88,23 @@ void DrainNow(FakeCluster& cluster, absl::Duration between, int left) {
   });
 }
 
+// Each position once, as the model has it: the harness sees to the order.
+void CheckReport(const RequestLog& log, const Plan& plan) {
+  for (size_t i = 0; i < log.prompt_logprobs.size(); ++i)
+    EXPECT_EQ(log.prompt_logprobs[i].token,
+              CoreHarness::TokenAt(0, static_cast<int64_t>(i) + 1).token)
+        << "prompt position " << i + 1;
+  if (log.end.status.ok() && !plan.may_be_cut) {
+    EXPECT_EQ(log.prompt_logprobs.size(), static_cast<size_t>(plan.report_size));
+  }
+}
+
+// Its text is complete, but not what was to be said of its prompt.
+bool HasLostReport(const RequestLog& log, const Plan& plan) {
+  return plan.report_size > 0 && absl::IsUnavailable(log.end.status) &&
+         log.end.status.message().find("report on the prompt") != std::string::npos;
+}
+
 void CheckRequest(CoreHarness& harness, RequestKey key, const Plan& plan, bool may_fail) {
   const RequestLog& log = harness.Log(key);
   ASSERT_EQ(log.num_ended, 1);
@@ -96,7 +118,9 @@ void CheckRequest(CoreHarness& harness, RequestKey key, const Plan& plan, bool m
     }
   }
   const bool is_cut = plan.may_be_cut && absl::IsCancelled(log.end.status);
-  EXPECT_TRUE(log.end.status.ok() || is_cut || may_fail) << log.end.status.message();
+  EXPECT_TRUE(log.end.status.ok() || is_cut || may_fail || HasLostReport(log, plan))
+      << log.end.status.message();
+  CheckReport(log, plan);
   const StageTimes& t = log.end.times;
   for (const absl::Duration part : {t.parse, t.queue, t.booking, t.prefill_queue, t.prefill, t.emit,
                                     t.transfer, t.decode_queue, t.first_step})

@@ -1,5 +1,8 @@
 #include "router/plan/core.h"
 
+#include <functional>
+#include <vector>
+
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
 
@@ -167,6 +170,81 @@ TEST(RouterCore, EndsWhenTheReportOnThePromptIsInToo) {
       EXPECT_EQ(c.h.Log(key).prompt_logprobs.size(), 299u);
     }
     c.h.ExpectQuiet();
+  }
+}
+
+wire::WorkerMessage Report(const Cluster& c, uint32_t first, size_t count) {
+  wire::WorkerMessage message;
+  message.prompt_logprobs.push_back({.transfer = c.h.Last<wire::Run>(c.p).transfer,
+                                     .first_position = first,
+                                     .tokens = std::vector<TokenRecord>(count)});
+  return message;
+}
+
+TEST(RouterCore, AReportThatDoesNotComeEndsTheRequest) {
+  const std::vector<std::function<void(Cluster&)>> ways = {
+      [](Cluster& c) { c.h.Advance(absl::Seconds(11)); },
+      [](Cluster& c) { c.h.FirstToken(c.p); },
+      [](Cluster& c) { c.h.FailTransfer(c.p, absl::StatusCode::kInternal); },
+      [](Cluster& c) { c.h.Say(c.p, Report(c, 5, 10)); },
+  };
+  for (size_t i = 0; i < ways.size(); ++i) {
+    SCOPED_TRACE(i);
+    Cluster c;
+    GenerateRequest request = c.h.MakeRequest(300, 2);
+    request.prompt_logprobs = 0;
+    const RequestKey key = c.h.Arrive(std::move(request));
+    c.h.Reserved(c.d);
+    c.h.Landed(c.d);
+    c.h.ToEnd(c.d);
+    EXPECT_FALSE(c.h.EndOf(key).has_value());
+    ways[i](c);
+    ASSERT_TRUE(c.h.EndOf(key).has_value());
+    EXPECT_TRUE(absl::IsUnavailable(*c.h.EndOf(key))) << *c.h.EndOf(key);
+    c.h.ExpectQuiet();
+  }
+}
+
+// Its session ended before the report was out, and the landing that it filled spoke later.
+TEST(RouterCore, ALandingWhosePrefillTookTheReportAlongIsComputedAnew) {
+  Cluster c(true);
+  GenerateRequest request = c.h.MakeRequest(300, 2);
+  request.prompt_logprobs = 0;
+  const RequestKey key = c.h.Arrive(std::move(request));
+  c.h.Reserved(c.d);
+  c.h.Down(c.p);
+  c.h.Landed(c.d);
+  EXPECT_EQ(c.h.State(key), "booking");
+  c.h.ClientGoneNow(key);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCore, AReportEndsWithThePromptAndIsNotAskedForAgain) {
+  Cluster c(true);
+  GenerateRequest request = c.h.MakeRequest(300, 2);
+  request.prompt_logprobs = 0;
+  const RequestKey key = c.h.Arrive(std::move(request));
+  c.h.Reserved(c.d);
+  c.h.Say(c.p, Report(c, 1, 305));
+  EXPECT_EQ(c.h.Log(key).prompt_logprobs.size(), 299u);
+  c.h.Down(c.p);
+  c.h.Retargeted(c.d);
+  EXPECT_FALSE(c.h.Last<wire::Run>(c.p2).prompt_logprobs.has_value());
+  c.h.ClientGoneNow(key);
+  c.h.ExpectQuiet();
+}
+
+TEST(RouterCore, AReportIsChargedAsOftenAsTheAnswerShowsIt) {
+  PlanConfig config;
+  config.max_live_bytes = 2'000'000;  // 300 positions of 22 entries: 1 MB of text each
+  for (const int copies : {1, 3}) {
+    Cluster c(false, config);
+    GenerateRequest request = c.h.MakeRequest(300, 2, 3);
+    request.prompt_logprobs = 20;
+    request.report_copies = copies;
+    const RequestKey key = c.h.Arrive(std::move(request));
+    EXPECT_EQ(c.h.EndOf(key).has_value(), copies == 3);
+    if (copies == 1) c.h.ClientGoneNow(key);
   }
 }
 

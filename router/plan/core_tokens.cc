@@ -14,6 +14,11 @@ bool IsDecodingAt(const Request& request, WorkerId worker) {
   return is_decoding && request.placement->decode == worker;
 }
 
+int64_t NextPosition(const Request& request, int choice) {
+  const auto& received = request.choices[static_cast<size_t>(choice)].received;
+  return int64_t{request.prompt_tokens()} + static_cast<int64_t>(received.size());
+}
+
 }  // namespace
 
 // False if the request lost its placement or ended over it.
@@ -87,7 +92,19 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::FirstToken& item) {
   ClosePrefill(placement);
   should_schedule_ = true;
   if (request->step == Step::kPrefilling && !placement.is_prefilled) NoteProgress(*request, worker);
-  if (AcceptFirstTokens(*request, item.tokens)) Arm(*request);
+  if (!AcceptFirstTokens(*request, item.tokens)) return;
+  if (request->LacksPromptLogprobs()) return LoseReport(*request, worker, request->prompt_tokens());
+  EndIfComplete(*request);
+  if (request->step != Step::kEnded) Arm(*request);
+}
+
+// It has a hole before `position`.
+void RouterCore::LoseReport(Request& request, const WorkerRecord& worker, int64_t position) {
+  request.avoid.push_back(worker.id);
+  LosePlacement(request, true,
+                absl::UnavailableError(absl::StrFormat(
+                    "worker %s went on at position %d in its report on the prompt, not %d",
+                    worker.hello.worker_id, position, request.next_prompt_logprob)));
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::PromptLogprobs& item) {
@@ -95,9 +112,14 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::PromptLogprobs& item) {
   if (request == nullptr || request->placement->prefill != worker.id) return;
   if (request->step == Step::kPrefilling && !request->placement->is_prefilled)
     NoteProgress(*request, worker);
+  if (!request->LacksPromptLogprobs()) return;
   const int64_t skip = request->next_prompt_logprob - int64_t{item.first_position};
-  if (skip < 0 || skip >= static_cast<int64_t>(item.tokens.size())) return;
+  if (skip < 0) return LoseReport(*request, worker, item.first_position);
+  if (skip >= static_cast<int64_t>(item.tokens.size())) return;
   item.tokens.erase(item.tokens.begin(), item.tokens.begin() + skip);
+  const int64_t left = int64_t{request->prompt_tokens()} - request->next_prompt_logprob;
+  if (static_cast<int64_t>(item.tokens.size()) > left)
+    item.tokens.resize(static_cast<size_t>(left));
   const int64_t first = request->next_prompt_logprob;
   request->next_prompt_logprob += static_cast<int64_t>(item.tokens.size());
   Emit(*request, PromptLogprobsEmitted{.first_position = first, .tokens = std::move(item.tokens)});
@@ -110,7 +132,10 @@ void RouterCore::EndIfComplete(Request& request) {
   if (!request.AllChoicesOver()) return;
   const bool is_coming =
       request.placement && request.placement->prefill && !request.placement->has_first_token;
-  if (request.LacksPromptLogprobs() && is_coming) return;
+  if (request.LacksPromptLogprobs() && is_coming) {
+    request.report_due = now_ + config_.answer_timeout;
+    return Arm(request);
+  }
   if (!request.LacksPromptLogprobs()) return End(request, absl::OkStatus());
   End(request, absl::UnavailableError(absl::StrFormat(
                    "the prefill worker's report on the prompt was lost at position %d of %d",
@@ -134,6 +159,9 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Landed& item) {
                                             worker.hello.worker_id, item.tokens.size(),
                                             placement.choices.size())));
   }
+  if (request->LacksPromptLogprobs() && !placement.prefill)
+    return LosePlacement(*request, false,
+                         absl::UnavailableError("the report on the prompt was lost"));
   waiting_landings_.erase(request->key);
   ClosePrefill(placement);
   placement.is_prefilled = true;
@@ -155,6 +183,11 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::SequenceStep& item) {
   const int64_t end = int64_t{item.first_position} + static_cast<int64_t>(item.tokens.size());
   if (end > int64_t{request.prompt_tokens()} + 1)
     request.clock.SecondToken(item.queue_us, item.step_us, now_);
+  // Parked for want of pages, it was no stop.
+  const bool is_running = request.step == Step::kMoving && request.placement->decode == worker.id &&
+                          request.moving->stage != Moving::Stage::kStopping &&
+                          end > NextPosition(request, sequence->choice);
+  if (is_running) StayPut(request, "it runs on");
   AcceptTokens(request, sequence->choice, item.first_position, item.tokens);
 }
 

@@ -84,9 +84,15 @@ void RouterCore::LoseWorkerOf(Request& request, WorkerId worker, const absl::Sta
   if (placement.prefill != worker) return;
   if (request.step == Step::kPrefilling && !placement.is_prefilled)
     return BeginRetarget(request, true, why);
-  placement.prefill.reset();
-  const bool has_lost_report = request.LacksPromptLogprobs() && !placement.has_first_token;
-  if (request.step == Step::kDecoding && has_lost_report) LosePlacement(request, false, why);
+  LosePrefillOf(request, false, why);
+}
+
+// The landing no longer needs it, but the report on the prompt may still have been on its way.
+void RouterCore::LosePrefillOf(Request& request, bool is_fault, const absl::Status& why) {
+  ClosePrefill(*request.placement);
+  request.placement->prefill.reset();
+  const bool has_landed = request.step == Step::kDecoding || request.step == Step::kMoving;
+  if (has_landed && request.LacksPromptLogprobs()) LosePlacement(request, is_fault, why);
 }
 
 // No attempt of the request's, unless one decode worker after the other ends under it before it has
@@ -111,8 +117,8 @@ void RouterCore::OnEvent(WorkerSaid& event) {
   for (auto& item : message.reserved) OnItem(*worker, item);
   for (auto& item : message.refused) OnItem(*worker, item);
   for (auto& item : message.retargeted) OnItem(*worker, item);
+  for (auto& item : message.prompt_logprobs) OnItem(*worker, item);  // before the first token
   for (auto& item : message.first_tokens) OnItem(*worker, item);
-  for (auto& item : message.prompt_logprobs) OnItem(*worker, item);
   for (auto& item : message.progress) OnItem(*worker, item);
   for (auto& item : message.prefilled) OnItem(*worker, item);
   for (auto& item : message.landed) OnItem(*worker, item);
@@ -227,7 +233,6 @@ void RouterCore::NoteProgress(Request& request, const WorkerRecord& prefill) {
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Progress& item) {
-  if (Request* moving = FindMove(item.transfer)) return EnterMove(*moving, moving->moving->stage);
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->step != Step::kPrefilling) return;
   const Placement& placement = *request->placement;
@@ -237,7 +242,6 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Progress& item) {
 }
 
 void RouterCore::OnItem(WorkerRecord& worker, wire::Prefilled& item) {
-  if (Request* moving = FindMove(item.transfer)) return EnterMove(*moving, moving->moving->stage);
   Request* request = FindTransfer(item.transfer);
   if (request == nullptr || request->step != Step::kPrefilling) return;
   Placement& placement = *request->placement;
@@ -272,9 +276,11 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
     request->avoid.push_back(worker.id);
     return LosePlacement(*request, true, why);
   }
-  if (placement.prefill != worker.id || !is_prefilling || placement.is_prefilled) return;
-  placement.had_link_fault = placement.had_link_fault || is_data_loss;
+  if (placement.prefill != worker.id) return;
+  if (!is_prefilling || placement.is_prefilled) return LosePrefillOf(*request, true, why);
   request->avoid.push_back(worker.id);
+  // A page that rotted in P's cache may be in blocks that D holds already, with good digests.
+  if (is_data_loss) return LosePlacement(*request, true, why);
   BeginRetarget(*request, true, why);
 }
 
@@ -282,10 +288,12 @@ void RouterCore::OnParked(WorkerRecord& worker, SequenceHandle handle, bool is_p
   const WorkerRecord::Sequence* sequence = FindSequence(worker, handle);
   if (sequence == nullptr) return;
   Request& request = *sequence->request;
-  if (request.step == Step::kMoving) {  // parked for pages is as good: it runs no step
-    const bool is_stopped = is_parked && request.moving->stage == Moving::Stage::kStopping &&
-                            request.placement->decode == worker.id;
-    if (is_stopped) BookMove(request);
+  if (request.step == Step::kMoving) {
+    // Parked for want of pages looks the same until it is resumed; if it is not, the source fails
+    // the Move.
+    if (request.placement->decode != worker.id) return;
+    if (!is_parked) return StayPut(request, "it was resumed");
+    if (request.moving->stage == Moving::Stage::kStopping) BookMove(request);
     return;
   }
   request.choices[static_cast<size_t>(sequence->choice)].parked_since =

@@ -229,7 +229,27 @@ void FakeCluster::StartJob(WorkerId id, const TransferId& transfer) {
   const absl::Duration time = absl::Milliseconds(5) +
                               absl::Seconds(job.run.prompt_tokens / 20'000.0) +
                               Delay(absl::Milliseconds(40));
+  const uint32_t half = job.run.prompt_tokens / 2;
+  AtWorker(id, rng_.Uniform() * time,
+           [this, id, transfer, attempt, half] { Report(id, transfer, attempt, half); });
   AtWorker(id, time, [this, id, transfer, attempt] { FinishJob(id, transfer, attempt); });
+}
+
+// What is not yet said of the prompt, up to `end`.
+void FakeCluster::Report(WorkerId id, const TransferId& transfer, Attempt attempt, uint32_t end) {
+  auto& jobs = workers_.at(id).jobs;
+  const auto it = jobs.find(transfer);
+  if (it == jobs.end() || it->second.run.attempt != attempt) return;
+  Job& job = it->second;
+  wire::PromptLogprobs report;
+  report.transfer = transfer;
+  report.first_position = job.num_reported + 1;
+  for (; job.num_reported + 1 < end; ++job.num_reported)
+    report.tokens.push_back(CoreHarness::TokenAt(0, job.num_reported + 1));
+  if (!job.run.prompt_logprobs || report.tokens.empty()) return;
+  wire::WorkerMessage message;
+  message.prompt_logprobs.push_back(std::move(report));
+  ToRouter(id, std::move(message));
 }
 
 void FakeCluster::FinishJob(WorkerId id, const TransferId& transfer, Attempt attempt) {
@@ -246,6 +266,7 @@ void FakeCluster::FinishJob(WorkerId id, const TransferId& transfer, Attempt att
     worker.jobs.erase(it);
     return ToRouter(id, std::move(message));
   }
+  Report(id, transfer, attempt, run.prompt_tokens);
   wire::FirstToken first;
   first.transfer = transfer;
   first.attempt = attempt;

@@ -57,7 +57,7 @@ class FakeCluster {
   struct Job {
     wire::Run run;
     uint32_t prompt_received = 0;
-    bool has_started = false;
+    uint32_t num_reported = 0;  // prompt positions
   };
   struct Worker {
     WorkerSpec spec;
@@ -82,6 +82,7 @@ class FakeCluster {
   void Stop(WorkerId id, Landing& landing, SequenceHandle handle);
   void FillMoved(WorkerId decode, const TransferId& transfer, const wire::Move& move);
   void StartJob(WorkerId id, const TransferId& transfer);
+  void Report(WorkerId id, const TransferId& transfer, Attempt attempt, uint32_t end);
   void FinishJob(WorkerId id, const TransferId& transfer, Attempt attempt);
   void Fill(WorkerId decode, const TransferId& transfer, Attempt attempt, WorkerId prefill);
   void Step(WorkerId id, const TransferId& transfer);

@@ -29,6 +29,7 @@ struct GenerateRequest {
   SamplingSpec sampling;
   FinishRules finish;
   std::optional<uint32_t> prompt_logprobs;
+  int report_copies = 1;  // of that report in the answer
   std::string salt;
   int priority = 0;
   absl::Time arrival;         // of the request's first byte, router's clock

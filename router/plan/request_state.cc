@@ -152,6 +152,7 @@ absl::Time Request::Due(const PlanConfig& config) const {
   if (step == Step::kPrefilling && placement) due = std::min(due, placement->progress_due);
   if (step == Step::kMoving && moving) due = std::min(due, moving->due);
   if (step != Step::kDecoding) return due;
+  due = std::min(due, report_due);
   for (const Choice& choice : choices)
     if (!choice.IsOver()) due = std::min(due, choice.parked_since + config.max_parked);
   return due;

@@ -40,6 +40,7 @@ struct MoveCounts {
   uint64_t moved = 0;      // decoding goes on at the new worker
   uint64_t recovered = 0;  // given up, replayed elsewhere
   uint64_t ended = 0;      // the request ended first
+  uint64_t refused = 0;    // decoding goes on at the old worker
 };
 
 // The stages of StageTimes (request.h).

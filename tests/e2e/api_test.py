@@ -110,6 +110,8 @@ class Api:
         first = [event for event in self.running.stream(path, request) if event != "[DONE]"][0]["choices"][0]
         expect_equal((first["text"], first["logprobs"]["token_logprobs"]), (text, lists["token_logprobs"][:count]),
                      "the first chunk of the streamed echo")
+        answer = self.running.post(path, {"prompt": [300] * 1601, "echo": True, "logprobs": 20, "stream": True})
+        expect_equal((answer.status, answer.json()["error"]["param"]), (400, "echo"), "a streamed echo beyond what may wait unsent")
         report = self.running.post(CHAT, {**FRANCE, "prompt_logprobs": 1}).json()
         entries = report["prompt_logprobs"]
         expect_equal((len(entries), entries[0]), (report["usage"]["prompt_tokens"], None), "prompt_logprobs")

@@ -129,6 +129,12 @@ class Cluster:
     def kill(self, process):
         os.kill(process["pid"], signal.SIGKILL)
 
+    def how_it_ended(self, process):
+        """What `baton up` says of the end of a child, such as "exited with 0"; None while it runs."""
+        with open(self.output.name, encoding="utf-8") as file:
+            match = re.search(rf"^{process['name']} \(pid {process['pid']}\) (.*)$", file.read(), re.MULTILINE)
+        return match and match[1]
+
     def metrics_text(self, process):
         port = process.get("metrics_port", process.get("http_port"))
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -85,6 +85,36 @@ class Faults:
             expect_equal(running.metric(router, "baton_router_repeat_mismatches_total"), 0, "repeats that differ")
             expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
 
+    def drained_decode_hands_its_sequence_on(self):
+        greedy = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True}
+        seeded = {**greedy, "temperature": 1.0, "top_p": 0.95, "seed": 7, "ignore_eos": True, "max_tokens": 120}
+        for variant, request in (("greedy", greedy), ("seeded", seeded)):
+            with cluster.Cluster(self.args, prefill=1, decode=2) as running:
+                calm = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
+                victim = []
+
+                def drain_at_fifth(index, _, running=running, victim=victim):
+                    if index == 5:
+                        victim.append(wait_for(lambda: busy(running, "decode", "baton_worker_sequences_running"), 5, "a sequence"))
+                        os.kill(victim[0]["pid"], signal.SIGTERM)
+
+                events = running.stream(CHAT, request, on_event=drain_at_fifth)
+                expect_equal(tokens_of([e["choices"] for e in events[:-1]]), tokens_of(calm), f"the tokens of a moved {variant} sequence")
+                expect_equal(text_of(events)[:3], text_of([{"choices": choices} for choices in calm])[:3], f"its text, {variant}")
+                self.check_moved(running, victim[0])
+
+    def check_moved(self, running, drained):
+        """One sequence went from `drained` to the other decode worker and no token was computed a second time."""
+        router = running.processes("router")[0]
+        other = next(p for p in running.processes("decode") if p["name"] != drained["name"])
+        expect_equal(running.metric(router, "baton_router_moves_total", outcome="moved"), 1, "sequences moved")
+        expect_equal(running.metric(router, "baton_router_recoveries_total"), 0, "recoveries")
+        expect_equal(running.metric(router, "baton_router_repeat_mismatches_total"), 0, "repeats that differ")
+        expect_equal(running.metric(other, "baton_worker_replayed_tokens_total"), 0, "tokens replayed")
+        expect_equal(running.wait_until_clean(5, skip=[drained["name"]]), {}, "still held")
+        how = wait_for(lambda: running.how_it_ended(drained), 10, "the end of the drained worker")
+        expect_equal(how, "exited with 0", "how the drained worker ended")
+
     def client_gone_frees_its_pages(self):
         with cluster.Cluster(self.args) as running:
             for name, role, gauge in ((longest_answer(self.args), "decode", "baton_worker_sequences_running"),
@@ -165,8 +195,8 @@ def is_listening(port):
 def main():
     args = cluster.arguments(__doc__).parse_args()
     faults = Faults(args)
-    checks = [faults.prefill_killed_in_mid_prompt, faults.decode_killed_in_mid_stream, faults.client_gone_frees_its_pages,
-              faults.overload_is_429, faults.no_worker_is_503, faults.drain_finishes_what_is_open]
+    checks = [faults.prefill_killed_in_mid_prompt, faults.decode_killed_in_mid_stream, faults.drained_decode_hands_its_sequence_on,
+              faults.client_gone_frees_its_pages, faults.overload_is_429, faults.no_worker_is_503, faults.drain_finishes_what_is_open]
     sys.exit(cluster.run_checks(checks, args.only))
 
 

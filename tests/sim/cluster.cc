@@ -150,14 +150,18 @@ void Cluster::NoteTold(const router::SendToWorker& send) {
   if (reserve != nullptr) transfers_[transfer] = clients_.KeyOf(reserve->request_id);
   const bool is_new = told.insert(transfer).second;
   for (const std::unique_ptr<Place>& place : places_) {
-    if (is_new && place->id == send.worker && place->is_lost)
-      clients_.NoteLoss(transfers_.at(transfer));
+    if (is_new && place->id == send.worker && (place->is_lost || place->is_stopped))
+      clients_.NoteFault(transfers_.at(transfer));
   }
 }
 
 void Cluster::NoteLoss(const Place& place) {
-  for (const TransferId& transfer : std::exchange(told_[place.id], {}))
-    clients_.NoteLoss(transfers_.at(transfer));
+  NoteFault(place);
+  told_.erase(place.id);
+}
+
+void Cluster::NoteFault(const Place& place) {
+  for (const TransferId& transfer : told_[place.id]) clients_.NoteFault(transfers_.at(transfer));
 }
 
 // Moves time to the next thing that happens, and lets everything due at that time happen.

@@ -71,6 +71,7 @@ class Cluster final : private worker::SessionSender {
   void Execute();
   void NoteTold(const router::SendToWorker& send);
   void NoteLoss(const Place& place);
+  void NoteFault(const Place& place);
   void StartLoad();
   bool IsOver();
   bool IsQuiet() const;

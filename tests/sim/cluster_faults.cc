@@ -125,7 +125,10 @@ void Cluster::StopWorker() {
   const FaultsSpec& faults = scenario_.faults;
   const absl::Duration pause =
       faults.min_stop + (faults.max_stop - faults.min_stop) * fault_rng_.Uniform();
-  if (pause > kSilence) EndSession(*victim, kSilence, kSilence, "silent");
+  if (pause > kSilence)
+    EndSession(*victim, kSilence, kSilence, "silent");
+  else
+    NoteFault(*victim);
   queue_.At(clock_.Now() + pause, [this, victim] { ContinueWorker(*victim); });
 }
 

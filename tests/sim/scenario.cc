@@ -119,8 +119,8 @@ absl::Status Read(const YAML::Node& root, Scenario& scenario) {
       status = Apply(item.second, key, FaultsSetters(scenario.faults));
     else if (key == "tolerates")
       status = ReadTolerated(item.second, scenario);
-    else if (key == "tolerated_after_losses")
-      scenario.tolerated_after_losses = item.second.as<int>();
+    else if (key == "tolerated_after_faults")
+      scenario.tolerated_after_faults = item.second.as<int>();
     else
       status = absl::InvalidArgumentError(absl::StrFormat("unknown key %s", key));
     RETURN_IF_ERROR(status);

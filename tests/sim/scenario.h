@@ -65,7 +65,7 @@ struct Scenario {
   FaultsSpec faults;
   // How a request may end besides kOk and what its own client or deadline asked for.
   std::set<absl::StatusCode> tolerates;
-  int tolerated_after_losses = 0;  // only of requests that so many workers were lost under
+  int tolerated_after_faults = 0;  // workers lost or stopped under the request
 };
 
 // kInvalidArgument names the file and the unknown key or bad value.

@@ -150,7 +150,7 @@ bool SimClients::MayEndWith(RequestKey key, absl::StatusCode code) {
       code == absl::StatusCode::kDeadlineExceeded || code == absl::StatusCode::kResourceExhausted;
   if (has_deadline && is_late) return !has_token;
   if (code == absl::StatusCode::kOk) return true;
-  return scenario_.tolerates.contains(code) && state.losses >= scenario_.tolerated_after_losses;
+  return scenario_.tolerates.contains(code) && state.faults >= scenario_.tolerated_after_faults;
 }
 
 std::string SimClients::OnEnded(RequestKey key, const router::RequestEnded& event) {

@@ -33,8 +33,8 @@ class SimClients {
   const std::vector<SimRequest>& requests() const { return requests_; }
   void NoteGone(router::RequestKey key) { Find(key).is_gone = true; }
   router::RequestKey KeyOf(const std::string& request_id) const;
-  // A worker was lost that had been told of this request.
-  void NoteLoss(router::RequestKey key) { ++Find(key).losses; }
+  // A worker was lost, or stopped, that had been told of this request.
+  void NoteFault(router::RequestKey key) { ++Find(key).faults; }
   void NoteChoiceCancelled(router::RequestKey key, int choice);
   // What a request's client hears; a violation, or empty.
   std::string On(router::RequestKey key, const router::RequestEvent& event);
@@ -55,7 +55,7 @@ class SimClients {
   struct State {
     std::vector<ChoiceState> choices;
     bool is_gone = false;
-    int losses = 0;
+    int faults = 0;
     std::optional<absl::StatusCode> ended;
   };
 

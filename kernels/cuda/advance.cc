@@ -1,0 +1,254 @@
+#include <algorithm>
+
+#include "absl/strings/str_format.h"
+
+#include "common/check.h"
+#include "common/status.h"
+#include "kernels/cuda/cuda_ops_impl.h"
+#include "kernels/cuda/cuda_status.h"
+
+// AdvanceStep: the rows of a step become the view, and what the last step left unverified is
+// settled. The host knows every position, so it says which bytes move; kernels move them.
+namespace baton::kernels::cuda {
+namespace {
+
+// What to launch for: few different numbers, so that a step can be captured once for each.
+int Bucket(int64_t count, int64_t smallest, int64_t limit) {
+  int64_t bucket = smallest;
+  while (bucket < count && bucket < 128) bucket *= 2;
+  if (bucket < count) bucket = (count + 127) / 128 * 128;
+  return static_cast<int>(std::min(bucket, limit));
+}
+
+int PowerOfTwoBucket(int64_t count, int64_t smallest, int64_t limit) {
+  int64_t bucket = smallest;
+  while (bucket < count) bucket *= 2;
+  return static_cast<int>(std::min(bucket, limit));
+}
+
+absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, bool is_drafter) {
+  const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
+  if (run.num_rows <= 0 || run.first_position < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d has %d rows from position %d", run.tail_slot,
+                        run.num_rows, run.first_position));
+  }
+  if (is_drafter) return absl::OkStatus();
+  if (static_cast<int64_t>(run.num_pages) * kPageTokens < end) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "AdvanceStep: slot %d has %d pages, rows up to position %d need %d", run.tail_slot,
+        run.num_pages, end - 1, (end + kPageTokens - 1) / kPageTokens));
+  }
+  if (run.first_position < progress.folded || run.first_position > progress.end) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d stands at positions %d..%d, the run starts at %d",
+                        run.tail_slot, progress.folded, progress.end, run.first_position));
+  }
+  return absl::OkStatus();
+}
+
+uint8_t* Bytes(std::byte* data) { return reinterpret_cast<uint8_t*>(data); }
+
+}  // namespace
+
+absl::Status CudaOps::CheckRuns(const AdvanceArgs& args) {
+  if (args.runs.size() > static_cast<size_t>(options_.max_sequences)) {
+    return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: %d sequences, at most %d",
+                                                      args.runs.size(), options_.max_sequences));
+  }
+  int64_t rows = 0;
+  for (const SequenceRows& run : args.runs) {
+    if (run.tail_slot < 0 || run.tail_slot >= options_.num_tail_slots) {
+      return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: tail slot %d, have %d",
+                                                        run.tail_slot, options_.num_tail_slots));
+    }
+    if (run.kind != RowKind::kPrefill && run.num_rows > options_.max_draft_rows) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("AdvanceStep: slot %d has %d verify or replay rows, at most %d",
+                          run.tail_slot, run.num_rows, options_.max_draft_rows));
+    }
+    RETURN_IF_ERROR(CheckRun(run, slots_.progress(run.tail_slot), args.is_drafter));
+    if (run.num_pages > view_.max_pages) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("AdvanceStep: slot %d has %d pages, at most %d", run.tail_slot,
+                          run.num_pages, view_.max_pages));
+    }
+    rows += run.num_rows;
+  }
+  if (rows > options_.max_rows) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: %d rows, at most %d", rows, options_.max_rows));
+  }
+  return absl::OkStatus();
+}
+
+// The host's copy of the runs, and the device's view: arrays packed as in step_memory_.
+absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
+  runs_.clear();
+  positions_.clear();
+  std::vector<int32_t> token, sequence, slots;
+  std::vector<RunInfo> infos;
+  std::vector<PageId> pages(args.runs.size() * static_cast<size_t>(view_.max_pages));
+  for (const SequenceRows& run : args.runs) {
+    const auto index = static_cast<int32_t>(runs_.size());
+    const auto row = static_cast<int32_t>(token.size());
+    runs_.push_back({run.tail_slot, run.kind, row, run.num_rows, run.first_position});
+    infos.push_back({run.tail_slot, run.kind == RowKind::kVerify ? 1 : 0, row, run.num_rows,
+                     run.first_position});
+    slots.push_back(run.tail_slot);
+    std::copy_n(run.pages, run.num_pages, pages.begin() + int64_t{index} * view_.max_pages);
+    token.insert(token.end(), run.tokens, run.tokens + run.num_rows);
+    sequence.insert(sequence.end(), static_cast<size_t>(run.num_rows), index);
+    for (int i = 0; i < run.num_rows; ++i) positions_.push_back(run.first_position + i);
+  }
+  const auto num_rows = static_cast<int32_t>(token.size());
+  int64_t entries = 0;
+  for (const StepRun& run : runs_) entries = std::max(entries, run.end() / kCsaRatio);
+  launch_ = {.rows = Bucket(num_rows, 8, options_.max_rows),
+             .sequences = Bucket(static_cast<int64_t>(runs_.size()), 8, options_.max_sequences),
+             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries)};
+  infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
+  RETURN_IF_ERROR(staging_.Begin());
+  const auto copy = [this](const auto& values, const void* to) {
+    using Value = typename std::remove_cvref_t<decltype(values)>::value_type;
+    const Value* from = staging_.Put(std::span<const Value>(values));
+    jobs_.push_back({.from = reinterpret_cast<const uint8_t*>(from),
+                     .to = static_cast<uint8_t*>(const_cast<void*>(to)),
+                     .bytes = static_cast<uint32_t>(values.size() * sizeof(Value))});
+  };
+  jobs_.clear();
+  copy(std::vector<int32_t>{num_rows}, view_.num_rows);
+  copy(token, view_.token);
+  copy(positions_, view_.position);
+  copy(sequence, view_.sequence);
+  copy(slots, view_.tail_slot);
+  copy(infos, step_runs_);
+  copy(pages, view_.page_table);
+  const CopyJob* jobs = staging_.Put(std::span<const CopyJob>(jobs_));
+  RETURN_IF_ERROR(staging_.Flush());
+  return ToStatus(RunCopies(jobs, static_cast<int>(jobs_.size()), stream()), "write the view");
+}
+
+absl::Status CudaOps::RunCopyJobs(std::span<const CopyJob> jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(staging_.Begin());
+  const CopyJob* device_jobs = staging_.Put(jobs);
+  RETURN_IF_ERROR(staging_.Flush());
+  return ToStatus(RunCopies(device_jobs, static_cast<int>(jobs.size()), stream()), "copies");
+}
+
+// Zeroes what rejected rows wrote into pages: entries whose last token is at or after `position`.
+void CudaOps::ClearUnverifiedEntries(const SlotProgress& progress, int64_t position) {
+  const PageLayout& layout = options_.layout;
+  const auto clear = [this](std::byte* data, int bytes) {
+    if (bytes > 0) jobs_.push_back({.to = Bytes(data), .bytes = static_cast<uint32_t>(bytes)});
+  };
+  for (int64_t p = position; p < progress.end; ++p) {
+    const auto page_index = static_cast<size_t>(p / kPageTokens - progress.first_page);
+    std::byte* page =
+        options_.pages + static_cast<uint64_t>(progress.pages[page_index]) * layout.stride_bytes();
+    for (int layer = 0; layer < config_.num_hidden_layers; ++layer) {
+      const int ratio = config_.compress_ratios[static_cast<size_t>(layer)];
+      if (ratio == 0 || (p + 1) % ratio != 0) continue;
+      const auto row = static_cast<int>(p / ratio % (kPageTokens / ratio));
+      if (ratio == kHcaRatio) {
+        clear(page + layout.HcaRowData(layer, row), layout.row_data_bytes());
+        clear(page + layout.HcaRowScales(layer, row), layout.row_scale_bytes());
+        continue;
+      }
+      clear(page + layout.CsaRowData(layer, row), layout.row_data_bytes());
+      clear(page + layout.CsaRowScales(layer, row), layout.row_scale_bytes());
+      clear(page + layout.IndexValues(layer, row), layout.index_value_bytes());
+      clear(page + layout.IndexScales(layer, row), layout.index_scale_bytes());
+    }
+  }
+}
+
+// After the queued work the slot is as if rows at and after `position` had never run.
+void CudaOps::Settle(int slot, int64_t position) {
+  SlotProgress& progress = slots_.progress(slot);
+  if (position > progress.folded) folds_.push_back({slot, progress.folded, position});
+  progress.folded = std::max(progress.folded, position);
+  if (!progress.pages.empty()) ClearUnverifiedEntries(progress, position);
+  progress.end = position;
+  progress.pages.clear();
+}
+
+// Queues what Settle collected.
+absl::Status CudaOps::RunSettled() {
+  const std::vector<CopyJob> clears = std::move(jobs_);
+  jobs_.clear();
+  RETURN_IF_ERROR(RunCopyJobs(clears));
+  const auto num_hca = static_cast<int>(options_.layout.shape().hca_layers.size());
+  if (!folds_.empty() && num_hca > 0) {
+    RETURN_IF_ERROR(staging_.Begin());
+    const FoldJob* folds = staging_.Put(std::span<const FoldJob>(folds_));
+    RETURN_IF_ERROR(staging_.Flush());
+    RETURN_IF_ERROR(ToStatus(RunFold({.slots = slots_.layout(),
+                                      .jobs = folds,
+                                      .num_jobs = static_cast<int>(folds_.size()),
+                                      .num_layers = num_hca},
+                                     stream()),
+                             "fold verified rows"));
+  }
+  folds_.clear();
+  return absl::OkStatus();
+}
+
+// The streams of the last main step are still the activations' when the next step, the drafter or a
+// tail needs them. First the row before each run moves to the slot's first place, then the run's.
+absl::Status CudaOps::SaveStreams() {
+  if (!has_unsaved_streams_) return absl::OkStatus();
+  has_unsaved_streams_ = false;
+  const uint64_t size = slots_.layout().stream_bytes;
+  const auto bytes = static_cast<uint32_t>(size);
+  std::vector<CopyJob> kept, rows;
+  for (const StepRun& run : runs_) {
+    SlotProgress& progress = slots_.progress(run.slot);
+    const int first = run.kind == RowKind::kVerify ? 0 : run.num_rows - 1;
+    if (run.first > 0) {
+      const uint8_t* before = slots_.Streams(run.slot, run.first - 1);
+      uint8_t* place = slots_.At(run.slot, slots_.layout().streams_offset);
+      if (before != place) kept.push_back({.from = before, .to = place, .bytes = bytes});
+    }
+    progress.streams_before = run.first - 1;
+    progress.streams_first = run.first + first;
+    for (int i = first; i < run.num_rows; ++i) {
+      const auto* from = reinterpret_cast<const uint8_t*>(act_.streams) +
+                         size * static_cast<uint64_t>(run.first_row + i);
+      rows.push_back({.from = from, .to = slots_.Streams(run.slot, run.first + i), .bytes = bytes});
+    }
+  }
+  RETURN_IF_ERROR(RunCopyJobs(kept));
+  return RunCopyJobs(rows);
+}
+
+absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
+  RETURN_IF_ERROR(SaveStreams());
+  RETURN_IF_ERROR(CheckRuns(args));
+  RETURN_IF_ERROR(WriteView(args));
+  if (args.is_drafter) return absl::OkStatus();
+  has_unsaved_streams_ = true;
+  jobs_.clear();
+  for (const SequenceRows& run : args.runs) {
+    Settle(run.tail_slot, run.first_position);
+    SlotProgress& progress = slots_.progress(run.tail_slot);
+    progress.end = static_cast<int64_t>(run.first_position) + run.num_rows;
+    if (run.kind != RowKind::kVerify) {
+      progress.folded = progress.end;  // StoreRows folds them at once
+      continue;
+    }
+    const int64_t first_page = run.first_position / kPageTokens;
+    const int64_t last_page = (progress.end - 1) / kPageTokens;
+    progress.first_page = static_cast<int>(first_page);
+    progress.pages.assign(run.pages + first_page, run.pages + last_page + 1);
+  }
+  return RunSettled();
+}
+
+void CudaOps::ResetTail(int32_t tail_slot) {
+  CHECK(SaveStreams().ok());
+  CHECK(slots_.Reset(device_, tail_slot).ok());
+}
+
+}  // namespace baton::kernels::cuda

@@ -1,0 +1,204 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_format.h"
+
+#include "common/check.h"
+#include "common/status.h"
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/fp4_blocks.h"
+
+namespace baton::kernels::cuda {
+namespace {
+
+constexpr size_t kAlignment = 4096;
+constexpr size_t kSmallAlignment = 256;
+constexpr size_t kPieceBytes = size_t{32} << 20;
+constexpr int kWeightBlock = 128;
+
+size_t Product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
+
+absl::Status CheckHost(const HostMatrix& host) {
+  if (host.rows <= 0 || host.cols <= 0 || host.cols % kWeightBlock != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "matrix of %d x %d: columns must be a positive multiple of 128", host.rows, host.cols));
+  }
+  if (host.values == nullptr) return absl::InvalidArgumentError("matrix without values");
+  const bool needs_scales =
+      host.format == WeightFormat::kFp8Block128 || host.format == WeightFormat::kFp4Group32;
+  if (needs_scales && host.scales == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("quantised matrix of %d x %d without scales", host.rows, host.cols));
+  }
+  return absl::OkStatus();
+}
+
+ValueFormat FormatOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return ValueFormat::kF32;
+    case WeightFormat::kBf16:
+      return ValueFormat::kBf16;
+    case WeightFormat::kFp8Block128:
+      return ValueFormat::kFp8;
+    case WeightFormat::kFp4Group32:
+      return ValueFormat::kFp4;
+  }
+  CHECK(false);
+}
+
+size_t ValueBytes(const HostMatrix& host) {
+  const size_t count = Product(host.rows, host.cols);
+  switch (host.format) {
+    case WeightFormat::kF32:
+      return 4 * count;
+    case WeightFormat::kBf16:
+      return 2 * count;
+    case WeightFormat::kFp8Block128:
+      return count;
+    case WeightFormat::kFp4Group32:
+      return count / 2;
+  }
+  CHECK(false);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal) {
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    return absl::UnavailableError(
+        absl::StrFormat("CUDA: no usable driver or GPU: %s", cudaGetErrorString(error)));
+  }
+  if (ordinal < 0 || ordinal >= count) {
+    return absl::UnavailableError(absl::StrFormat("CUDA: GPU %d, have %d", ordinal, count));
+  }
+  std::unique_ptr<CudaDevice> device(new CudaDevice);
+  RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal), "cudaSetDevice"));
+  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&device->properties_, ordinal), "properties"));
+  if (device->properties_.major != 9 || device->properties_.minor != 0) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "CUDA: GPU %d (%s) has compute capability %d.%d; this build has kernels for 9.0 (sm_90a)",
+        ordinal, device->properties_.name, device->properties_.major, device->properties_.minor));
+  }
+  RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
+                           "cudaStreamCreate"));
+  return device;
+}
+
+CudaDevice::~CudaDevice() {
+  if (stream_ == nullptr) return;
+  cudaStreamSynchronize(stream_);
+  for (void* buffer : buffers_) cudaFree(buffer);
+  for (void* buffer : pinned_) cudaFreeHost(buffer);
+  cudaStreamDestroy(stream_);
+}
+
+std::string CudaDevice::Describe() const {
+  return absl::StrFormat("%s, %d multiprocessors, %.1f GiB, sm_%d%d", properties_.name,
+                         properties_.multiProcessorCount,
+                         static_cast<double>(properties_.totalGlobalMem) / (1 << 30),
+                         properties_.major, properties_.minor);
+}
+
+absl::StatusOr<std::byte*> CudaDevice::Allocate(size_t bytes) {
+  const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, rounded + kAlignment) != cudaSuccess) {
+    cudaGetLastError();  // not sticky: the caller decides
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("no GPU memory for %d bytes, %d are allocated", rounded, allocated_bytes_));
+  }
+  buffers_.push_back(memory);
+  allocated_bytes_ += rounded + kAlignment;
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  auto* data = reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, rounded, stream_), "zero new memory"));
+  return data;
+}
+
+absl::StatusOr<std::byte*> CudaDevice::AllocatePinned(size_t bytes) {
+  void* memory = nullptr;
+  RETURN_IF_ERROR(ToStatus(cudaMallocHost(&memory, std::max<size_t>(bytes, 1)), "pinned memory"));
+  pinned_.push_back(memory);
+  return static_cast<std::byte*>(memory);
+}
+
+void CudaDevice::Zero(std::byte* data, size_t bytes) {
+  CHECK(cudaMemsetAsync(data, 0, bytes, stream_) == cudaSuccess);
+}
+
+// Thousands of small matrices share large pieces of memory.
+absl::StatusOr<std::byte*> CudaDevice::Suballocate(size_t bytes) {
+  const size_t rounded = (bytes + kSmallAlignment - 1) / kSmallAlignment * kSmallAlignment;
+  if (rounded > kPieceBytes / 4) return Allocate(rounded);
+  if (piece_ == nullptr || piece_used_ + rounded > kPieceBytes) {
+    ASSIGN_OR_RETURN(piece_, Allocate(kPieceBytes));
+    piece_used_ = 0;
+  }
+  std::byte* memory = piece_ + piece_used_;
+  piece_used_ += rounded;
+  return memory;
+}
+
+absl::StatusOr<const uint8_t*> CudaDevice::UploadBytes(const void* data, size_t bytes) {
+  ASSIGN_OR_RETURN(std::byte * memory, Suballocate(bytes));
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(memory, data, bytes, cudaMemcpyHostToDevice, stream_), "upload"));
+  RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream_), "upload"));
+  return reinterpret_cast<const uint8_t*>(memory);
+}
+
+absl::Status CudaDevice::UploadFp4(const HostMatrix& host, MatrixView& view) {
+  const Fp4Scales scales = ReadFp4Scales(host);
+  view.is_wide = scales.is_wide;
+  ASSIGN_OR_RETURN(view.exponents, UploadBytes(scales.exponents.data(), scales.exponents.size()));
+  ASSIGN_OR_RETURN(const uint8_t* common,
+                   UploadBytes(scales.common.data(), scales.common.size() * sizeof(float)));
+  view.scales = reinterpret_cast<const float*>(common);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const Matrix*> CudaDevice::Upload(const HostMatrix& host) {
+  RETURN_IF_ERROR(CheckHost(host));
+  auto matrix = std::make_unique<DeviceMatrix>(host.rows, host.cols);
+  MatrixView& view = matrix->view;
+  view.rows = host.rows;
+  view.cols = host.cols;
+  view.format = FormatOf(host.format);
+  ASSIGN_OR_RETURN(view.values, UploadBytes(host.values, ValueBytes(host)));
+  if (host.format == WeightFormat::kFp4Group32) {
+    RETURN_IF_ERROR(UploadFp4(host, view));
+  } else if (host.format == WeightFormat::kFp8Block128) {
+    const int blocks = (host.rows + kWeightBlock - 1) / kWeightBlock;
+    const size_t bytes = Product(blocks, host.cols / kWeightBlock) * sizeof(float);
+    ASSIGN_OR_RETURN(const uint8_t* scales, UploadBytes(host.scales, bytes));
+    view.scales = reinterpret_cast<const float*>(scales);
+  }
+  matrices_.push_back(std::move(matrix));
+  return matrices_.back().get();
+}
+
+absl::StatusOr<Vector> CudaDevice::UploadVector(std::span<const float> values) {
+  ASSIGN_OR_RETURN(const uint8_t* data, UploadBytes(values.data(), values.size_bytes()));
+  return Vector{reinterpret_cast<const float*>(data), values.size()};
+}
+
+absl::StatusOr<const int32_t*> CudaDevice::UploadIndices(std::span<const int32_t> values) {
+  ASSIGN_OR_RETURN(const uint8_t* data, UploadBytes(values.data(), values.size_bytes()));
+  return reinterpret_cast<const int32_t*>(data);
+}
+
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal) {
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaDevice> device, CudaDevice::Create(ordinal));
+  return std::unique_ptr<Device>(std::move(device));
+}
+
+std::string DescribeCudaDevice(const Device& device) {
+  return static_cast<const CudaDevice&>(device).Describe();
+}
+
+}  // namespace baton::kernels::cuda

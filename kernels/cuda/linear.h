@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda/matrix_view.h"
+
+// y = x W^T on the tensor cores (R1 of contracts.md 1.3).
+namespace baton::kernels::cuda {
+
+// Rows first .. first + count - 1 of x and y meet the matrix of one expert.
+struct RowTile {
+  int32_t expert = 0;
+  int32_t first = 0;
+  int32_t count = 0;
+};
+
+enum class OutputFormat : uint8_t {
+  kF32,
+  kBf16,
+  kScaledF32  // r(y) * output_scale
+};
+
+struct LinearArgs {
+  MatrixView weight;
+  const void* x = nullptr;            // [.., x_stride] e4m3 codes with x_scales, else bf16
+  const float* x_scales = nullptr;    // [.., x_stride / 128]
+  int64_t x_stride = 0;               // in values
+  const int32_t* x_rows = nullptr;    // which row of x is row i; null: i
+  const int32_t* num_rows = nullptr;  // [1] live rows; null: all `rows`
+  int row_factor = 1;                 // live rows = *num_rows * row_factor
+  int rows = 0;                       // rows to launch for
+  void* y = nullptr;                  // [rows, y_stride]
+  int64_t y_stride = 0;
+  OutputFormat output = OutputFormat::kBf16;
+  float output_scale = 1;
+  int k_segments = 1;  // R1: constant of the op
+  int groups = 1;      // wo_a: output rows of group g read x columns g * cols ..
+};
+
+// One linear per expert. The tiles are made for TileRows(rows_per_expert) rows.
+struct ExpertLinearArgs {
+  LinearArgs linear;                     // weight: shape and format of all of them
+  const MatrixView* matrices = nullptr;  // [experts], device
+  const RowTile* tiles = nullptr;        // [max_tiles], device
+  const int32_t* num_tiles = nullptr;    // [1]
+  int max_tiles = 0;
+  int tile_rows = 0;
+  bool promotes_per_32 = false;          // runs the experts of that kind, else the others
+  const uint8_t* is_promoted = nullptr;  // [experts]
+};
+
+// Rows of a tile for that many rows of input. Never changes a bit.
+int TileRows(int rows);
+
+// x_scales given: fp8 linear, weight kFp8 or kFp4; else bf16 linear, weight kBf16 or kFp8
+// (widened). Columns a multiple of 128. Device pointers; asynchronous.
+cudaError_t RunLinear(const LinearArgs& args, cudaStream_t stream);
+cudaError_t RunExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream);
+
+// The same in the CPU back end's order of sums, slow: what tests compare with.
+cudaError_t RunReferenceLinear(const LinearArgs& args, cudaStream_t stream);
+cudaError_t RunReferenceExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream);
+
+}  // namespace baton::kernels::cuda

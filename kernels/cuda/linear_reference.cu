@@ -1,0 +1,156 @@
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/linear.h"
+
+// The linears of linear.h in the CPU back end's order of sums (R11 of contracts.md 1.3): 16 lanes
+// by fma over a block of K, their tree, one promotion. Bit-equal to the CPU; one half warp an
+// output, no tensor cores, no tiling: it is there to be compared with.
+namespace baton::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kLanes = 16;
+constexpr int kOutputs = kThreads / kLanes;  // of a block of threads
+constexpr int kBlockK = 128;
+
+// Where R1 puts the scales of a weight.
+enum class Promotion { kNone, kPer128, kPer32 };
+
+struct Dot {
+  MatrixView weight;
+  Promotion promotion;
+  int output;
+  const uint8_t* x_codes;  // fp8 row, or
+  const Bf16* x_values;    // bf16 row
+  const float* x_scales;
+
+  __device__ float X(int k) const {
+    return x_codes != nullptr ? DecodeE4m3(x_codes[k]) : DecodeBf16(x_values[k]);
+  }
+
+  __device__ float BlockScale(int k) const {
+    return weight.scales[static_cast<int64_t>(output / 128) * (weight.cols / 128) + k / 128];
+  }
+
+  __device__ float GroupScale(int k) const {
+    return DecodeE8m0(
+        weight.exponents[static_cast<int64_t>(output) * (weight.cols / kFp4Group) + k / kFp4Group]);
+  }
+
+  // The operand of the product.
+  __device__ float W(int k) const {
+    const int64_t at = static_cast<int64_t>(output) * weight.cols + k;
+    switch (weight.format) {
+      case ValueFormat::kF32:
+        return reinterpret_cast<const float*>(weight.values)[at];
+      case ValueFormat::kBf16:
+        return DecodeBf16(reinterpret_cast<const Bf16*>(weight.values)[at]);
+      case ValueFormat::kFp8: {
+        const float value = DecodeE4m3(weight.values[at]);
+        return promotion == Promotion::kNone ? value * BlockScale(k) : value;
+      }
+      case ValueFormat::kFp4: {
+        const uint8_t pair = weight.values[at / 2];
+        const float value = DecodeE2m1(at % 2 == 0 ? pair & 15 : pair >> 4);
+        if (promotion == Promotion::kPer32 || value == 0.0f) return value;
+        return value * (GroupScale(k) / BlockScale(k));
+      }
+    }
+    return 0.0f;
+  }
+
+  __device__ float Scale(int k) const {
+    const bool has_groups = promotion == Promotion::kPer32 && weight.format == ValueFormat::kFp4;
+    return has_groups ? GroupScale(k) : BlockScale(k);
+  }
+
+  // Lanes over columns first .. last - 1, then their tree; lane 0 has the sum.
+  __device__ float Sum(int first, int last) const {
+    float sum = 0.0f;
+    for (int k = first + static_cast<int>(threadIdx.x % kLanes); k < last; k += kLanes) {
+      sum = Fma(X(k), W(k), sum);
+    }
+    for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_down_sync(kFullWarp, sum, d, kLanes);
+    return sum;
+  }
+
+  __device__ float Run() const {
+    if (promotion == Promotion::kNone) return Sum(0, weight.cols);
+    const int step = promotion == Promotion::kPer32 ? kFp4Group : kBlockK;
+    float acc = 0.0f;
+    for (int k = 0; k < weight.cols; k += step) {
+      acc = Fma(Sum(k, k + step), x_scales[k / kFp8Group] * Scale(k), acc);
+    }
+    return acc;
+  }
+};
+
+__device__ void Store(const LinearArgs& args, int64_t row, int output, float value) {
+  const int64_t at = row * args.y_stride + output;
+  switch (args.output) {
+    case OutputFormat::kF32:
+      static_cast<float*>(args.y)[at] = value;
+      break;
+    case OutputFormat::kBf16:
+      static_cast<Bf16*>(args.y)[at] = EncodeBf16(value);
+      break;
+    case OutputFormat::kScaledF32:
+      static_cast<float*>(args.y)[at] = RoundBf16(value) * args.output_scale;
+      break;
+  }
+}
+
+// Row `row` of y, outputs of this block of threads.
+__device__ void RunRow(const LinearArgs& args, const MatrixView& weight, int row,
+                       Promotion promotion) {
+  const int output = static_cast<int>(blockIdx.x * kOutputs + threadIdx.x / kLanes);
+  const int last = min(output, weight.rows - 1);  // whole warps take part in the shuffles
+  const int64_t source = args.x_rows == nullptr ? row : args.x_rows[row];
+  const int64_t first = source * args.x_stride + last / (weight.rows / args.groups) * weight.cols;
+  const bool is_fp8 = args.x_scales != nullptr;
+  const Dot dot = {weight,
+                   promotion,
+                   last,
+                   is_fp8 ? static_cast<const uint8_t*>(args.x) + first : nullptr,
+                   is_fp8 ? nullptr : static_cast<const Bf16*>(args.x) + first,
+                   is_fp8 ? args.x_scales + first / kFp8Group : nullptr};
+  const float value = dot.Run();
+  if (output < weight.rows && threadIdx.x % kLanes == 0) Store(args, row, output, value);
+}
+
+__global__ void LinearKernel(const __grid_constant__ LinearArgs args) {
+  const int live = args.num_rows == nullptr ? args.rows : *args.num_rows * args.row_factor;
+  const int row = static_cast<int>(blockIdx.y);
+  if (row >= live) return;
+  RunRow(args, args.weight, row, args.x_scales == nullptr ? Promotion::kNone : Promotion::kPer128);
+}
+
+__global__ void ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args) {
+  if (static_cast<int>(blockIdx.y) >= *args.num_tiles) return;
+  const RowTile tile = args.tiles[blockIdx.y];
+  const bool is_promoted = args.is_promoted[tile.expert] != 0;
+  if (is_promoted != args.promotes_per_32) return;
+  for (int i = 0; i < tile.count; ++i) {
+    RunRow(args.linear, args.matrices[tile.expert], tile.first + i,
+           is_promoted ? Promotion::kPer32 : Promotion::kPer128);
+  }
+}
+
+unsigned Blocks(int outputs) { return static_cast<unsigned>((outputs + kOutputs - 1) / kOutputs); }
+
+}  // namespace
+
+cudaError_t RunReferenceLinear(const LinearArgs& args, cudaStream_t stream) {
+  if (args.rows == 0) return cudaSuccess;
+  const dim3 grid(Blocks(args.weight.rows), static_cast<unsigned>(args.rows));
+  LinearKernel<<<grid, kThreads, 0, stream>>>(args);
+  return cudaPeekAtLastError();
+}
+
+cudaError_t RunReferenceExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream) {
+  if (args.max_tiles == 0) return cudaSuccess;
+  const dim3 grid(Blocks(args.linear.weight.rows), static_cast<unsigned>(args.max_tiles));
+  ExpertLinearKernel<<<grid, kThreads, 0, stream>>>(args);
+  return cudaPeekAtLastError();
+}
+
+}  // namespace baton::kernels::cuda

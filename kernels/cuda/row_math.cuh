@@ -1,0 +1,128 @@
+#pragma once
+
+#include "kernels/cuda/device_math.cuh"
+
+// What whole blocks of threads do to one row that lies in shared memory as fp32. Every function
+// ends with a barrier.
+namespace baton::kernels::cuda {
+
+__device__ __forceinline__ int WarpIndex() { return static_cast<int>(threadIdx.x / kWarp); }
+__device__ __forceinline__ int LaneIndex() { return static_cast<int>(threadIdx.x % kWarp); }
+__device__ __forceinline__ int NumWarps() { return static_cast<int>(blockDim.x / kWarp); }
+
+// x [n] = bf16 row.
+__device__ __forceinline__ void LoadRow(const Bf16* row, int n, float* x) {
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    x[i] = DecodeBf16(row[i]);
+  }
+  __syncthreads();
+}
+
+// x = r(weight * (x * rsqrt(mean(x^2) + epsilon))), null weight: none (model.md 2.2).
+__device__ __forceinline__ void NormRow(float* x, int n, const float* weight, float epsilon) {
+  __shared__ float inverse;
+  if (WarpIndex() == 0) {
+    const float value = InverseRms(SquareSum(x, n), n, epsilon);
+    if (LaneIndex() == 0) inverse = value;
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+    const float scaled = x[i] * inverse;
+    x[i] = RoundBf16(weight == nullptr ? scaled : weight[i] * scaled);
+  }
+  __syncthreads();
+}
+
+// fp8 groups of 128: codes [n], scales [n / 128] (model.md 10.1).
+__device__ __forceinline__ void QuantiseRow(const float* x, int n, uint8_t* codes, float* scales) {
+  for (int group = WarpIndex(); group < n / kFp8Group; group += NumWarps()) {
+    const float* values = x + group * kFp8Group + LaneIndex();
+    float amax = 0.0f;
+    for (int i = 0; i < kFp8Group; i += kWarp) amax = Larger(amax, Abs(values[i]));
+    const float scale = Fp8ScaleOf(GroupMax(amax, kWarp));
+    const float inverse = 1.0f / scale;
+    uint8_t* out = codes + group * kFp8Group + LaneIndex();
+    for (int i = 0; i < kFp8Group; i += kWarp) out[i] = EncodeE4m3(values[i] * inverse);
+    if (LaneIndex() == 0) scales[group] = scale;
+  }
+  __syncthreads();
+}
+
+// Rotates the last 2 * pairs values of x [n] by the position's angles and rounds them.
+__device__ __forceinline__ void RopeRow(float* x, int n, int pairs, const float* frequencies,
+                                        int64_t position) {
+  for (int i = static_cast<int>(threadIdx.x); i < pairs; i += static_cast<int>(blockDim.x)) {
+    float* v = x + n - 2 * pairs + 2 * i;
+    const Pair r = Rotate({v[0], v[1]}, RopeSinCos(RopeAngle(position, frequencies[i])));
+    v[0] = RoundBf16(r.a);
+    v[1] = RoundBf16(r.b);
+  }
+  __syncthreads();
+}
+
+// Writes a cached row (contracts.md 3.1) and leaves in x what a reader of it gets: fp8 by groups
+// of 64 over the first n - rope values, bf16 for the rest. data and scales may be null: only x.
+__device__ __forceinline__ void EncodeCacheRow(float* x, int n, int rope, uint8_t* data,
+                                               uint8_t* scales) {
+  const int nope = n - rope, groups = nope / kKvGroup;
+  for (int group = WarpIndex(); group < groups; group += NumWarps()) {
+    float* values = x + group * kKvGroup + LaneIndex();
+    const float amax = Larger(Abs(values[0]), Abs(values[kWarp]));
+    const float scale = Fp8ScaleOf(GroupMax(amax, kWarp));
+    for (int i = 0; i < kKvGroup; i += kWarp) {
+      const uint8_t code = EncodeE4m3(values[i] / scale);
+      values[i] = DecodeE4m3(code) * scale;
+      if (data != nullptr) data[group * kKvGroup + LaneIndex() + i] = code;
+    }
+    if (scales != nullptr && LaneIndex() == 0) scales[group] = EncodeE8m0(scale);
+  }
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  if (scales != nullptr) {
+    for (int i = groups + thread; i < (groups + 7) / 8 * 8; i += threads) scales[i] = 0;
+  }
+  if (data != nullptr) {
+    for (int i = thread; i < rope; i += threads) {
+      const Bf16 code = EncodeBf16(x[nope + i]);
+      data[nope + 2 * i] = static_cast<uint8_t>(code & 255u);
+      data[nope + 2 * i + 1] = static_cast<uint8_t>(code >> 8);
+    }
+  }
+  __syncthreads();
+}
+
+// Value i of a stored row.
+__device__ __forceinline__ float CachedValue(const uint8_t* data, const uint8_t* scales, int i,
+                                             int nope) {
+  if (i < nope) return DecodeE4m3(data[i]) * DecodeE8m0(scales[i / kKvGroup]);
+  const uint8_t* code = data + nope + 2 * (i - nope);
+  return DecodeBf16(static_cast<Bf16>(code[0] | (code[1] << 8)));
+}
+
+// Orthonormal Hadamard transform of x [n], n a power of two, natural order, then r (model.md 10.4).
+__device__ __forceinline__ void HadamardRow(float* x, int n, float norm) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  for (int distance = 1; distance < n; distance *= 2) {
+    for (int i = thread; i < n / 2; i += threads) {
+      const int low = i / distance * 2 * distance + i % distance;
+      const float a = x[low], b = x[low + distance];
+      x[low] = a + b;
+      x[low + distance] = a - b;
+    }
+    __syncthreads();
+  }
+  for (int i = thread; i < n; i += threads) x[i] = RoundBf16(x[i] * norm);
+  __syncthreads();
+}
+
+// e2m1 by groups of 32, as values (model.md 10.3). Whole warps only.
+__device__ __forceinline__ void SimulateFp4Row(float* x, int n) {
+  for (int group = WarpIndex(); group < n / kFp4Group; group += NumWarps()) {
+    float* value = x + group * kFp4Group + LaneIndex();
+    const float scale = Fp4ScaleOf(GroupMax(Abs(*value), kWarp));
+    const float inverse = 1.0f / scale;
+    *value = RoundE2m1InRange(Clamp(*value * inverse, kFp4Max)) * scale;
+  }
+  __syncthreads();
+}
+
+}  // namespace baton::kernels::cuda

@@ -1,0 +1,151 @@
+#include "absl/strings/str_format.h"
+
+#include "common/status.h"
+#include "kernels/cuda/cuda_ops_impl.h"
+#include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/mix.h"
+
+// The phases on residual streams: Embed, MixBoundary, Head, DraftInput.
+namespace baton::kernels::cuda {
+namespace {
+
+const uint16_t* Bf16Values(const Matrix* matrix) {
+  return reinterpret_cast<const uint16_t*>(ViewOf(matrix).values);
+}
+
+absl::Status CheckFormat(const Matrix* matrix, ValueFormat format, const char* name) {
+  if (matrix != nullptr && ViewOf(matrix).format == format) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("CUDA back end: %s is not stored as %s", name,
+                                                    format == ValueFormat::kF32 ? "f32" : "bf16"));
+}
+
+}  // namespace
+
+absl::Status CudaOps::Embed(const EmbedArgs& args) {
+  RETURN_IF_ERROR(CheckFormat(args.embed, ValueFormat::kBf16, "embedding"));
+  return ToStatus(RunEmbed({.step = Step(),
+                            .shape = shape_,
+                            .embed = Bf16Values(args.embed),
+                            .streams = act_.streams},
+                           stream()),
+                  "Embed");
+}
+
+absl::Status CudaOps::MixBoundary(const MixArgs& args) {
+  if (args.finish_previous) {
+    RETURN_IF_ERROR(ToStatus(RunLeaveSite({.step = Step(),
+                                           .shape = shape_,
+                                           .branch = act_.branch,
+                                           .post = act_.post,
+                                           .comb = act_.comb,
+                                           .streams = act_.streams},
+                                          stream()),
+                             "MixBoundary: post"));
+  }
+  if (args.next == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckFormat(args.next->fn, ValueFormat::kF32, "mHC fn"));
+  MixProductsArgs products;
+  products.num_rows = view_.num_rows;
+  products.rows = launch_.rows;
+  products.width = shape_.streams * shape_.hidden;
+  products.streams = act_.streams;
+  products.fn = ViewOf(args.next->fn);
+  products.products = scratch_.products;
+  RETURN_IF_ERROR(ToStatus(RunMixProducts(products, stream()), "MixBoundary: products"));
+  EnterSiteArgs enter;
+  enter.num_rows = view_.num_rows;
+  enter.rows = launch_.rows;
+  enter.shape = shape_;
+  enter.streams = act_.streams;
+  enter.products = scratch_.products;
+  enter.base = args.next->base.data;
+  enter.scale = args.next->scale.data;
+  enter.norm = args.norm.data;
+  enter.post = act_.post;
+  enter.comb = act_.comb;
+  enter.normed = act_.normed;
+  enter.codes = act_.normed8.codes;
+  enter.scales = act_.normed8.scales;
+  return ToStatus(RunEnterSite(enter, stream()), "MixBoundary: pre");
+}
+
+absl::Status CudaOps::Head(const HeadArgs& args) {
+  const int count = static_cast<int>(args.rows.size());
+  if (count > options_.max_head_rows) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Head: %d rows, at most %d", count, options_.max_head_rows));
+  }
+  if (count == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckFormat(args.mix.fn, ValueFormat::kF32, "head mix fn"));
+  RETURN_IF_ERROR(staging_.Begin());
+  const int32_t* rows = staging_.Put(args.rows);
+  RETURN_IF_ERROR(staging_.Flush());
+  MixProductsArgs products;
+  products.rows = count;
+  products.width = shape_.streams * shape_.hidden;
+  products.streams = act_.streams;
+  products.x_rows = rows;
+  products.fn = ViewOf(args.mix.fn);
+  products.products = scratch_.products;
+  RETURN_IF_ERROR(ToStatus(RunMixProducts(products, stream()), "Head: products"));
+  EnterSiteArgs enter;
+  enter.rows = count;
+  enter.is_head = true;
+  enter.shape = shape_;
+  enter.streams = act_.streams;
+  enter.x_rows = rows;
+  enter.products = scratch_.products;
+  enter.base = args.mix.base.data;
+  enter.scale = args.mix.scale.data;
+  enter.norm = args.norm.data;
+  enter.normed = scratch_.collapsed;
+  RETURN_IF_ERROR(ToStatus(RunEnterSite(enter, stream()), "Head: collapse"));
+  LinearArgs logits = PlainLinear(args.head, scratch_.collapsed, act_.logits);
+  logits.num_rows = nullptr;
+  logits.rows = count;
+  return Multiply(logits, "Head");
+}
+
+// All sources are read before the first stream is written: rows may permute.
+absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
+  RETURN_IF_ERROR(SaveStreams());  // the main model's, before they are replaced
+  RETURN_IF_ERROR(CheckFormat(args.embed, ValueFormat::kBf16, "embedding"));
+  const int rows = static_cast<int>(positions_.size());
+  const int64_t width = int64_t{shape_.streams} * shape_.hidden;
+  std::vector<const uint16_t*> sources;
+  for (const StepRun& run : runs_) {
+    for (int i = 0; i < run.num_rows; ++i) {
+      const int32_t source = args.source_row[sources.size()];
+      const auto* kept =
+          source == DraftInputArgs::kFromTail ? slots_.Streams(run.slot, run.first + i) : nullptr;
+      sources.push_back(kept != nullptr ? reinterpret_cast<const uint16_t*>(kept)
+                                        : act_.streams + source * width);
+    }
+  }
+  if (rows == 0) return absl::OkStatus();
+  RETURN_IF_ERROR(staging_.Begin());
+  DraftNormArgs norm;
+  norm.sources = staging_.Put(std::span<const uint16_t* const>(sources));
+  RETURN_IF_ERROR(staging_.Flush());
+  norm.step = Step();
+  norm.shape = shape_;
+  norm.embed = Bf16Values(args.embed);
+  norm.enorm = args.mtp.enorm.data;
+  norm.hnorm = args.mtp.hnorm.data;
+  norm.stream_codes = scratch_.draft_streams8.codes;
+  norm.stream_scales = scratch_.draft_streams8.scales;
+  norm.embed_codes = act_.normed8.codes;
+  norm.embed_scales = act_.normed8.scales;
+  RETURN_IF_ERROR(ToStatus(RunDraftNorm(norm, stream()), "DraftInput: norms"));
+  RETURN_IF_ERROR(Multiply(Fp8Linear(args.mtp.e_proj, act_.normed8, act_.branch), "e_proj"));
+  LinearArgs h = Fp8Linear(args.mtp.h_proj, scratch_.draft_streams8, act_.streams);
+  h.row_factor = shape_.streams;
+  h.rows = launch_.rows * shape_.streams;
+  RETURN_IF_ERROR(Multiply(h, "h_proj"));
+  return ToStatus(
+      RunDraftAdd({.step = Step(), .shape = shape_, .branch = act_.branch, .streams = act_.streams},
+                  stream()),
+      "DraftInput: sum");
+}
+
+}  // namespace baton::kernels::cuda
