@@ -15,6 +15,8 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/rng.h"
+
 namespace baton::cli {
 namespace {
 
@@ -86,22 +88,6 @@ std::string Child::LogTail(int num_lines) const {
   return out;
 }
 
-absl::StatusOr<int> FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return absl::UnavailableError(absl::StrFormat("socket: %s", strerror(errno)));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  auto* raw = reinterpret_cast<sockaddr*>(&address);
-  const bool is_bound = bind(fd, raw, size) == 0 && getsockname(fd, raw, &size) == 0;
-  const int error = errno;
-  close(fd);
-  if (!is_bound)
-    return absl::UnavailableError(absl::StrFormat("no free port: %s", strerror(error)));
-  return ntohs(address.sin_port);
-}
-
 absl::Status CheckPortIsFree(const std::string& host, int port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -119,6 +105,22 @@ absl::Status CheckPortIsFree(const std::string& host, int port) {
   if (is_free) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("port %d of %s is taken: %s", port, host, strerror(error)));
+}
+
+absl::StatusOr<int> FreePort() {
+  // Below the ports that the system gives to clients: one of those would be taken by any connection
+  // between now and the listening, and connecting to it may meet itself.
+  constexpr int kFirst = 10240, kTries = 100;
+  int end = 32768;
+  std::ifstream("/proc/sys/net/ipv4/ip_local_port_range") >> end;
+  if (end <= kFirst) end = 32768;
+  SystemRng rng;
+  for (int i = 0; i < kTries; ++i) {
+    const int port = kFirst + static_cast<int>(rng.Next() % static_cast<uint64_t>(end - kFirst));
+    if (CheckPortIsFree("127.0.0.1", port).ok()) return port;
+  }
+  return absl::UnavailableError(
+      absl::StrFormat("no free port in %d tries of %d..%d", kTries, kFirst, end - 1));
 }
 
 }  // namespace baton::cli

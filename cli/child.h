@@ -42,9 +42,9 @@ class Child {
   int wait_status_ = 0;
 };
 
-// A TCP port of 127.0.0.1 that nobody listens on now.
-absl::StatusOr<int> FreePort();
 // kUnavailable naming the address if it cannot be listened on.
 absl::Status CheckPortIsFree(const std::string& host, int port);
+// A TCP port of 127.0.0.1 that nobody listens on now, and no client is given.
+absl::StatusOr<int> FreePort();
 
 }  // namespace baton::cli
