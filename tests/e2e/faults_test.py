@@ -86,8 +86,9 @@ class Faults:
             expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
 
     def drained_decode_hands_its_sequence_on(self):
-        greedy = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True}
-        seeded = {**greedy, "temperature": 1.0, "top_p": 0.95, "seed": 7, "ignore_eos": True, "max_tokens": 120}
+        # Long enough to be running still when the worker has said that it drains.
+        greedy = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True, "ignore_eos": True, "max_tokens": 1500}
+        seeded = {**greedy, "temperature": 1.0, "top_p": 0.95, "seed": 7}
         for variant, request in (("greedy", greedy), ("seeded", seeded)):
             with cluster.Cluster(self.args, prefill=1, decode=2) as running:
                 calm = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
