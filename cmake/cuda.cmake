@@ -1,10 +1,8 @@
 # The CUDA back end, on when BATON_CUDA is. Needs no GPU to build.
 #
-# BATON_CUDA_ROOT is a CUDA 13.0 toolkit: bin/nvcc, include, lib. A system toolkit, or one made of the
-# wheels nvidia-cuda-nvcc, nvidia-cuda-crt, nvidia-nvvm 13.0.88, nvidia-cuda-runtime 13.0.96 and
-# nvidia-cuda-cccl 13.0.85: `pip install --no-deps --target STAGE` them, move STAGE/nvidia/cu13 to the
-# root, and link lib64 to lib in it. Nothing of the driver is linked: a program that contains the back
-# end starts on a machine without GPU and says there that it has none.
+# BATON_CUDA_ROOT is a CUDA 13.0 toolkit: bin/nvcc, include, lib. A system toolkit, or one that
+# deploy/cuda.sh makes from wheels (`make cuda`). Nothing of the driver is linked: a program that
+# contains the back end starts on a machine without GPU and says there that it has none.
 option(BATON_CUDA "Build kernels/cuda" OFF)
 set(BATON_CUDA_ROOT "/usr/local/cuda" CACHE PATH "CUDA 13.0 toolkit")
 if(NOT BATON_CUDA)
@@ -12,11 +10,14 @@ if(NOT BATON_CUDA)
 endif()
 
 if(NOT EXISTS ${BATON_CUDA_ROOT}/bin/nvcc)
-  message(FATAL_ERROR "No ${BATON_CUDA_ROOT}/bin/nvcc: set BATON_CUDA_ROOT to a CUDA 13.0 toolkit (cmake/cuda.cmake says how to make one)")
+  message(FATAL_ERROR "No ${BATON_CUDA_ROOT}/bin/nvcc: set BATON_CUDA_ROOT to a CUDA 13.0 toolkit (deploy/cuda.sh makes one)")
 endif()
 set(CMAKE_CUDA_COMPILER ${BATON_CUDA_ROOT}/bin/nvcc CACHE FILEPATH "nvcc")
 set(CMAKE_CUDA_ARCHITECTURES 90a-real)
 set(CMAKE_CUDA_STANDARD_REQUIRED OFF)
+if(CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
@@ -30,27 +31,40 @@ target_compile_options(baton_cuda_options INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -O3 -fmad=false -Werror=all-warnings
     -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off>)
 
-# Programs for a GPU machine carry what its distribution lacks. absl's targets are made here once for
-# all folders, and pointed at its static libraries.
+# Programs for a GPU machine carry what its distribution lacks: the targets of these packages are made
+# here once for all folders and pointed at the static libraries, where Debian has them.
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
 find_package(absl REQUIRED)
+find_package(gRPC REQUIRED)
+find_package(yaml-cpp REQUIRED)
 set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL OFF)
 get_property(imported DIRECTORY PROPERTY IMPORTED_TARGETS)
 foreach(target IN LISTS imported)
-  get_target_property(location ${target} IMPORTED_LOCATION_NONE)
-  if(target MATCHES "^absl::" AND location MATCHES "\\.so")
-    string(REGEX REPLACE "\\.so[.0-9]*$" ".a" static_location ${location})
-    if(EXISTS ${static_location})
-      set_target_properties(${target} PROPERTIES IMPORTED_LOCATION_NONE ${static_location})
+  foreach(property IMPORTED_LOCATION IMPORTED_LOCATION_NONE IMPORTED_LOCATION_RELEASE)
+    get_target_property(location ${target} ${property})
+    if(target MATCHES "^(absl|gRPC|protobuf|re2|c-ares)::|^yaml-cpp$" AND location MATCHES "\\.so")
+      string(REGEX REPLACE "\\.so[.0-9]*$" ".a" static_location ${location})
+      if(EXISTS ${static_location})
+        set_target_properties(${target} PROPERTIES ${property} ${static_location})
+      endif()
     endif()
-  endif()
+  endforeach()
 endforeach()
+
+# Stripped, and libraries that are still shared are looked for beside the program too, in ../lib.
+add_link_options(-s -Wl,--as-needed)
+set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
+set(CMAKE_BUILD_RPATH "$ORIGIN/../lib")
+
+# What `make cuda` builds.
+add_custom_target(baton_cuda_programs)
 
 # baton_cuda_test(name SOURCES ... LIBS ...): a test that needs a GPU and skips itself without one;
 # label gpu. Its program runs on any machine with glibc, libstdc++ and OpenSSL 3.
 function(baton_cuda_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
   baton_test(${name} SOURCES ${arg_SOURCES} LIBS ${arg_LIBS} LABEL gpu TIMEOUT 600)
+  add_dependencies(baton_cuda_programs ${name})
   # The standard library first, so that no other shared library is kept for what it also defines.
   target_link_options(${name} PRIVATE -Wl,--as-needed -lstdc++ -s)
 endfunction()

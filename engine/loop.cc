@@ -1,7 +1,6 @@
 #include "engine/loop.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -273,7 +272,8 @@ absl::Status EngineLoop::Park(Entry& entry) {
   const auto used = static_cast<size_t>((s.computed + kPageTokens - 1) / kPageTokens);
   entry.host_pages.resize(used * payload);
   for (size_t i = 0; i < used; ++i)
-    std::memcpy(entry.host_pages.data() + i * payload, pool_.Data(s.pages.ids()[i]), payload);
+    RETURN_IF_ERROR(
+        pool_.Read(s.pages.ids()[i], std::span(entry.host_pages).subspan(i * payload, payload)));
 
   s.pages = PageLease();
   entry.booking = Booking();
@@ -296,7 +296,8 @@ absl::Status EngineLoop::Resume(Entry& entry) {
   CHECK(slot.has_value());
   s.tail_slot = *slot;
   for (size_t i = 0; i < used; ++i)
-    std::memcpy(pool_.Data(s.pages.ids()[i]), entry.host_pages.data() + i * payload, payload);
+    RETURN_IF_ERROR(
+        pool_.Write(s.pages.ids()[i], std::span(entry.host_pages).subspan(i * payload, payload)));
   RETURN_IF_ERROR(
       UnpackTail(s.tail_slot, static_cast<uint64_t>(s.computed), true, entry.host_tail));
   entry.is_parked = false;
@@ -347,10 +348,9 @@ void EngineLoop::ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceToke
   s.drafts = std::move(result.next_drafts);
   planner_.Apply(Harvested{entry.Facts()});
   if (!result.prompt_logprobs.empty()) {
-    Notify(s.id, [id = s.id, first = run.first_position + 1,
-                  tokens = std::move(result.prompt_logprobs)](LoopObserver& o) {
-      o.OnPromptLogprobs(id, first, tokens);
-    });
+    Notify(s.id,
+           [id = s.id, first = run.first_position + 1, tokens = std::move(result.prompt_logprobs)](
+               LoopObserver& o) { o.OnPromptLogprobs(id, first, tokens); });
   }
   Notify(s.id, [id = s.id, computed = s.computed](LoopObserver& o) { o.OnChunk(id, computed); });
   if (!run.samples_first_token) return;

@@ -2,11 +2,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <memory>
 #include <span>
+#include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "kernels/memory_queue.h"
 #include "kernels/tensor.h"
 
 namespace baton::kernels {
@@ -15,6 +20,11 @@ namespace baton::kernels {
 // Kernels start no threads of their own: the caller hands this in (null: in order, on the calling
 // thread). No result may depend on who runs a part.
 using ParallelFor = std::function<void(int parts, const std::function<void(int part)>& fn)>;
+
+// Of the whole device, whoever uses it; zeros: not known.
+struct DeviceMemory {
+  size_t total_bytes = 0, free_bytes = 0;
+};
 
 // Memory of one back end. Engine thread; allocation only at start.
 class Device {
@@ -26,8 +36,31 @@ class Device {
   virtual absl::StatusOr<const int32_t*> UploadIndices(std::span<const int32_t> values) = 0;
   // Zeroed, aligned to 4,096, lives as long as the device.
   virtual absl::StatusOr<std::byte*> Allocate(size_t bytes) = 0;
-  virtual void Zero(std::byte* data, size_t bytes) = 0;
   virtual size_t allocated_bytes() const = 0;
+  // Before whatever is queued later; Synchronize waits for it.
+  virtual void Zero(std::byte* data, size_t bytes) = 0;
+
+  // Below: what a device does whose memory the CPU cannot read. The defaults are those of host
+  // memory.
+
+  // What it is, for the log.
+  virtual std::string Describe() const { return "host memory"; }
+  virtual bool is_host() const { return true; }
+  // Once on every thread, other than its maker's, that uses the device or its ops.
+  virtual void EnterThread() {}
+  virtual DeviceMemory memory() const { return {}; }
+  // Host memory that the device can copy from and to beside its work; as Allocate.
+  virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) { return Allocate(bytes); }
+  // Either end may be the device's memory or the host's; done when it returns.
+  virtual absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) {
+    std::memcpy(to, from, bytes);
+    return absl::OkStatus();
+  }
+  // Returns when all that ops and device have queued has happened. An error is the device's end,
+  // and every later call repeats it.
+  virtual absl::Status Synchronize() { return absl::OkStatus(); }
+  // Null for host memory. Any number of queues; the device outlives them.
+  virtual absl::StatusOr<std::unique_ptr<MemoryQueue>> MakeMemoryQueue() { return nullptr; }
 };
 
 }  // namespace baton::kernels

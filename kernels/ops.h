@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -141,6 +142,9 @@ struct DigestArgs {
   std::span<Digest128> digests;  // [items], out
 };
 
+// Runs of phases that recur with every step.
+enum class StepPart { kModel, kDrafterRows, kDrafter };
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -163,6 +167,14 @@ class Ops {
   virtual absl::Status PackTail(const TailArgs& args) = 0;
   virtual absl::Status UnpackTail(const TailArgs& args) = 0;
   virtual absl::Status Digest(const DigestArgs& args) = 0;
+
+  // Runs `phases`: a fixed list of those between AdvanceStep and Head whose arguments are the view
+  // and weights, the same for every call of `part`. A back end may record what they queue and
+  // repeat the record for a step of the same size instead of calling them.
+  virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) {
+    (void)part;
+    return phases();
+  }
 
   // The view AdvanceStep fills.
   virtual const StepView& view() const = 0;

@@ -150,9 +150,18 @@ void TransferSender::Handle(const BlockDigested& event) {
 }
 
 void TransferSender::Handle(const BlockSent& event) {
-  // The status says nothing about arrival: a lost peer is told by PeerLost, everything else by Ack
-  // or Refuse.
-  CHECK(open_sends_.erase(event.ticket) == 1);
+  const auto it = open_sends_.find(event.ticket);
+  CHECK(it != open_sends_.end());
+  const uint32_t number = it->second;
+  open_sends_.erase(it);
+  // A lost peer is told by PeerLost, the fate of an announced block by Ack or Refuse. Of a block
+  // that was not announced nobody else will speak.
+  Block& block = blocks_.at(number);
+  const bool may_retry = absl::IsDataLoss(event.status);
+  const bool is_lost = may_retry || absl::IsFailedPrecondition(event.status);
+  if (is_lost && state_ == State::kSending && block.state == BlockState::kOffered) {
+    if (!may_retry || !OfferAgain(number, block)) Fail(event.status);
+  }
   ReleaseIfQuiet();
 }
 
@@ -192,19 +201,22 @@ void TransferSender::Handle(const RefuseReceived& event) {
   }
   if (state_ != State::kSending) return;
   Block& block = it->second;
-  if (event.reason != RefuseReason::kDataLoss || block.num_offers >= kMaxOffers) {
+  if (event.reason != RefuseReason::kDataLoss || !OfferAgain(event.block, block))
     Fail(StatusOfRefusal(event.reason, event.block, open_));
-    return;
-  }
+}
+
+bool TransferSender::OfferAgain(uint32_t number, Block& block) {
+  if (block.num_offers >= kMaxOffers) return false;
   Do(CountRetry{});
   block.state = BlockState::kQueued;
   --num_unacked_;
-  if (event.block == kTailBlock) {
+  if (number == kTailBlock) {
     queued_tail_ = true;
   } else {
-    queue_.push_front(event.block);
+    queue_.push_front(number);
   }
   FillWindow();
+  return true;
 }
 
 void TransferSender::Handle(const PeerAborted& event) {

@@ -22,7 +22,7 @@ struct BlockSealed {
   BlockMemory memory;
   PageName name;
 };
-struct BlockSent {  // the transport no longer reads the memory
+struct BlockSent {  // the transport no longer reads the memory; the status as in Transport::OnSent
   Ticket ticket;
   absl::Status status;
 };
@@ -89,6 +89,8 @@ class TransferSender {
   std::optional<uint32_t> PopQueue();
   void StartDigest(uint32_t number, Block& block);
   void Offer(uint32_t number, Block& block);
+  // The offer reached nobody, or no whole block: once more, if that was the first.
+  bool OfferAgain(uint32_t number, Block& block);
   void Fail(absl::Status status);
   void ReleaseIfQuiet();
   Frame Announce(uint32_t number, const Block& block) const;

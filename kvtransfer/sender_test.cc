@@ -169,6 +169,30 @@ TEST_F(SenderTest, AnAckMakesAWaitingRepeatNeedless) {
   EXPECT_EQ(sender_->NumUnacked(), 1);
 }
 
+TEST_F(SenderTest, OffersABlockThatWasNotAnnouncedOnceMoreAndThenFails) {
+  auto unsent = [this](uint64_t ticket, absl::StatusCode code) {
+    return On(BlockSent{Ticket{ticket}, absl::Status(code, "copy")});
+  };
+  Announce(1);
+  EXPECT_EQ(unsent(2, absl::StatusCode::kDataLoss), "retry offer:3:0");
+  EXPECT_EQ(unsent(3, absl::StatusCode::kDataLoss), "failed:DATA_LOSS");
+  EXPECT_EQ(On(Cancelled{}), "abort released");
+
+  Open(4);
+  Announce(1);
+  EXPECT_EQ(unsent(2, absl::StatusCode::kFailedPrecondition), "failed:FAILED_PRECONDITION");
+
+  Open(4);
+  Announce(1);
+  EXPECT_EQ(unsent(2, absl::StatusCode::kUnavailable), "");  // Ack, Refuse or PeerLost will tell
+  EXPECT_EQ(sender_->NumUnacked(), 1);
+
+  Open(4);
+  Announce(1);
+  On(Cancelled{});
+  EXPECT_EQ(unsent(2, absl::StatusCode::kDataLoss), "released");
+}
+
 TEST_F(SenderTest, ReleasesOnlyWhenTheTransportReadsNothing) {
   Announce(2);
   Seal(2);  // being digested: ticket 5

@@ -48,8 +48,8 @@ class TransferAgent final : private TransportEvents {
   bool IsWedged() const { return metrics_.is_wedged; }
   // When RunOnce is due even if nothing arrives; InfiniteFuture if nothing is going on.
   absl::Time NextTimer() const;
-  // Digests are running or frames wait for room: poll rather than sleep.
-  bool MustPoll() const { return !digests_.empty() || peers_.HasUnsent(); }
+  // Digests or copies are running, or frames wait for room: poll rather than sleep.
+  bool MustPoll() const { return !digests_.empty() || peers_.HasUnsent() || transport_.MustPoll(); }
   size_t NumOpenReceives() const { return pulls_.size(); }
   const TransferMetrics& metrics() const { return metrics_; }
 

@@ -57,7 +57,8 @@ class TransportEvents {
   // Exactly once per Pull: the block lies at its place (ok), or never will (any error).
   virtual void OnPulled(ReceiveId receive, const absl::Status& status) = 0;
   // Exactly once per Offer: the transport no longer reads the memory. It proves nothing about
-  // arrival.
+  // arrival. kDataLoss (the memory could not be read) and kFailedPrecondition (this transport will
+  // never carry the block) say that it was not announced, though the peer may be well.
   virtual void OnSent(SendId send, const absl::Status& status) = 0;
   // Also tells of peers that connected to us (kUp), before anything else of theirs.
   virtual void OnPeer(PeerId peer, PeerState state, const absl::Status& status) = 0;
@@ -91,6 +92,8 @@ class Transport {
   virtual int Progress(TransportEvents& events) = 0;
   // Readable when there is work for Progress, once a Progress has returned 0; -1: poll.
   virtual int WakeFd() const = 0;
+  // Something is under way that no descriptor tells of: poll rather than sleep.
+  virtual bool MustPoll() const { return false; }
   virtual TransportFacts Facts(PeerId peer) const = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -13,7 +14,7 @@
 #include "kernels/ops.h"
 #include "kvtransfer/transport.h"
 
-// The two hardware interfaces as main.cc hands them in: only there a back end and a transport are
+// The hardware interfaces as hardware.cc hands them in: only there a back end and a transport are
 // named.
 namespace baton::worker {
 
@@ -28,7 +29,28 @@ struct OpsRequest {
   int max_sequences = 0;
   int max_head_rows = 0;
   int max_context = 0;
+  bool has_graphs = true;
   kernels::ParallelFor parallel;
+};
+
+struct DeviceRequest {
+  kernels::NumericsMode mode;
+  int gpu = 0;                    // of the machine's
+  kernels::ParallelFor parallel;  // reads weights; outlives the device
+};
+
+// One back end of the operators.
+struct ComputeBackend {
+  std::string name;  // cpu, cuda
+  NumericsClass (*numerics)(bool is_float32) = nullptr;
+  // kUnavailable: this machine has none of its devices.
+  absl::StatusOr<std::unique_ptr<kernels::Device>> (*make_device)(const DeviceRequest& request) =
+      nullptr;
+  absl::StatusOr<std::unique_ptr<kernels::Ops>> (*make_ops)(const OpsRequest& request,
+                                                            kernels::Device& device) = nullptr;
+  // Bytes that make_ops will allocate, pages not among them.
+  size_t (*workspace_bytes)(const OpsRequest& request) = nullptr;
+  int (*count_promoted_experts)(const kernels::ModelWeights& weights) = nullptr;
 };
 
 struct TransportRequest {
@@ -42,11 +64,7 @@ struct OpenTransport {
 };
 
 struct Backend {
-  NumericsClass (*numerics)(bool is_float32) = nullptr;
-  std::unique_ptr<kernels::Device> (*make_device)(kernels::NumericsMode mode) = nullptr;
-  absl::StatusOr<std::unique_ptr<kernels::Ops>> (*make_ops)(const OpsRequest& request,
-                                                            kernels::Device& device) = nullptr;
-  int (*count_promoted_experts)(const kernels::ModelWeights& weights) = nullptr;
+  std::vector<ComputeBackend> compute;  // what this program has, the first that has a device wins
   absl::StatusOr<OpenTransport> (*open_transport)(const TransportRequest& request) = nullptr;
 };
 

@@ -17,6 +17,9 @@ namespace {
 constexpr int kMaxDefaultContext = 32768;
 constexpr uint32_t kMaxChoices = 128;  // of one request that a tail buffer has room for
 constexpr int kProgressLines = 10;
+constexpr uint64_t kAlignment = 4096;
+constexpr int kMaxPages = 1 << 24;
+constexpr uint64_t kReserveBytes = uint64_t{512} << 20;  // graphs, contexts, fragments
 
 double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
@@ -81,41 +84,110 @@ absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerCon
        config.checkpoint, checkpoint.tensors().size(), MiB(checkpoint.total_bytes()),
        checkpoint.config().num_hidden_layers);
   std::unique_ptr<EngineStack> stack(new EngineStack(checkpoint.config(), ModeOf(config)));
-  const int by_model =
-      std::min(checkpoint.config().max_position_embeddings, config.pages / 2 * kPageTokens);
-  stack->max_context_ = config.limits.max_context > 0 ? config.limits.max_context
-                                                      : std::min(by_model, kMaxDefaultContext);
-  if (stack->max_context_ > checkpoint.config().max_position_embeddings) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("limits.max_context is %d, the model allows %d", stack->max_context_,
-                        checkpoint.config().max_position_embeddings));
-  }
-  // A sequence alone must fit the pool, drafts included, or it would wait for ever.
-  const int64_t room = int64_t{config.pages} * kPageTokens - 2 * (engine::kMaxDrafts + 1);
-  if (stack->max_context_ > room) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("limits.max_context is %d, engine.pages %d hold %d tokens of one sequence",
-                        stack->max_context_, config.pages, room));
-  }
-  RETURN_IF_ERROR(stack->Load(config, backend, checkpoint));
-  RETURN_IF_ERROR(stack->Allocate(config, backend));
+  RETURN_IF_ERROR(stack->OpenDevice(config, backend));
+  RETURN_IF_ERROR(stack->PlanMemory(config, checkpoint.total_bytes()));
+  RETURN_IF_ERROR(stack->Load(config, checkpoint));
+  RETURN_IF_ERROR(stack->Allocate(config));
   stack->Plan(config, clock);
   return stack;
 }
 
-absl::Status EngineStack::Load(const WorkerConfig& config, const Backend& backend,
-                               const engine::Checkpoint& checkpoint) {
+// The back end asked for, or the first of the program's that has a device here.
+absl::Status EngineStack::OpenDevice(const WorkerConfig& config, const Backend& backend) {
+  const int cores = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
+  num_threads_ = config.threads > 0 ? config.threads : cores;
+  threads_ = std::make_unique<engine::ThreadPool>(num_threads_);
+  std::string known;
+  absl::Status why = absl::OkStatus();
+  for (const ComputeBackend& compute : backend.compute) {
+    known += (known.empty() ? "" : ", ") + compute.name;
+    if (config.backend != "auto" && config.backend != compute.name) continue;
+    auto device = compute.make_device(
+        {.mode = mode_, .gpu = config.gpu, .parallel = threads_->AsParallelFor()});
+    if (device.ok()) {
+      compute_ = compute;
+      device_ = *std::move(device);
+      break;
+    }
+    why = device.status();
+    LogF(LogLevel::kInfo, "backend_not_used", "backend=%s reason=%s", compute.name, why.ToString());
+  }
+  if (device_ == nullptr && !why.ok()) return why;
+  if (device_ == nullptr) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "engine.backend is %s, this program was built with: %s", config.backend, known));
+  }
+  LogF(LogLevel::kInfo, "backend", "backend=%s device=%s threads=%d", compute_.name,
+       device_->Describe(), num_threads_);
+  return absl::OkStatus();
+}
+
+absl::Status EngineStack::PlanContext(const WorkerConfig& config) {
+  const int model = model_config_.max_position_embeddings;
+  const int by_pages = config.pages > 0 ? config.pages / 2 * kPageTokens : model;
+  max_context_ = config.limits.max_context > 0 ? config.limits.max_context
+                                               : std::min({model, by_pages, kMaxDefaultContext});
+  if (max_context_ <= model) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("limits.max_context is %d, the model allows %d", max_context_, model));
+}
+
+// What will lie where, before anything large is allocated; the number of pages follows from it
+// unless the configuration says one.
+absl::Status EngineStack::PlanMemory(const WorkerConfig& config, uint64_t weight_bytes) {
+  RETURN_IF_ERROR(PlanContext(config));
+  num_pages_ = config.pages;
+  tail_stride_ =
+      (kernels::MaxTailBytes(layout_, kMaxChoices) + kAlignment - 1) / kAlignment * kAlignment;
+  const kernels::DeviceMemory memory = device_->memory();
+  const uint64_t workspace = compute_.workspace_bytes(MakeOpsRequest(config));
+  const uint64_t others = weight_bytes + weight_bytes / 50 + workspace + kReserveBytes;
+  if (config.pages == 0) {
+    if (memory.total_bytes == 0) {
+      return absl::InvalidArgumentError(
+          "engine.pages is 0, which takes their number from a GPU's memory: say how many");
+    }
+    const auto budget =
+        static_cast<uint64_t>(config.memory_fraction * static_cast<double>(memory.total_bytes));
+    const uint64_t pages = budget > others ? (budget - others) / layout_.stride_bytes() : 0;
+    num_pages_ = static_cast<int>(std::min<uint64_t>(pages, kMaxPages));
+  }
+  const uint64_t page_bytes = static_cast<uint64_t>(num_pages_) * layout_.stride_bytes();
+  LogF(LogLevel::kInfo, "memory_plan",
+       "device_total_mib=%.1f device_free_mib=%.1f weights_mib=%.1f workspace_mib=%.1f pages=%d "
+       "page_bytes=%d pages_mib=%.1f tail_slots=%d tail_buffers=%d host_tails_mib=%.1f "
+       "cached_tails_mib=%d max_context=%d",
+       MiB(memory.total_bytes), MiB(memory.free_bytes), MiB(weight_bytes), MiB(workspace),
+       num_pages_, layout_.stride_bytes(), MiB(page_bytes), NumTailSlots(config),
+       NumTailBuffers(config), MiB(static_cast<uint64_t>(NumTailBuffers(config)) * tail_stride_),
+       config.cached_tail_mib, max_context_);
+  if (memory.total_bytes != 0 && others + page_bytes > memory.free_bytes) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d pages of %d bytes, weights of %d, workspace of %d and %d in reserve do not fit the "
+        "device: %d bytes are free",
+        num_pages_, layout_.stride_bytes(), weight_bytes, workspace, kReserveBytes,
+        memory.free_bytes));
+  }
+  // A sequence alone must fit the pool, drafts included, or it would wait for ever.
+  const int64_t room = int64_t{num_pages_} * kPageTokens - 2 * (engine::kMaxDrafts + 1);
+  if (max_context_ <= room) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("limits.max_context is %d, engine.pages %d hold %d tokens of one sequence",
+                      max_context_, num_pages_, room));
+}
+
+absl::Status EngineStack::Load(const WorkerConfig& config, const engine::Checkpoint& checkpoint) {
   ASSIGN_OR_RETURN(weights_id_, checkpoint.ComputeWeightsId(config.cache_folder));
-  const NumericsClass numerics = backend.numerics(mode_ == kernels::NumericsMode::kFloat32);
+  const NumericsClass numerics = compute_.numerics(mode_ == kernels::NumericsMode::kFloat32);
   class_id_ = ClassIdOf(numerics);
   LogF(LogLevel::kInfo, "ids", "weights=%s layout=%s class=%s numerics=%s", weights_id_.Hex(),
        layout_.Id().Hex(), class_id_.Hex(), CanonicalText(numerics));
-  device_ = backend.make_device(mode_);
   ProgressDevice progress(*device_, checkpoint.tensors().size());
   ASSIGN_OR_RETURN(weights_, engine::LoadWeights(checkpoint, progress));
+  RETURN_IF_ERROR(device_->Synchronize());
   has_drafter_ = weights_.has_mtp;
   num_promoted_experts_ =
-      mode_ == kernels::NumericsMode::kOfficial ? backend.count_promoted_experts(weights_) : 0;
+      mode_ == kernels::NumericsMode::kOfficial ? compute_.count_promoted_experts(weights_) : 0;
   LogF(LogLevel::kInfo, "weights_loaded", "mib=%.1f mtp=%d experts_promoted_per_32=%d",
        MiB(device_->allocated_bytes()), has_drafter_, num_promoted_experts_);
   return absl::OkStatus();
@@ -131,44 +203,37 @@ int EngineStack::NumHeadRows(const WorkerConfig& config) const {
   return std::max(NumTailSlots(config) * (engine::kMaxDrafts + 1), kLeast);
 }
 
-absl::Status EngineStack::Allocate(const WorkerConfig& config, const Backend& backend) {
-  constexpr uint64_t kAlignment = 4096;
-  tail_stride_ =
-      (kernels::MaxTailBytes(layout_, kMaxChoices) + kAlignment - 1) / kAlignment * kAlignment;
-  const uint64_t page_bytes = static_cast<uint64_t>(config.pages) * layout_.stride_bytes();
+OpsRequest EngineStack::MakeOpsRequest(const WorkerConfig& config) const {
+  return {.config = model_config_,
+          .mode = mode_,
+          .layout = layout_,
+          .pages = pages_.data(),
+          .num_pages = num_pages_,
+          .num_tail_slots = NumTailSlots(config),
+          .max_rows = config.max_rows,
+          .max_sequences = NumTailSlots(config),
+          .max_head_rows = NumHeadRows(config),
+          .max_context = max_context_ + engine::kMaxDrafts + 1,
+          .has_graphs = config.has_graphs,
+          .parallel = threads_->AsParallelFor()};
+}
+
+absl::Status EngineStack::Allocate(const WorkerConfig& config) {
+  const uint64_t page_bytes = static_cast<uint64_t>(num_pages_) * layout_.stride_bytes();
   const uint64_t tail_bytes = static_cast<uint64_t>(NumTailBuffers(config)) * tail_stride_;
-  LogF(LogLevel::kInfo, "memory_plan",
-       "weights_mib=%.1f pages=%d page_bytes=%d pages_mib=%.1f tail_slots=%d tail_buffers=%d "
-       "tail_buffers_mib=%.1f "
-       "cached_tails_mib=%d max_context=%d",
-       MiB(device_->allocated_bytes()), config.pages, layout_.stride_bytes(), MiB(page_bytes),
-       NumTailSlots(config), NumTailBuffers(config), MiB(tail_bytes), config.cached_tail_mib,
-       max_context_);
   ASSIGN_OR_RETURN(std::byte* const pages, device_->Allocate(page_bytes));
   pages_ = {pages, page_bytes};
-  tails_.resize(tail_bytes);
-  const int cores = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
-  threads_ = std::make_unique<engine::ThreadPool>(config.threads > 0 ? config.threads : cores);
-  ASSIGN_OR_RETURN(ops_, backend.make_ops({.config = model_config_,
-                                           .mode = mode_,
-                                           .layout = layout_,
-                                           .pages = pages,
-                                           .num_pages = config.pages,
-                                           .num_tail_slots = NumTailSlots(config),
-                                           .max_rows = config.max_rows,
-                                           .max_sequences = NumTailSlots(config),
-                                           .max_head_rows = NumHeadRows(config),
-                                           .max_context = max_context_ + engine::kMaxDrafts + 1,
-                                           .parallel = threads_->AsParallelFor()},
-                                          *device_));
+  ASSIGN_OR_RETURN(std::byte* const tails, device_->AllocateHost(tail_bytes));
+  tails_ = {tails, tail_bytes};
+  ASSIGN_OR_RETURN(ops_, compute_.make_ops(MakeOpsRequest(config), *device_));
   LogF(LogLevel::kInfo, "engine_ready", "device_mib=%.1f threads=%d",
-       MiB(device_->allocated_bytes()), config.threads > 0 ? config.threads : cores);
+       MiB(device_->allocated_bytes()), num_threads_);
   return absl::OkStatus();
 }
 
 void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
-  pool_ = std::make_unique<engine::PagePool>(pages_.data(), config.pages, layout_.stride_bytes(),
-                                             layout_.payload_bytes());
+  pool_ = std::make_unique<engine::PagePool>(pages_.data(), num_pages_, layout_.stride_bytes(),
+                                             layout_.payload_bytes(), device_.get());
   // Drafts do not travel with a tail: a worker that hands every sequence on makes none.
   const int num_drafts = has_drafter_ && config.serves("decode") ? config.num_drafts : 0;
   planner_ = std::make_unique<engine::MixedPlanner>(
@@ -180,7 +245,8 @@ void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
   runner_ = std::make_unique<engine::ModelRunner>(
       *ops_, weights_, model_config_,
       engine::ModelRunnerOptions{.num_tail_slots = NumTailSlots(config),
-                                 .max_head_rows = NumHeadRows(config)});
+                                 .max_head_rows = NumHeadRows(config),
+                                 .device = device_.get()});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
 }
 

@@ -29,8 +29,11 @@ class EngineStack {
   ~EngineStack();
 
   engine::EngineLoop& loop() { return *loop_; }
+  kernels::Device& device() { return *device_; }
+  const std::string& backend() const { return compute_.name; }
   std::span<std::byte> pages() const { return pages_; }
-  std::span<std::byte> tails() { return tails_; }
+  int num_pages() const { return num_pages_; }
+  std::span<std::byte> tails() { return tails_; }  // host memory, pinned where that helps
   const kernels::PageLayout& layout() const { return layout_; }
   uint64_t tail_stride() const { return tail_stride_; }
   const WeightsId& weights_id() const { return weights_id_; }
@@ -42,9 +45,12 @@ class EngineStack {
 
  private:
   EngineStack(const engine::ModelConfig& config, kernels::NumericsMode mode);
-  absl::Status Load(const WorkerConfig& config, const Backend& backend,
-                    const engine::Checkpoint& checkpoint);
-  absl::Status Allocate(const WorkerConfig& config, const Backend& backend);
+  absl::Status OpenDevice(const WorkerConfig& config, const Backend& backend);
+  absl::Status PlanMemory(const WorkerConfig& config, uint64_t weight_bytes);
+  absl::Status PlanContext(const WorkerConfig& config);
+  absl::Status Load(const WorkerConfig& config, const engine::Checkpoint& checkpoint);
+  absl::Status Allocate(const WorkerConfig& config);
+  OpsRequest MakeOpsRequest(const WorkerConfig& config) const;
   void Plan(const WorkerConfig& config, const Clock& clock);
   int NumTailSlots(const WorkerConfig& config) const;
   int NumHeadRows(const WorkerConfig& config) const;
@@ -54,6 +60,9 @@ class EngineStack {
   const kernels::PageLayout layout_;
   WeightsId weights_id_;
   ClassId class_id_;
+  ComputeBackend compute_;
+  int num_threads_ = 1;
+  int num_pages_ = 0;
   int max_context_ = 0;
   bool has_drafter_ = false;
   int num_promoted_experts_ = 0;
@@ -62,7 +71,7 @@ class EngineStack {
   std::unique_ptr<kernels::Device> device_;
   kernels::ModelWeights weights_;
   std::span<std::byte> pages_;
-  std::vector<std::byte> tails_;
+  std::span<std::byte> tails_;
   std::unique_ptr<kernels::Ops> ops_;
   std::unique_ptr<engine::PagePool> pool_;
   std::unique_ptr<engine::MixedPlanner> planner_;

@@ -1,6 +1,5 @@
 // The second half of a landing's life: verified, running, over.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -16,8 +15,7 @@ absl::StatusOr<std::vector<TokenRecord>> LandingTable::ReadTail(const Landing& l
   const std::span<const std::byte> wire = tails_.Data(*landing.tail, landing.tail_bytes);
   ASSIGN_OR_RETURN(const kernels::TailHeader header, kernels::DecodeTailHeader(wire));
   RETURN_IF_ERROR(kernels::CheckTailHeader(header, setup_.layout, setup_.weights));
-  if (header.num_tokens != landing.num_tokens ||
-      header.num_sequences != landing.sequences.size()) {
+  if (header.num_tokens != landing.num_tokens || header.num_sequences != landing.sequences.size()) {
     return absl::DataLossError(absl::StrFormat(
         "tail is of %d tokens and %d sequences, the landing of %d and %d", header.num_tokens,
         header.num_sequences, landing.num_tokens, landing.sequences.size()));
@@ -69,7 +67,8 @@ void LandingTable::PreparePages(Landing& landing) {
     sequence.pages = pool_.Share(pages, num_full);
     if (!has_partial) continue;
     engine::PageLease copy = pool_.Take(sequence.booking, 1);
-    std::memcpy(pool_.Data(copy.ids()[0]), pool_.Data(pages.ids().back()), pool_.payload_bytes());
+    // A failure is the device's end, which the next step reports.
+    pool_.Copy(copy.ids()[0], pages.ids().back()).IgnoreError();
     sequence.pages.Append(std::move(copy));
   }
   // A first choice that was cancelled keeps nothing: what no other shares returns here.
@@ -100,8 +99,7 @@ void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecor
 bool LandingTable::BeginLocalFill(const wire::Run& run, Effects& out) {
   Landing* landing = FindOpen(run.transfer);
   const bool fits = landing != nullptr && !landing->request.lands_received &&
-                    run.landing.secret == landing->secret &&
-                    run.attempt == landing->attempt &&
+                    run.landing.secret == landing->secret && run.attempt == landing->attempt &&
                     run.prompt_tokens == landing->request.prompt_tokens &&
                     run.sequences.size() == landing->sequences.size();
   if (!fits) return false;

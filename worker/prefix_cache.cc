@@ -1,7 +1,6 @@
 #include "worker/prefix_cache.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <utility>
 
@@ -9,7 +8,7 @@ namespace baton::worker {
 
 PrefixCache::PrefixCache(engine::PagePool& pool, const LayoutId& layout, const Secret& secret,
                          uint64_t max_tail_bytes)
-    : pool_(pool), layout_(layout), digest_(secret), max_tail_bytes_(max_tail_bytes) {}
+    : pool_(pool), layout_(layout), secret_(secret), max_tail_bytes_(max_tail_bytes) {}
 
 PrefixCache::~PrefixCache() {
   for (const auto& [name, entry] : pages_) pool_.Uncache(entry.page);
@@ -34,26 +33,36 @@ PrefixMatch PrefixCache::Lookup(std::span<const PageName> names, int max_pages) 
 }
 
 // contracts.md 3.5: chunk 0 is `u64 bytes | name 16 | layout_id 8`.
-Digest128 PrefixCache::Seal(const PageName& name, PageId page) const {
+absl::StatusOr<std::vector<Digest128>> PrefixCache::Seals(std::span<const PageName> names,
+                                                          std::span<const PageId> pages) const {
   const uint64_t bytes = pool_.payload_bytes();
-  std::array<std::byte, sizeof(bytes) + sizeof(name.bytes) + sizeof(layout_.bytes)> header;
-  std::memcpy(header.data(), &bytes, sizeof(bytes));
-  std::memcpy(header.data() + sizeof(bytes), name.bytes.data(), sizeof(name.bytes));
-  std::memcpy(header.data() + sizeof(bytes) + sizeof(name.bytes), layout_.bytes.data(),
-              sizeof(layout_.bytes));
-  return digest_.Of(header, std::span(pool_.Data(page), bytes));
+  std::vector<std::vector<std::byte>> headers;
+  for (const PageName& name : names) {
+    std::vector<std::byte>& header =
+        headers.emplace_back(sizeof(bytes) + sizeof(name.bytes) + sizeof(layout_.bytes));
+    std::memcpy(header.data(), &bytes, sizeof(bytes));
+    std::memcpy(header.data() + sizeof(bytes), name.bytes.data(), sizeof(name.bytes));
+    std::memcpy(header.data() + sizeof(bytes) + sizeof(name.bytes), layout_.bytes.data(),
+                sizeof(layout_.bytes));
+  }
+  return pool_.Digests(secret_, pages, headers);
 }
 
 bool PrefixCache::Check(std::span<const PageName> names, const PrefixMatch& match, size_t begin,
                         size_t end) {
-  const std::span<const PageId> pages = match.pages.ids();
-  for (size_t i = begin; i < std::min(end, pages.size()); ++i) {
-    const auto it = pages_.find(names[i]);
+  end = std::min(end, static_cast<size_t>(match.pages.size()));
+  if (begin >= end) return true;
+  const std::span<const PageName> checked = names.subspan(begin, end - begin);
+  const std::span<const PageId> pages = match.pages.ids().subspan(begin, end - begin);
+  const absl::StatusOr<std::vector<Digest128>> seals = Seals(checked, pages);
+  if (!seals.ok()) return false;  // the device's end, which the next step reports
+  for (size_t i = 0; i < checked.size(); ++i) {
+    const auto it = pages_.find(checked[i]);
     if (it == pages_.end() || it->second.page != pages[i]) return false;  // replaced meanwhile
-    if (Seal(names[i], pages[i]) == it->second.sealed) continue;
+    if ((*seals)[i] == it->second.sealed) continue;
     ++rotten_;
     rotten_pages_.push_back(pages[i]);
-    DropWithDescendants(names[i]);  // with it the rest of the match
+    DropWithDescendants(checked[i]);  // with it the rest of the match
     return false;
   }
   return true;
@@ -79,13 +88,19 @@ void PrefixCache::Count(const PrefixMatch& match) { ++(match.pages.size() > 0 ? 
 void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages,
                            size_t first_new) {
   const size_t end = std::min(names.size(), pages.size());
-  for (size_t i = first_new; i < end; ++i)
-    AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i]);
+  if (first_new < end) {
+    const absl::StatusOr<std::vector<Digest128>> seals =
+        Seals(names.subspan(first_new, end - first_new), pages.subspan(first_new, end - first_new));
+    // A failure is the device's end, which the next step reports.
+    for (size_t i = first_new; seals.ok() && i < end; ++i)
+      AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i], (*seals)[i - first_new]);
+  }
   for (size_t i = end; i-- > 0;)
     if (const auto it = pages_.find(names[i]); it != pages_.end()) Touch(it->second);
 }
 
-void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId page) {
+void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId page,
+                          const Digest128& seal) {
   if (pages_.contains(name) || pool_.IsCached(page)) return;  // one page has one name
   if (parent != PageName{}) {
     const auto before = pages_.find(parent);
@@ -97,7 +112,7 @@ void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId p
   pages_.emplace(name, PageEntry{.page = page,
                                  .parent = parent,
                                  .num_children = 0,
-                                 .sealed = Seal(name, page),
+                                 .sealed = seal,
                                  .used = page_order_.begin()});
   if (removed_.erase(name) == 0) added_.insert(name);
 }

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+
 #include "common/digest.h"
 #include "common/ids.h"
 #include "engine/pages/page_pool.h"
@@ -80,7 +82,7 @@ class PrefixCache {
  private:
   struct PageEntry {
     PageId page = 0;
-    PageName parent;  // of the page before it; zero: it is the first
+    PageName parent;       // of the page before it; zero: it is the first
     int num_children = 0;  // cached pages that follow it
     Digest128 sealed;
     std::list<PageName>::iterator used;
@@ -90,8 +92,9 @@ class PrefixCache {
     std::list<PageName>::iterator used;
   };
   void Touch(PageEntry& entry);
-  void AddPage(const PageName& name, const PageName& parent, PageId page);
-  Digest128 Seal(const PageName& name, PageId page) const;
+  void AddPage(const PageName& name, const PageName& parent, PageId page, const Digest128& seal);
+  absl::StatusOr<std::vector<Digest128>> Seals(std::span<const PageName> names,
+                                               std::span<const PageId> pages) const;
   void DropWithDescendants(const PageName& name);
   void DropTail(const PageName& name);
   void Forget(const PageName& name);
@@ -101,7 +104,7 @@ class PrefixCache {
 
   engine::PagePool& pool_;
   const LayoutId layout_;
-  const NhDigest digest_;
+  const Secret secret_;
   const uint64_t max_tail_bytes_;
   std::unordered_map<PageName, PageEntry> pages_;
   std::unordered_map<PageName, TailEntry> tails_;

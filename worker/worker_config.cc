@@ -47,9 +47,19 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
               "a transport that must carry the self-test, e.g. rc, or the worker does not start; "
               "empty: any");
   reader.Bind("kv.window", &c.limits.window, 1, 4096, "blocks of a transfer that may be un-acked");
+  reader.BindChoice(
+      "engine.backend", &c.backend, {"auto", "cuda", "cpu"},
+      "what computes; auto: cuda where this program has it and finds a GPU, else cpu");
+  reader.Bind("engine.gpu", &c.gpu, 0, 63, "which GPU of the machine");
+  reader.Bind("engine.cuda_graphs", &c.has_graphs,
+              "whether steps of up to 128 rows run as CUDA graphs");
+  reader.Bind("engine.memory_fraction", &c.memory_fraction, 0.01, 1.0,
+              "of the GPU's memory for weights, workspace and pages together, where engine.pages "
+              "is 0");
   reader.Bind("engine.threads", &c.threads, 0, 1024,
-              "threads of the CPU back end; 0: one per core");
-  reader.Bind("engine.pages", &c.pages, 4, kMany, "pages of 256 tokens");
+              "threads that compute (cpu) or read weights (cuda); 0: one per core");
+  reader.Bind("engine.pages", &c.pages, 0, kMany,
+              "pages of 256 tokens; 0: as many as the GPU has memory for");
   reader.Bind("engine.max_rows", &c.max_rows, 256, 65536, "rows of a step");
   reader.Bind("engine.chunk_tokens", &c.chunk_tokens, 256, 65536,
               "prompt rows of a step, a multiple of 256");

@@ -26,6 +26,10 @@ struct WorkerConfig {
   std::string cache_folder;  // for weights ids; empty: computed at every start
   std::string log_level = "info";
   std::string timers = "production";  // production, dev (contracts.md 4.5)
+  std::string backend = "auto";       // cuda, cpu, auto
+  int gpu = 0;                        // of the machine's
+  bool has_graphs = true;             // of the CUDA back end
+  double memory_fraction = 0.9;       // of a GPU's memory, where pages is 0
   int threads = 0;                    // of the CPU back end; 0: one per core
   int pages = 512;
   int max_rows = 1024;     // of a step

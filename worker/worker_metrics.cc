@@ -2,6 +2,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
@@ -35,6 +36,7 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
   AddEngineMetrics(registry);
   AddCoreMetrics(registry);
   AddTransferMetrics(registry);
+  AddHardwareMetrics(registry);
 }
 
 void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
@@ -184,6 +186,28 @@ void WorkerMetrics::AddTransferMetrics(MetricRegistry& registry) {
   }
 }
 
+void WorkerMetrics::AddHardwareMetrics(MetricRegistry& registry) {
+  using kvtransfer::StagingStats;
+  const auto counter = [&](const char* name, const char* help, const char* direction,
+                           std::atomic<uint64_t> StagingStats::*field) {
+    staging_counters_.push_back(
+        {registry.AddCounter(name, help, {{"direction", direction}}), field});
+  };
+  const char* const bytes = "Bytes of pages copied between GPU and pinned host memory";
+  counter("baton_kv_staged_bytes_total", bytes, "to_host", &StagingStats::bytes_to_host);
+  counter("baton_kv_staged_bytes_total", bytes, "to_device", &StagingStats::bytes_to_device);
+  const char* const waits = "Pages that found no staging slot free";
+  counter("baton_kv_staging_waits_total", waits, "to_host", &StagingStats::offers_waited);
+  counter("baton_kv_staging_waits_total", waits, "to_device", &StagingStats::pulls_waited);
+  for (const auto& [backend, memory] :
+       {std::pair("cpu", "host"), std::pair("cuda", "staged"), std::pair("cuda", "direct")}) {
+    backends_.push_back({backend, memory,
+                         registry.AddGauge("baton_worker_backend",
+                                           "1 for what computes and how pages reach the transport",
+                                           {{"backend", backend}, {"page_memory", memory}})});
+  }
+}
+
 void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& loop,
                            const EngineWatch& watch) {
   const CoreGauges gauges = core.Gauges();
@@ -225,9 +249,16 @@ void WorkerMetrics::Update(const kvtransfer::TransferMetrics& transfer) {
   }
 }
 
-void WorkerMetrics::SetStart(double self_test_gbps, int experts_promoted) {
-  self_test_.Set(self_test_gbps * 1e9);
-  experts_promoted_.Set(experts_promoted);
+void WorkerMetrics::Update(const kvtransfer::StagingStats& staging) {
+  for (StagingCounter& c : staging_counters_)
+    c.counter.RaiseTo(static_cast<double>((staging.*c.field).load()));
+}
+
+void WorkerMetrics::SetStart(const WorkerStart& start) {
+  self_test_.Set(start.self_test_gbps * 1e9);
+  experts_promoted_.Set(start.experts_promoted);
+  for (BackendGauge& b : backends_)
+    b.gauge.Set(b.backend == start.backend && b.page_memory == start.page_memory ? 1 : 0);
 }
 
 }  // namespace baton::worker

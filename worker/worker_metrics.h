@@ -1,13 +1,24 @@
 #pragma once
 
+#include <atomic>
+#include <string>
 #include <vector>
 
 #include "common/metrics.h"
 #include "engine/loop.h"
 #include "kvtransfer/metrics.h"
+#include "kvtransfer/staged/staging.h"
 #include "worker/worker_core.h"
 
 namespace baton::worker {
+
+// What is known once, at start.
+struct WorkerStart {
+  double self_test_gbps = 0;
+  int experts_promoted = 0;
+  std::string backend;      // cpu, cuda
+  std::string page_memory;  // host, staged, direct
+};
 
 // The metrics of a worker process. Constructed at start; Update: engine thread.
 class WorkerMetrics {
@@ -17,7 +28,8 @@ class WorkerMetrics {
   void Update(const kvtransfer::TransferMetrics& transfer);
   // After every round of the engine: its step, if it made one.
   void ObserveStep(const engine::LoopCounters& loop);
-  void SetStart(double self_test_gbps, int experts_promoted);
+  void Update(const kvtransfer::StagingStats& staging);
+  void SetStart(const WorkerStart& start);
 
  private:
   struct PoolGauge {
@@ -44,6 +56,15 @@ class WorkerMetrics {
     CounterMetric counter;
     std::atomic<uint64_t> kvtransfer::TransferMetrics::*field;
   };
+  struct StagingCounter {
+    CounterMetric counter;
+    std::atomic<uint64_t> kvtransfer::StagingStats::*field;
+  };
+  // One of the ways a worker can be built and started; the one that is has value 1.
+  struct BackendGauge {
+    std::string backend, page_memory;
+    GaugeMetric gauge;
+  };
   struct TransferGauge {
     GaugeMetric gauge;
     std::atomic<int64_t> kvtransfer::TransferMetrics::*field;
@@ -51,6 +72,7 @@ class WorkerMetrics {
   void AddEngineMetrics(MetricRegistry& registry);
   void AddCoreMetrics(MetricRegistry& registry);
   void AddTransferMetrics(MetricRegistry& registry);
+  void AddHardwareMetrics(MetricRegistry& registry);
 
   std::vector<PoolGauge> pool_;
   std::vector<CoreGauge> core_gauges_;
@@ -59,6 +81,8 @@ class WorkerMetrics {
   std::vector<LoopCounter> loop_counters_;
   std::vector<TransferCounter> transfer_counters_;
   std::vector<TransferGauge> transfer_gauges_;
+  std::vector<StagingCounter> staging_counters_;
+  std::vector<BackendGauge> backends_;
   std::vector<CounterMetric> refusals_sent_, refusals_received_;   // by reason
   std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket
   GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;

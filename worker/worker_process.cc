@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kMaxInbox =
     16384;  // session events; the service closes a session that finds it full
 constexpr size_t kEventsPerRound = 256;
+constexpr size_t kStagingSlots = 64;  // pages on their way to or from a GPU, half each way
 constexpr size_t kAgentEventsPerRound = 4096;
 constexpr absl::Duration kIdleWait =
     absl::Milliseconds(20);  // pushes and transfers wake the engine thread before
@@ -46,19 +47,68 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                                                        .advertise = config_.kv_advertise,
                                                        .transports = config_.kv_transports}));
   RETURN_IF_ERROR(CheckTransports(config_, transport_.transports));
-  kvtransfer::Transport& transport = *transport_.transport;
-  ASSIGN_OR_RETURN(const kvtransfer::RegionId pages,
-                   transport.Register(engine_->pages(), kvtransfer::MemoryKind::kHost));
+  ASSIGN_OR_RETURN(const kvtransfer::RegionId pages, RegisterPages());
+  kvtransfer::Transport& transport = *pages_transport_;
   ASSIGN_OR_RETURN(const kvtransfer::RegionId tails,
                    transport.Register(engine_->tails(), kvtransfer::MemoryKind::kHost));
-  digester_.AddRegion(pages, engine_->pages());
-  digester_.AddRegion(tails, engine_->tails());
+  digester_->AddHostRegion(tails, engine_->tails());
   const bool is_dev = config_.timers == "dev";
   agent_ = std::make_unique<kvtransfer::TransferAgent>(
       kvtransfer::AgentConfig{
           .incarnation = incarnation_,
           .limits = is_dev ? kvtransfer::TransferLimits::Dev() : kvtransfer::TransferLimits{}},
-      transport, digester_, clock_);
+      transport, *digester_, clock_);
+  MakeSetup(pages, tails);
+  LogF(LogLevel::kInfo, "transfer_ready",
+       "address=%s transports=%s self_test_gbps=%.2f page_memory=%s", transport.Address(),
+       transport_.transports, transport_.self_test_gbps, page_memory_);
+  metrics_.SetStart({.self_test_gbps = transport_.self_test_gbps,
+                     .experts_promoted = engine_->num_promoted_experts(),
+                     .backend = engine_->backend(),
+                     .page_memory = page_memory_});
+  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create({}, *agent_, transport, clock_,
+                                                                  [this] { inbox_.Wake(); }));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kvtransfer::RegionId> WorkerProcess::RegisterPages() {
+  kernels::Device& device = engine_->device();
+  pages_transport_ = transport_.transport.get();
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::MemoryQueue> digests, device.MakeMemoryQueue());
+  digester_ = std::make_unique<DeviceDigester>(std::move(digests));
+  if (device.is_host()) {
+    ASSIGN_OR_RETURN(const kvtransfer::RegionId pages,
+                     pages_transport_->Register(engine_->pages(), kvtransfer::MemoryKind::kHost));
+    digester_->AddHostRegion(pages, engine_->pages());
+    return pages;
+  }
+  auto pages = pages_transport_->Register(engine_->pages(), kvtransfer::MemoryKind::kDevice);
+  page_memory_ = pages.ok() ? "direct" : "staged";
+  if (!pages.ok()) {
+    LogF(LogLevel::kInfo, "pages_staged", "reason=%s", pages.status().ToString());
+    pages = StagePages();
+  }
+  if (pages.ok()) digester_->AddDeviceRegion(*pages, engine_->pages());
+  return pages;
+}
+
+absl::StatusOr<kvtransfer::RegionId> WorkerProcess::StagePages() {
+  kernels::Device& device = engine_->device();
+  const size_t slot_bytes = engine_->layout().stride_bytes();
+  ASSIGN_OR_RETURN(std::byte* const memory, device.AllocateHost(kStagingSlots * slot_bytes));
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::MemoryQueue> copies, device.MakeMemoryQueue());
+  copier_ = std::make_unique<DeviceCopier>(std::move(copies));
+  ASSIGN_OR_RETURN(
+      staged_, kvtransfer::StagedTransport::Create(*transport_.transport, *copier_,
+                                                   {.memory = {memory, kStagingSlots * slot_bytes},
+                                                    .slot_bytes = slot_bytes,
+                                                    .num_offer_slots = kStagingSlots / 2,
+                                                    .num_pull_slots = kStagingSlots / 2}));
+  pages_transport_ = staged_.get();
+  return staged_->Register(engine_->pages(), kvtransfer::MemoryKind::kDevice);
+}
+
+void WorkerProcess::MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId tails) {
   std::string id = config_.worker_id;
   if (id.empty()) {
     const bool is_mixed = config_.serves("prefill") && config_.serves("decode");
@@ -72,7 +122,7 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                                                      .layout_id = engine_->layout().Id(),
                                                      .prompt_class = engine_->class_id(),
                                                      .decode_class = engine_->class_id(),
-                                                     .kv_address = transport.Address(),
+                                                     .kv_address = pages_transport_->Address(),
                                                      .has_drafter = engine_->has_drafter(),
                                                      .vocab_size = engine_->vocab_size(),
                                                      .layout = engine_->layout(),
@@ -83,14 +133,7 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                                                      .limits = config_.limits});
   setup_->limits.max_context = engine_->max_context();
   setup_->limits.max_cached_tail_bytes = static_cast<uint64_t>(config_.cached_tail_mib) << 20;
-  if (is_dev) setup_->limits.wedged_after = absl::Seconds(30);
-  LogF(LogLevel::kInfo, "transfer_ready",
-       "address=%s transports=%s self_test_gbps=%.2f memory=direct_host", transport.Address(),
-       transport_.transports, transport_.self_test_gbps);
-  metrics_.SetStart(transport_.self_test_gbps, engine_->num_promoted_experts());
-  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create({}, *agent_, transport, clock_,
-                                                                  [this] { inbox_.Wake(); }));
-  return absl::OkStatus();
+  if (config_.timers == "dev") setup_->limits.wedged_after = absl::Seconds(30);
 }
 
 wire::WorkerHello WorkerProcess::MakeHello() const {
@@ -106,7 +149,7 @@ wire::WorkerHello WorkerProcess::MakeHello() const {
           .kv_address = setup_->kv_address,
           .kv_transports = transport_.transports,
           .num_ranks = 1,
-          .pages = static_cast<uint32_t>(config_.pages),
+          .pages = static_cast<uint32_t>(engine_->num_pages()),
           .max_sequences = static_cast<uint32_t>(setup_->limits.max_sequences),
           .max_context = static_cast<uint32_t>(setup_->limits.max_context),
           .build_version = kVersion};
@@ -168,6 +211,7 @@ std::vector<kvtransfer::AgentEvent> WorkerProcess::TakeEvents() {
 }
 
 void WorkerProcess::EngineLoop() {
+  engine_->device().EnterThread();
   while (!must_stop_ && RunRound()) {
   }
   is_done_ = true;
@@ -214,6 +258,7 @@ void WorkerProcess::UpdateMetrics() {
   next_metrics_ = now + kMetricsEvery;
   metrics_.Update(*core_, engine_->loop().counters(), watch_);
   metrics_.Update(agent_->metrics());
+  if (staged_ != nullptr) metrics_.Update(staged_->stats());
 }
 
 ProbeAnswer WorkerProcess::Ready() const {

@@ -14,8 +14,9 @@
 #include "common/metrics.h"
 #include "common/rng.h"
 #include "kvtransfer/agent_thread.h"
-#include "kvtransfer/digester.h"
+#include "kvtransfer/staged/staged_transport.h"
 #include "worker/backend.h"
+#include "worker/device_memory.h"
 #include "worker/engine_stack.h"
 #include "worker/engine_watch.h"
 #include "worker/metrics_server.h"
@@ -47,6 +48,10 @@ class WorkerProcess final : private AgentLink {
   WorkerProcess(const WorkerConfig& config, const Clock& clock);
 
   absl::Status OpenTransfers(const Backend& backend);
+  // The pages' region, their digester, and staging where the transport cannot reach them.
+  absl::StatusOr<kvtransfer::RegionId> RegisterPages();
+  absl::StatusOr<kvtransfer::RegionId> StagePages();
+  void MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId tails);
   void MakeCore();
   absl::Status Serve();
   wire::WorkerHello MakeHello() const;
@@ -67,7 +72,11 @@ class WorkerProcess final : private AgentLink {
   std::unique_ptr<EngineStack> engine_;
   std::unique_ptr<WorkerSetup> setup_;
   OpenTransport transport_;
-  kvtransfer::CpuDigester digester_;
+  std::unique_ptr<DeviceCopier> copier_;
+  std::unique_ptr<kvtransfer::StagedTransport> staged_;
+  kvtransfer::Transport* pages_transport_ = nullptr;  // staged_, or transport_'s
+  const char* page_memory_ = "host";                  // host, staged or direct
+  std::unique_ptr<DeviceDigester> digester_;
   std::unique_ptr<kvtransfer::TransferAgent> agent_;
   BoundedQueue<SessionEvent> inbox_;
   std::unique_ptr<kvtransfer::AgentThread> agent_thread_;

@@ -6,12 +6,14 @@ namespace baton::engine {
 
 absl::Status RunModel(kernels::Ops& ops, const kernels::ModelWeights& weights) {
   RETURN_IF_ERROR(ops.Embed({.step = ops.view(), .embed = weights.embed}));
-  bool finishes_previous = false;
-  for (const kernels::LayerWeights& layer : weights.layers) {
-    RETURN_IF_ERROR(RunLayer(ops, layer, finishes_previous));
-    finishes_previous = true;
-  }
-  return FinishLayers(ops);
+  return ops.Repeat(kernels::StepPart::kModel, [&]() -> absl::Status {
+    bool finishes_previous = false;
+    for (const kernels::LayerWeights& layer : weights.layers) {
+      RETURN_IF_ERROR(RunLayer(ops, layer, finishes_previous));
+      finishes_previous = true;
+    }
+    return FinishLayers(ops);
+  });
 }
 
 }  // namespace baton::engine

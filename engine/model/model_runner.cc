@@ -307,6 +307,7 @@ absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable
     harvest.sequences[requesters[i]].next_drafts = std::move(requests[i].drafts);
   }
   runs_.clear();
+  if (options_.device != nullptr) RETURN_IF_ERROR(options_.device->Synchronize());
   harvest_ = std::move(harvest);
   return absl::OkStatus();
 }

@@ -18,6 +18,9 @@ namespace baton::engine {
 struct ModelRunnerOptions {
   int num_tail_slots = 0;  // of the ops
   int max_head_rows = 0;   // of the ops; at least the sequences of a step
+  // Of the ops: waited for before a step counts as done, since pages travel then. Null: phases are
+  // done when they return.
+  kernels::Device* device = nullptr;
 };
 
 // Runs steps of one model on one back end: Forward, then sampling, acceptance and drafting

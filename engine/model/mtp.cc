@@ -15,19 +15,27 @@ absl::Status EnterDrafter(kernels::Ops& ops, const kernels::ModelWeights& weight
       {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .source_row = source_row});
 }
 
+absl::Status RunBlock(kernels::Ops& ops, const kernels::ModelWeights& weights) {
+  return ops.Repeat(kernels::StepPart::kDrafter, [&]() -> absl::Status {
+    RETURN_IF_ERROR(RunLayer(ops, weights.mtp.block, /*finishes_previous=*/false));
+    return FinishLayers(ops);
+  });
+}
+
 }  // namespace
 
 absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& weights,
                               std::span<const int32_t> source_row) {
   RETURN_IF_ERROR(EnterDrafter(ops, weights, source_row));
-  return StoreLayerRows(ops, weights.mtp.block, /*finishes_previous=*/false);
+  return ops.Repeat(kernels::StepPart::kDrafterRows, [&] {
+    return StoreLayerRows(ops, weights.mtp.block, /*finishes_previous=*/false);
+  });
 }
 
 absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
                         std::span<const int32_t> source_row) {
   RETURN_IF_ERROR(EnterDrafter(ops, weights, source_row));
-  RETURN_IF_ERROR(RunLayer(ops, weights.mtp.block, /*finishes_previous=*/false));
-  RETURN_IF_ERROR(FinishLayers(ops));
+  RETURN_IF_ERROR(RunBlock(ops, weights));
   std::vector<int32_t> rows(source_row.size());
   std::iota(rows.begin(), rows.end(), 0);
   return ops.Head({.step = ops.view(),

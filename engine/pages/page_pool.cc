@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 
 #include "common/check.h"
+#include "common/status.h"
 
 namespace baton::engine {
 
@@ -62,10 +63,12 @@ PageLease PageLease::Split(int keep) {
   return PageLease(pool_, std::move(rest));
 }
 
-PagePool::PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes)
+PagePool::PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes,
+                   kernels::Device* device)
     : base_(base),
       stride_bytes_(stride_bytes),
       payload_bytes_(payload_bytes),
+      device_(device != nullptr && !device->is_host() ? device : nullptr),
       states_(static_cast<size_t>(num_pages)) {
   CHECK(num_pages >= 0 && payload_bytes <= stride_bytes);
   counts_.total = counts_.free = num_pages;
@@ -95,14 +98,73 @@ PageLease PagePool::Take(Booking& booking, int pages) {
   for (int i = 0; i < pages; ++i) {
     const PageId page = free_.back();
     free_.pop_back();
-    std::memset(Data(page), 0, payload_bytes_);
     states_[static_cast<size_t>(page)].leases = 1;
     ids.push_back(page);
   }
+  Zero(ids);
   booking.remaining_ -= pages;
   counts_.booked -= pages;
   counts_.leased += pages;
   return PageLease(this, std::move(ids));
+}
+
+// Waits: another thread may let a transfer land in them at once. A failure is the device's end,
+// which the next step reports.
+void PagePool::Zero(std::span<const PageId> pages) {
+  for (const PageId page : pages) {
+    if (device_ != nullptr) {
+      device_->Zero(Data(page), payload_bytes_);
+    } else {
+      std::memset(Data(page), 0, payload_bytes_);
+    }
+  }
+  if (device_ != nullptr && !pages.empty()) device_->Synchronize().IgnoreError();
+}
+
+absl::Status PagePool::Read(PageId page, std::span<std::byte> to) const {
+  CHECK(to.size() == payload_bytes_);
+  if (device_ != nullptr) return device_->Copy(to.data(), Data(page), payload_bytes_);
+  std::memcpy(to.data(), Data(page), payload_bytes_);
+  return absl::OkStatus();
+}
+
+absl::Status PagePool::Write(PageId page, std::span<const std::byte> from) {
+  CHECK(from.size() == payload_bytes_);
+  if (device_ != nullptr) return device_->Copy(Data(page), from.data(), payload_bytes_);
+  std::memcpy(Data(page), from.data(), payload_bytes_);
+  return absl::OkStatus();
+}
+
+absl::Status PagePool::Copy(PageId to, PageId from) {
+  if (device_ != nullptr) return device_->Copy(Data(to), Data(from), payload_bytes_);
+  std::memcpy(Data(to), Data(from), payload_bytes_);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Digest128>> PagePool::Digests(
+    const Secret& secret, std::span<const PageId> pages,
+    std::span<const std::vector<std::byte>> headers) {
+  CHECK(pages.size() == headers.size());
+  std::vector<Digest128> digests(pages.size());
+  const auto payload = [&](size_t i) {
+    return std::span<const std::byte>(Data(pages[i]), payload_bytes_);
+  };
+  if (device_ == nullptr) {
+    const NhDigest digest(secret);
+    for (size_t i = 0; i < pages.size(); ++i) digests[i] = digest.Of(headers[i], payload(i));
+    return digests;
+  }
+  if (digesting_ == nullptr) {
+    ASSIGN_OR_RETURN(digesting_, device_->MakeMemoryQueue());
+  }
+  for (size_t i = 0; i < pages.size(); ++i) digesting_->Digest(i, secret, headers[i], payload(i));
+  std::vector<kernels::MemoryQueue::Done> done;
+  while (done.size() < pages.size()) digesting_->Poll(done);
+  for (const kernels::MemoryQueue::Done& one : done) {
+    RETURN_IF_ERROR(one.status);
+    digests[one.job] = one.digest;
+  }
+  return digests;
 }
 
 PageLease PagePool::Share(const PageLease& lease, int pages) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -8,7 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+#include "common/digest.h"
 #include "common/ids.h"
+#include "kernels/device.h"
 
 namespace baton::engine {
 
@@ -63,8 +66,9 @@ class PageLease {
 class PagePool {
  public:
   // `base` is page 0, pages are `stride_bytes` apart; only the first `payload_bytes` of a page are
-  // ever written.
-  PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes);
+  // ever written. The memory is `device`'s, which outlives the pool; null: host memory.
+  PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes,
+           kernels::Device* device = nullptr);
 
   // kResourceExhausted, naming pages asked and free, when the count cannot be promised.
   absl::StatusOr<Booking> Book(int pages);
@@ -90,6 +94,17 @@ class PagePool {
   bool IsQuarantined(PageId page) const {
     return states_[static_cast<size_t>(page)].is_quarantined;
   }
+  // The payload of one page to or from host memory.
+  absl::Status Read(PageId page, std::span<std::byte> to) const;
+  absl::Status Write(PageId page, std::span<const std::byte> from);
+  absl::Status Copy(PageId to, PageId from);
+  // Digests (contracts.md 3.5) of payloads, each after a header of its own, in the order of
+  // `pages`.
+  absl::StatusOr<std::vector<Digest128>> Digests(const Secret& secret,
+                                                 std::span<const PageId> pages,
+                                                 std::span<const std::vector<std::byte>> headers);
+
+  // In the memory the pool was given: of a device, nothing the CPU may touch.
   std::byte* Data(PageId page) const { return base_ + static_cast<uint64_t>(page) * stride_bytes_; }
   uint64_t stride_bytes() const { return stride_bytes_; }
   uint64_t payload_bytes() const { return payload_bytes_; }
@@ -105,9 +120,12 @@ class PagePool {
   void Unbook(int pages);
   void Release(std::span<const PageId> ids);
   void AddReference(PageId page);
+  void Zero(std::span<const PageId> pages);
 
   std::byte* base_;
   uint64_t stride_bytes_, payload_bytes_;
+  kernels::Device* device_;                          // null: host memory
+  std::unique_ptr<kernels::MemoryQueue> digesting_;  // made at first use
   std::vector<PageState> states_;
   std::vector<PageId> free_;
   PoolCounts counts_;

@@ -13,12 +13,15 @@ constexpr int64_t kIndexScoreFloats = int64_t{64} << 20;  // 256 MiB at most, on
 // Allocates one buffer after another; the first failure stays.
 class Allocator {
  public:
-  explicit Allocator(CudaDevice& device) : device_(device) {}
+  // Null: only counts.
+  explicit Allocator(CudaDevice* device) : device_(device) {}
 
   template <typename T>
   void Make(T*& buffer, int64_t rows, int64_t width) {
-    if (!status_.ok()) return;
-    auto memory = device_.Allocate(static_cast<size_t>(rows * width) * sizeof(T));
+    const size_t bytes = static_cast<size_t>(rows * width) * sizeof(T);
+    bytes_ += bytes;
+    if (!status_.ok() || device_ == nullptr) return;
+    auto memory = device_->Allocate(bytes);
     if (memory.ok()) {
       buffer = reinterpret_cast<T*>(*memory);
     } else {
@@ -30,9 +33,11 @@ class Allocator {
     Make(rows.scales, num_rows, width / 128);
   }
   const absl::Status& status() const { return status_; }
+  size_t bytes() const { return bytes_; }
 
  private:
-  CudaDevice& device_;
+  CudaDevice* const device_;
+  size_t bytes_ = 0;
   absl::Status status_;
 };
 
@@ -100,10 +105,19 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
 
 absl::Status AllocateBuffers(CudaDevice& device, const ModelConfig& config,
                              const BufferSizes& sizes, Activations& activations, Scratch& scratch) {
-  Allocator make(device);
+  Allocator make(&device);
   MakeActivations(make, config, sizes, activations);
   MakeScratch(make, config, sizes, scratch);
   return make.status();
+}
+
+size_t BufferBytes(const ModelConfig& config, const BufferSizes& sizes) {
+  Allocator count(nullptr);
+  Activations activations;
+  Scratch scratch;
+  MakeActivations(count, config, sizes, activations);
+  MakeScratch(count, config, sizes, scratch);
+  return count.bytes();
 }
 
 }  // namespace baton::kernels::cuda

@@ -73,5 +73,7 @@ struct BufferSizes {
 // kResourceExhausted where the GPU's memory does not suffice.
 absl::Status AllocateBuffers(CudaDevice& device, const ModelConfig& config,
                              const BufferSizes& sizes, Activations& activations, Scratch& scratch);
+// What AllocateBuffers takes.
+size_t BufferBytes(const ModelConfig& config, const BufferSizes& sizes);
 
 }  // namespace baton::kernels::cuda

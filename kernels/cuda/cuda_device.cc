@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
 #include "common/check.h"
 #include "common/status.h"
+#include "kernels/cuda/cuda_memory_queue.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/fp4_blocks.h"
@@ -17,6 +20,7 @@ namespace {
 constexpr size_t kAlignment = 4096;
 constexpr size_t kSmallAlignment = 256;
 constexpr size_t kPieceBytes = size_t{32} << 20;
+constexpr size_t kReadBytes = size_t{1} << 20;  // of a mapped file, by one thread
 constexpr int kWeightBlock = 128;
 
 size_t Product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
@@ -67,7 +71,7 @@ size_t ValueBytes(const HostMatrix& host) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal) {
+absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal, ParallelFor parallel) {
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
     return absl::UnavailableError(
@@ -77,6 +81,8 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal) {
     return absl::UnavailableError(absl::StrFormat("CUDA: GPU %d, have %d", ordinal, count));
   }
   std::unique_ptr<CudaDevice> device(new CudaDevice);
+  device->ordinal_ = ordinal;
+  device->parallel_ = std::move(parallel);
   RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal), "cudaSetDevice"));
   RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&device->properties_, ordinal), "properties"));
   if (device->properties_.major != 9 || device->properties_.minor != 0) {
@@ -86,6 +92,10 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal) {
   }
   RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
                            "cudaStreamCreate"));
+  for (cudaEvent_t& event : device->uploaded_) {
+    RETURN_IF_ERROR(
+        ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"));
+  }
   return device;
 }
 
@@ -94,6 +104,9 @@ CudaDevice::~CudaDevice() {
   cudaStreamSynchronize(stream_);
   for (void* buffer : buffers_) cudaFree(buffer);
   for (void* buffer : pinned_) cudaFreeHost(buffer);
+  for (cudaEvent_t event : uploaded_) {
+    if (event != nullptr) cudaEventDestroy(event);
+  }
   cudaStreamDestroy(stream_);
 }
 
@@ -120,15 +133,34 @@ absl::StatusOr<std::byte*> CudaDevice::Allocate(size_t bytes) {
   return data;
 }
 
-absl::StatusOr<std::byte*> CudaDevice::AllocatePinned(size_t bytes) {
+absl::StatusOr<std::byte*> CudaDevice::AllocateHost(size_t bytes) {
   void* memory = nullptr;
   RETURN_IF_ERROR(ToStatus(cudaMallocHost(&memory, std::max<size_t>(bytes, 1)), "pinned memory"));
   pinned_.push_back(memory);
   return static_cast<std::byte*>(memory);
 }
 
-void CudaDevice::Zero(std::byte* data, size_t bytes) {
-  CHECK(cudaMemsetAsync(data, 0, bytes, stream_) == cudaSuccess);
+DeviceMemory CudaDevice::memory() const {
+  DeviceMemory memory;
+  if (cudaMemGetInfo(&memory.free_bytes, &memory.total_bytes) != cudaSuccess) return {};
+  return memory;
+}
+
+// A failure here is one of the device; Synchronize repeats it.
+void CudaDevice::Zero(std::byte* data, size_t bytes) { cudaMemsetAsync(data, 0, bytes, stream_); }
+
+absl::Status CudaDevice::Copy(std::byte* to, const std::byte* from, size_t bytes) {
+  RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "copy"));
+  return Synchronize();
+}
+
+absl::Status CudaDevice::Synchronize() {
+  return ToStatus(cudaStreamSynchronize(stream_), "a kernel or copy of this step");
+}
+
+absl::StatusOr<std::unique_ptr<MemoryQueue>> CudaDevice::MakeMemoryQueue() {
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaMemoryQueue> queue, CudaMemoryQueue::Create(ordinal_));
+  return std::unique_ptr<MemoryQueue>(std::move(queue));
 }
 
 // Thousands of small matrices share large pieces of memory.
@@ -144,11 +176,37 @@ absl::StatusOr<std::byte*> CudaDevice::Suballocate(size_t bytes) {
   return memory;
 }
 
+// A pinned piece whose last copy has left it.
+absl::StatusOr<std::byte*> CudaDevice::NextPiece() {
+  upload_turn_ = (upload_turn_ + 1) % upload_pieces_.size();
+  std::byte*& piece = upload_pieces_[upload_turn_];
+  if (piece == nullptr) {
+    ASSIGN_OR_RETURN(piece, AllocateHost(kPieceBytes));
+  }
+  RETURN_IF_ERROR(ToStatus(cudaEventSynchronize(uploaded_[upload_turn_]), "upload"));
+  return piece;
+}
+
 absl::StatusOr<const uint8_t*> CudaDevice::UploadBytes(const void* data, size_t bytes) {
   ASSIGN_OR_RETURN(std::byte * memory, Suballocate(bytes));
-  RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(memory, data, bytes, cudaMemcpyHostToDevice, stream_), "upload"));
-  RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream_), "upload"));
+  const auto* source = static_cast<const std::byte*>(data);
+  for (size_t done = 0; done < bytes; done += kPieceBytes) {
+    const size_t size = std::min(kPieceBytes, bytes - done);
+    ASSIGN_OR_RETURN(std::byte* const piece, NextPiece());
+    const auto parts = static_cast<int>((size + kReadBytes - 1) / kReadBytes);
+    const auto read = [&](int part) {
+      const size_t first = static_cast<size_t>(part) * kReadBytes;
+      std::memcpy(piece + first, source + done + first, std::min(kReadBytes, size - first));
+    };
+    if (parallel_ != nullptr && parts > 1) {
+      parallel_(parts, read);
+    } else {
+      for (int part = 0; part < parts; ++part) read(part);
+    }
+    RETURN_IF_ERROR(ToStatus(
+        cudaMemcpyAsync(memory + done, piece, size, cudaMemcpyHostToDevice, stream_), "upload"));
+    RETURN_IF_ERROR(ToStatus(cudaEventRecord(uploaded_[upload_turn_], stream_), "upload"));
+  }
   return reinterpret_cast<const uint8_t*>(memory);
 }
 
@@ -192,13 +250,10 @@ absl::StatusOr<const int32_t*> CudaDevice::UploadIndices(std::span<const int32_t
   return reinterpret_cast<const int32_t*>(data);
 }
 
-absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal) {
-  ASSIGN_OR_RETURN(std::unique_ptr<CudaDevice> device, CudaDevice::Create(ordinal));
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal, ParallelFor parallel) {
+  ASSIGN_OR_RETURN(std::unique_ptr<CudaDevice> device,
+                   CudaDevice::Create(ordinal, std::move(parallel)));
   return std::unique_ptr<Device>(std::move(device));
-}
-
-std::string DescribeCudaDevice(const Device& device) {
-  return static_cast<const CudaDevice&>(device).Describe();
 }
 
 }  // namespace baton::kernels::cuda

@@ -117,6 +117,17 @@ ModelShape ShapeOf(const ModelConfig& c) {
   return s;
 }
 
+BufferSizes SizesOf(const CudaOptions& options) {
+  return {.max_rows = options.max_rows,
+          .max_sequences = options.max_sequences,
+          .max_head_rows = options.max_head_rows,
+          .max_context = options.max_context};
+}
+
+int MaxPages(const CudaOptions& options) {
+  return (options.max_context + kPageTokens - 1) / kPageTokens;
+}
+
 // The step's block of device memory: number of rows, three arrays by row, slots, runs, pages.
 struct StepOffsets {
   size_t token, position, sequence, slot, runs, pages, end;
@@ -151,17 +162,12 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(CudaOptions options, Cu
 }
 
 absl::Status CudaOps::Initialise() {
-  RETURN_IF_ERROR(AllocateBuffers(device_, config_,
-                                  {.max_rows = options_.max_rows,
-                                   .max_sequences = options_.max_sequences,
-                                   .max_head_rows = options_.max_head_rows,
-                                   .max_context = options_.max_context},
-                                  act_, scratch_));
+  RETURN_IF_ERROR(AllocateBuffers(device_, config_, SizesOf(options_), act_, scratch_));
   RETURN_IF_ERROR(slots_.Create(device_, options_.layout.shape(), options_.num_tail_slots,
                                 options_.max_draft_rows));
   view_.max_rows = options_.max_rows;
   view_.max_sequences = options_.max_sequences;
-  view_.max_pages = (options_.max_context + kPageTokens - 1) / kPageTokens;
+  view_.max_pages = MaxPages(options_);
   const StepOffsets offsets = OffsetsOf(options_, view_.max_pages);
   ASSIGN_OR_RETURN(step_memory_, device_.Allocate(offsets.end));
   const auto at = [this](size_t offset) {
@@ -178,7 +184,7 @@ absl::Status CudaOps::Initialise() {
   ASSIGN_OR_RETURN(wire_, device_.Allocate(MaxTailBytes(options_.layout, 0)));
   const size_t results = static_cast<size_t>(options_.max_head_rows) * sizeof(SampleResult);
   ASSIGN_OR_RETURN(std::byte * device_results, device_.Allocate(results));
-  ASSIGN_OR_RETURN(std::byte * host_results, device_.AllocatePinned(results));
+  ASSIGN_OR_RETURN(std::byte * host_results, device_.AllocateHost(results));
   results_ = reinterpret_cast<SampleResult*>(device_results);
   host_results_ = reinterpret_cast<SampleResult*>(host_results);
   edit_of_.assign(static_cast<size_t>(config_.vocab_size), -1);
@@ -246,6 +252,16 @@ LayerPages CudaOps::PagesOf(const LayerWeights& layer) const {
   pages.index_values = layout.IndexValues(layer.layer, 0);
   pages.index_scales = layout.IndexScales(layer.layer, 0);
   return pages;
+}
+
+size_t CudaWorkspaceBytes(const CudaOptions& options) {
+  const size_t slot_bytes =
+      SlotBook::LayoutOf(options.layout.shape(), options.max_draft_rows).slot_bytes;
+  const size_t step_bytes = OffsetsOf(options, MaxPages(options)).end;
+  return BufferBytes(options.config, SizesOf(options)) +
+         static_cast<size_t>(options.num_tail_slots) * slot_bytes + step_bytes +
+         Staging::DeviceBytes(step_bytes + kArgumentBytes) + MaxTailBytes(options.layout, 0) +
+         static_cast<size_t>(options.max_head_rows) * sizeof(SampleResult);
 }
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(CudaOptions options, Device& device) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "absl/status/statusor.h"
 
@@ -22,6 +21,8 @@ struct CudaOptions {
   int max_context = 0;
   // Verify or replay rows of one sequence in one step; window ring = window + this.
   int max_draft_rows = 64;
+  // Phases between AdvanceStep and Head are recorded as CUDA graphs and replayed (Ops::Repeat).
+  bool has_graphs = true;
   // Tests: linears bit-equal to the CPU back end's, slow and without tensor cores.
   bool has_reference_linears = false;
 };
@@ -29,15 +30,16 @@ struct CudaOptions {
 // GPU `ordinal` of this process. Official numerics only. kUnavailable where there is no driver or
 // no such GPU; kFailedPrecondition where it is none this build has code for (compute capability
 // 9.0): both name what was found.
-absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal);
-
-// What the device is, for the log: name, memory, multiprocessors.
-std::string DescribeCudaDevice(const Device& device);
+// `parallel` (null: the calling thread) reads weights while they are uploaded.
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal, ParallelFor parallel = nullptr);
 
 // The 17 phases on a device of MakeCudaDevice, which outlives the ops. Work is queued on the
 // device's stream; Sample, Digest, PackTail and UnpackTail wait for it, because their results lie
 // in host memory. kInvalidArgument names a size this back end has no kernel for.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(CudaOptions options, Device& device);
+
+// GPU memory that MakeCudaOps would allocate: activations, scratch, tail slots, arguments.
+size_t CudaWorkspaceBytes(const CudaOptions& options);
 
 // Routed experts that R1 (contracts.md 1.3) promotes per 32, MTP included.
 int CountPromotedExperts(const ModelWeights& weights);

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <compare>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -23,6 +26,7 @@ namespace baton::kernels::cuda {
 // Engine thread.
 class CudaOps final : public Ops {
  public:
+  ~CudaOps() override;
   static absl::StatusOr<std::unique_ptr<CudaOps>> Create(CudaOptions options, CudaDevice& device);
 
   absl::Status AdvanceStep(const AdvanceArgs& args) override;    // advance.cc
@@ -42,6 +46,8 @@ class CudaOps final : public Ops {
   absl::Status PackTail(const TailArgs& args) override;          // tail.cc
   absl::Status UnpackTail(const TailArgs& args) override;        // tail.cc
   absl::Status Digest(const DigestArgs& args) override;          // digests.cc
+  absl::Status Repeat(StepPart part,
+                      const std::function<absl::Status()>& phases) override;  // graphs.cc
   const StepView& view() const override { return view_; }
   void ResetTail(int32_t tail_slot) override;
 
@@ -51,9 +57,12 @@ class CudaOps final : public Ops {
     int rows = 0;
     int sequences = 0;
     int entries = 0;  // CSA entries the longest sequence may have
-    bool operator==(const LaunchShape&) const = default;
+    auto operator<=>(const LaunchShape&) const = default;
   };
   const LaunchShape& launch_shape() const { return launch_; }
+
+  // Graphs recorded so far.
+  size_t num_graphs() const { return graphs_.size(); }
 
   const Activations& activations() const { return act_; }  // tests look at intermediates
   CudaDevice& device() { return device_; }
@@ -94,6 +103,15 @@ class CudaOps final : public Ops {
   LayerPages PagesOf(const LayerWeights& layer) const;
   int RankOf(int layer) const;  // among the layers of its kind
   const float* FrequenciesOf(int ratio) const { return ratio == 0 ? plain_ : compressed_; }
+
+  // graphs.cc
+  struct GraphKey {
+    StepPart part = StepPart::kModel;
+    LaunchShape shape;
+    auto operator<=>(const GraphKey&) const = default;
+  };
+  absl::Status Record(const GraphKey& key, const std::function<absl::Status()>& phases);
+  void DropGraphs();
 
   // advance.cc
   absl::Status CheckRuns(const AdvanceArgs& args);
@@ -147,6 +165,8 @@ class CudaOps final : public Ops {
   std::vector<StepRun> runs_;       // by sequence index
   std::vector<int32_t> positions_;  // by row
   LaunchShape launch_;
+  std::map<GraphKey, cudaGraphExec_t> graphs_;
+  std::set<GraphKey> seen_;           // run once without a record
   bool has_unsaved_streams_ = false;  // the last main step's streams are not yet in the slots
 
   const float *plain_ = nullptr, *compressed_ = nullptr;       // rope frequencies, [rope_dim / 2]

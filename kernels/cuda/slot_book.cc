@@ -14,12 +14,9 @@ uint64_t Unsigned(int64_t n) { return static_cast<uint64_t>(n); }
 
 }  // namespace
 
-absl::Status SlotBook::Create(CudaDevice& device, const LayoutShape& shape, int num_slots,
-                              int max_draft_rows) {
+SlotLayout SlotBook::LayoutOf(const LayoutShape& shape, int max_draft_rows) {
   const PageLayout pages(shape);
-  num_layers_ = shape.num_layers;
-  num_mtp_layers_ = shape.num_mtp_layers;
-  SlotLayout& s = layout_;
+  SlotLayout s;
   s.window_ring = shape.window + max_draft_rows;
   s.csa_ring = kCsaHistory + max_draft_rows;
   s.unverified_ring = max_draft_rows;
@@ -31,7 +28,7 @@ absl::Status SlotBook::Create(CudaDevice& device, const LayoutShape& shape, int 
   const uint64_t dim = Unsigned(s.head_dim), index_dim = Unsigned(s.index_dim);
   const uint64_t ring_bytes =
       Unsigned(s.window_ring) * Unsigned(s.row_data_bytes + s.row_scale_bytes);
-  s.csa_offset = RoundUp(Unsigned(num_layers_ + num_mtp_layers_) * ring_bytes);
+  s.csa_offset = RoundUp(Unsigned(shape.num_layers + shape.num_mtp_layers) * ring_bytes);
   s.hca_offset = RoundUp(s.csa_offset + shape.csa_layers.size() * Unsigned(s.csa_ring) * 4 *
                                             (dim + index_dim) * sizeof(float));
   s.unverified_offset = RoundUp(s.hca_offset + shape.hca_layers.size() * 3 * dim * sizeof(float));
@@ -39,8 +36,16 @@ absl::Status SlotBook::Create(CudaDevice& device, const LayoutShape& shape, int 
       RoundUp(s.unverified_offset +
               shape.hca_layers.size() * Unsigned(s.unverified_ring) * 2 * dim * sizeof(float));
   s.slot_bytes = RoundUp(s.streams_offset + Unsigned(1 + s.unverified_ring) * s.stream_bytes);
-  ASSIGN_OR_RETURN(std::byte * memory, device.Allocate(Unsigned(num_slots) * s.slot_bytes));
-  s.base = reinterpret_cast<uint8_t*>(memory);
+  return s;
+}
+
+absl::Status SlotBook::Create(CudaDevice& device, const LayoutShape& shape, int num_slots,
+                              int max_draft_rows) {
+  num_layers_ = shape.num_layers;
+  num_mtp_layers_ = shape.num_mtp_layers;
+  layout_ = LayoutOf(shape, max_draft_rows);
+  ASSIGN_OR_RETURN(std::byte * memory, device.Allocate(Unsigned(num_slots) * layout_.slot_bytes));
+  layout_.base = reinterpret_cast<uint8_t*>(memory);
   progress_.resize(static_cast<size_t>(num_slots));
   return absl::OkStatus();
 }

@@ -28,6 +28,9 @@ class SlotBook {
   absl::Status Create(CudaDevice& device, const LayoutShape& shape, int num_slots,
                       int max_draft_rows);
 
+  // Without the base; `slot_bytes` of device memory a slot.
+  static SlotLayout LayoutOf(const LayoutShape& shape, int max_draft_rows);
+
   int num_slots() const { return static_cast<int>(progress_.size()); }
   const SlotLayout& layout() const { return layout_; }
   SlotProgress& progress(int slot) { return progress_[static_cast<size_t>(slot)]; }

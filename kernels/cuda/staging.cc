@@ -11,7 +11,7 @@ namespace baton::kernels::cuda {
 absl::Status Staging::Create(CudaDevice& device, size_t batch_bytes) {
   device_ = &device;
   batch_bytes_ = (batch_bytes + 4095) / 4096 * 4096;
-  ASSIGN_OR_RETURN(host_, device.AllocatePinned(kBatches * batch_bytes_));
+  ASSIGN_OR_RETURN(host_, device.AllocateHost(kBatches * batch_bytes_));
   ASSIGN_OR_RETURN(device_memory_, device.Allocate(kBatches * batch_bytes_));
   for (cudaEvent_t& event : copied_) {
     RETURN_IF_ERROR(

@@ -17,6 +17,7 @@ namespace baton::kernels::cuda {
 class Staging {
  public:
   absl::Status Create(CudaDevice& device, size_t batch_bytes);
+  static size_t DeviceBytes(size_t batch_bytes) { return kBatches * batch_bytes; }
   ~Staging();
 
   absl::Status Begin();

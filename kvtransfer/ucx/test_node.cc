@@ -1,5 +1,6 @@
 #include "kvtransfer/ucx/test_node.h"
 
+#include <algorithm>
 #include <cstring>
 #include <poll.h>
 
@@ -43,11 +44,25 @@ TestNode::TestNode(const TestShape& shape, const UcxConfig& config, const Transf
   auto transport = UcxTransport::Create(config);
   CHECK(transport.ok());
   transport_ = *std::move(transport);
-  region_ = *transport_->Register(memory_, MemoryKind::kHost);
+  if (shape.is_staged) Stage();
+  region_ = *this->transport().Register(memory_, staged_ ? MemoryKind::kDevice : MemoryKind::kHost);
   digester_.AddRegion(region_, memory_);
   agent_ = std::make_unique<TransferAgent>(
-      AgentConfig{.incarnation = config.incarnation, .limits = limits}, *transport_, digester_,
-      clock_);
+      AgentConfig{.incarnation = config.incarnation, .limits = limits}, this->transport(),
+      digester_, clock_);
+}
+
+void TestNode::Stage() {
+  constexpr size_t kSlots = 4;  // of offers, and of pulls
+  const uint64_t slot_bytes = std::max(shape_.page_bytes, shape_.tail_bytes);
+  staging_memory_.resize(2 * kSlots * slot_bytes);
+  auto staged = StagedTransport::Create(*transport_, copier_,
+                                        {.memory = staging_memory_,
+                                         .slot_bytes = slot_bytes,
+                                         .num_offer_slots = kSlots,
+                                         .num_pull_slots = kSlots});
+  CHECK(staged.ok());
+  staged_ = *std::move(staged);
 }
 
 BlockMemory TestNode::Memory(uint32_t slot) const {
@@ -97,7 +112,7 @@ void TestNode::OfferAll() {
 void TestNode::RunOnce() {
   const int happened = agent_->RunOnce();
   for (AgentEvent& event : agent_->TakeEvents()) events_.push_back(std::move(event));
-  if (happened > 0) return;
+  if (happened > 0 || agent_->MustPoll()) return;
   pollfd descriptor{.fd = transport_->WakeFd(), .events = POLLIN, .revents = 0};
   poll(&descriptor, 1, 5);
 }

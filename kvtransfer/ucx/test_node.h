@@ -9,7 +9,10 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
+#include "common/rng.h"
 #include "kvtransfer/digester.h"
+#include "kvtransfer/staged/staged_transport.h"
+#include "kvtransfer/staged/test_copier.h"
 #include "kvtransfer/transfer_agent.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 
@@ -20,6 +23,7 @@ struct TestShape {
   uint32_t num_pages = 0;
   uint64_t page_bytes = 0;
   uint64_t tail_bytes = 0;
+  bool is_staged = false;  // the memory counts as a device's, that UCX is not given
 };
 
 // The bytes that block `seed` has at the source.
@@ -35,6 +39,7 @@ LayoutId TestLayout();
 class TestNode {
  public:
   TestNode(const TestShape& shape, const UcxConfig& config, const TransferLimits& limits);
+  TestNode(const TestNode&) = delete;
 
   // Slot i holds page i; the slot after the last page holds the tail.
   BlockMemory Memory(uint32_t slot) const;
@@ -61,14 +66,21 @@ class TestNode {
   }
 
   TransferAgent& agent() { return *agent_; }
-  UcxTransport& transport() { return *transport_; }
+  // What the agent uses.
+  Transport& transport() { return staged_ ? static_cast<Transport&>(*staged_) : *transport_; }
   const std::vector<AgentEvent>& events() const { return events_; }
 
  private:
+  void Stage();
+
   const TestShape shape_;
   SteadyClock clock_;
   std::vector<std::byte> memory_;
+  std::vector<std::byte> staging_memory_;
   std::unique_ptr<UcxTransport> transport_;
+  SeededRng copier_rng_{1};
+  TestCopier copier_{clock_, copier_rng_};
+  std::unique_ptr<StagedTransport> staged_;  // if the shape says so
   RegionId region_;
   CpuDigester digester_;
   std::unique_ptr<TransferAgent> agent_;

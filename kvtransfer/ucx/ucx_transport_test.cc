@@ -192,11 +192,14 @@ TEST(SocketAddressTest, ReadsAndWritesBothFamilies) {
 }
 
 // Two agents on two transfer threads of one process; `tcp` alone makes them use sockets.
-TEST(AgentsOverUcx, MoveATransferBetweenTwoThreads) {
-  constexpr TestShape kShape{.num_pages = 70, .page_bytes = 110592, .tail_bytes = 4519664};
-  TestNode source(kShape, ConfigOf(1, "tcp"), TransferLimits::Dev());
-  TestNode sink(kShape, ConfigOf(2, "tcp"), TransferLimits::Dev());
-  sink.OpenLandingWithCredit(kShape.num_pages);
+class AgentsOverUcx : public ::testing::TestWithParam<bool> {};
+
+TEST_P(AgentsOverUcx, MoveATransferBetweenTwoThreads) {
+  const TestShape shape{
+      .num_pages = 70, .page_bytes = 110592, .tail_bytes = 4519664, .is_staged = GetParam()};
+  TestNode source(shape, ConfigOf(1, "tcp"), TransferLimits::Dev());
+  TestNode sink(shape, ConfigOf(2, "tcp"), TransferLimits::Dev());
+  sink.OpenLandingWithCredit(shape.num_pages);
   source.OpenSendTo(sink.transport().Address(), Incarnation{2});
   source.OfferAll();
   const SteadyClock clock;
@@ -209,16 +212,19 @@ TEST(AgentsOverUcx, MoveATransferBetweenTwoThreads) {
   std::set<uint32_t> landed;
   std::vector<AgentEvent> events;
   const absl::Time end = clock.Now() + kPatience;
-  while (landed.size() < kShape.num_pages + 1 && clock.Now() < end) {
+  while (landed.size() < shape.num_pages + 1 && clock.Now() < end) {
     events.clear();
     sink_thread->events().Drain(events, 100, absl::Milliseconds(100));
     for (const AgentEvent& event : events)
       if (const auto* e = std::get_if<BlockLanded>(&event)) landed.insert(e->memory.block);
   }
-  ASSERT_EQ(landed.size(), kShape.num_pages + 1);
-  for (uint32_t slot = 0; slot <= kShape.num_pages; ++slot)
+  ASSERT_EQ(landed.size(), shape.num_pages + 1);
+  for (uint32_t slot = 0; slot <= shape.num_pages; ++slot)
     EXPECT_TRUE(HasPattern(sink.Bytes(sink.Memory(slot).place), slot)) << slot;
 }
+
+INSTANTIATE_TEST_SUITE_P(IsStaged, AgentsOverUcx, ::testing::Bool(),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace baton::kvtransfer

@@ -184,7 +184,7 @@ absl::StatusOr<bool> Check(const std::string& folder, bool is_reference) {
   }
   ASSIGN_OR_RETURN(Model model, LoadModel(checkpoint, static_cast<int>(longest) / kPageTokens + 1,
                                           is_reference));
-  std::printf("%s\n", cuda::DescribeCudaDevice(*model.device).c_str());
+  std::printf("%s\n", model.device->Describe().c_str());
   std::vector<Share> layers;
   Share argmax;
   std::vector<float> differences;

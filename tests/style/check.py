@@ -14,7 +14,7 @@ MAY_INCLUDE = {
     "proto": ["common", "proto"],
     "kernels": ["common", "kernels"],
     "engine": ["common", "engine", "kernels/ops.h", "kernels/tensor.h", "kernels/weights.h", "kernels/device.h",
-               "kernels/page_layout.h", "kernels/tail_header.h", "kernels/model_config.h"],
+               "kernels/memory_queue.h", "kernels/page_layout.h", "kernels/tail_header.h", "kernels/model_config.h"],
     "kvtransfer": ["common", "kvtransfer"],
     "worker": ["common", "proto", "engine", "kvtransfer", "kernels", "worker"],
     "prefill-worker": ["common", "proto", "engine", "kvtransfer", "kernels", "worker", "prefill-worker"],
@@ -36,8 +36,8 @@ ONLY_IN = [
     (r"^spdlog/", r"^common/log\.cc$"),
     (r"^yaml-cpp/", r"^(common/config\.cc|tests/)"),
     (r"^cuda", r"^kernels/cuda/"),
-    (r"^kernels/cpu/", r"^(kernels/|prefill-worker/main\.cc|decode-worker/main\.cc|tests/|bench/|engine/.*_test\.cc|worker/.*_test\.cc)"),
-    (r"^kvtransfer/ucx/", r"^(kvtransfer/ucx/|prefill-worker/main\.cc|decode-worker/main\.cc|tests/|bench/)"),
+    (r"^kernels/(cpu|cuda)/", r"^(kernels/|worker/hardware\.cc|tests/|bench/|engine/.*_test\.cc|worker/.*_test\.cc)"),
+    (r"^kvtransfer/ucx/", r"^(kvtransfer/ucx/|worker/hardware\.cc|tests/|bench/)"),
 ]
 MAX_LINES = {".h": 200, ".cc": 500, ".cuh": 500, ".cu": 700, ".py": 500}
 MAX_FUNCTION = 70
