@@ -51,20 +51,30 @@ foreach(target IN LISTS imported)
   endforeach()
 endforeach()
 
-# Stripped, and libraries that are still shared are looked for beside the program too, in ../lib.
-add_link_options(-s -Wl,--as-needed)
+# Libraries that are still shared are looked for beside the program too, in ../lib.
 set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
 set(CMAKE_BUILD_RPATH "$ORIGIN/../lib")
 
-# What `make cuda` builds.
+# Tests and benchmarks for a GPU machine.
 add_custom_target(baton_cuda_programs)
 
+# baton_cuda_program(name SOURCES ... LIBS ...): runs on any machine with glibc, libstdc++ and OpenSSL 3.
+function(baton_cuda_program name)
+  baton_program(${name} ${ARGN})
+  baton_cuda_link(${name})
+endfunction()
+
 # baton_cuda_test(name SOURCES ... LIBS ...): a test that needs a GPU and skips itself without one;
-# label gpu. Its program runs on any machine with glibc, libstdc++ and OpenSSL 3.
+# label gpu.
 function(baton_cuda_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
   baton_test(${name} SOURCES ${arg_SOURCES} LIBS ${arg_LIBS} LABEL gpu TIMEOUT 600)
-  add_dependencies(baton_cuda_programs ${name})
+  baton_cuda_link(${name})
+endfunction()
+
+function(baton_cuda_link name)
+  target_include_directories(${name} SYSTEM PRIVATE ${BATON_CUDA_ROOT}/include)
   # The standard library first, so that no other shared library is kept for what it also defines.
-  target_link_options(${name} PRIVATE -Wl,--as-needed -lstdc++ -s)
+  target_link_options(${name} PRIVATE -Wl,--as-needed -lstdc++)
+  add_dependencies(baton_cuda_programs ${name})
 endfunction()

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <span>
@@ -40,27 +39,22 @@ class Device {
   // Before whatever is queued later; Synchronize waits for it.
   virtual void Zero(std::byte* data, size_t bytes) = 0;
 
-  // Below: what a device does whose memory the CPU cannot read. The defaults are those of host
-  // memory.
-
   // What it is, for the log.
-  virtual std::string Describe() const { return "host memory"; }
-  virtual bool is_host() const { return true; }
+  virtual std::string Describe() const = 0;
+  // Whether the CPU may touch its memory.
+  virtual bool is_host() const = 0;
   // Once on every thread, other than its maker's, that uses the device or its ops.
-  virtual void EnterThread() {}
-  virtual DeviceMemory memory() const { return {}; }
-  // Host memory that the device can copy from and to beside its work; as Allocate.
-  virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) { return Allocate(bytes); }
+  virtual void EnterThread() = 0;
+  virtual DeviceMemory memory() const = 0;
+  // Host memory that the device can copy from and to beside its work; zeroed, aligned to 4,096.
+  virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) = 0;
   // Either end may be the device's memory or the host's; done when it returns.
-  virtual absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) {
-    std::memcpy(to, from, bytes);
-    return absl::OkStatus();
-  }
+  virtual absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) = 0;
   // Returns when all that ops and device have queued has happened. An error is the device's end,
   // and every later call repeats it.
-  virtual absl::Status Synchronize() { return absl::OkStatus(); }
+  virtual absl::Status Synchronize() = 0;
   // Null for host memory. Any number of queues; the device outlives them.
-  virtual absl::StatusOr<std::unique_ptr<MemoryQueue>> MakeMemoryQueue() { return nullptr; }
+  virtual absl::StatusOr<std::unique_ptr<MemoryQueue>> MakeMemoryQueue() = 0;
 };
 
 }  // namespace baton::kernels

@@ -171,10 +171,7 @@ class Ops {
   // Runs `phases`: a fixed list of those between AdvanceStep and Head whose arguments are the view
   // and weights, the same for every call of `part`. A back end may record what they queue and
   // repeat the record for a step of the same size instead of calling them.
-  virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) {
-    (void)part;
-    return phases();
-  }
+  virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) = 0;
 
   // The view AdvanceStep fills.
   virtual const StepView& view() const = 0;

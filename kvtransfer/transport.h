@@ -93,7 +93,7 @@ class Transport {
   // Readable when there is work for Progress, once a Progress has returned 0; -1: poll.
   virtual int WakeFd() const = 0;
   // Something is under way that no descriptor tells of: poll rather than sleep.
-  virtual bool MustPoll() const { return false; }
+  virtual bool MustPoll() const = 0;
   virtual TransportFacts Facts(PeerId peer) const = 0;
 };
 

@@ -20,6 +20,7 @@ void DeviceCopier::Poll(std::vector<kvtransfer::CopyDone>& done) {
 
 void DeviceDigester::AddDeviceRegion(kvtransfer::RegionId region,
                                      std::span<const std::byte> memory) {
+  CHECK(queue_ != nullptr);
   device_.push_back({.id = region, .memory = memory});
 }
 
@@ -34,6 +35,7 @@ void DeviceDigester::Begin(kvtransfer::DigestJob job, const kvtransfer::Place& p
 
 void DeviceDigester::Poll(std::vector<kvtransfer::DigestDone>& done) {
   host_.Poll(done);
+  if (queue_ == nullptr) return;
   finished_.clear();
   queue_->Poll(finished_);
   for (const kernels::MemoryQueue::Done& one : finished_) {

@@ -22,7 +22,8 @@ class DeviceCopier final : public kvtransfer::BlockCopier {
   std::vector<kernels::MemoryQueue::Done> finished_;
 };
 
-// Digests of device regions on the device, of host regions by the CPU.
+// Digests of device regions on the device, of host regions by the CPU. Without a queue there are
+// host regions only.
 class DeviceDigester final : public kvtransfer::Digester {
  public:
   explicit DeviceDigester(std::unique_ptr<kernels::MemoryQueue> queue) : queue_(std::move(queue)) {}

@@ -44,6 +44,20 @@ class ProgressDevice final : public kernels::Device {
   absl::StatusOr<std::byte*> Allocate(size_t bytes) override { return device_.Allocate(bytes); }
   void Zero(std::byte* data, size_t bytes) override { device_.Zero(data, bytes); }
   size_t allocated_bytes() const override { return device_.allocated_bytes(); }
+  std::string Describe() const override { return device_.Describe(); }
+  bool is_host() const override { return device_.is_host(); }
+  void EnterThread() override { device_.EnterThread(); }
+  kernels::DeviceMemory memory() const override { return device_.memory(); }
+  absl::StatusOr<std::byte*> AllocateHost(size_t bytes) override {
+    return device_.AllocateHost(bytes);
+  }
+  absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    return device_.Copy(to, from, bytes);
+  }
+  absl::Status Synchronize() override { return device_.Synchronize(); }
+  absl::StatusOr<std::unique_ptr<kernels::MemoryQueue>> MakeMemoryQueue() override {
+    return device_.MakeMemoryQueue();
+  }
 
  private:
   void Count() {
@@ -110,7 +124,9 @@ absl::Status EngineStack::OpenDevice(const WorkerConfig& config, const Backend& 
       break;
     }
     why = device.status();
-    LogF(LogLevel::kInfo, "backend_not_used", "backend=%s reason=%s", compute.name, why.ToString());
+    // Only where there is none of its devices: one that fails must not become a slow worker.
+    if (!absl::IsUnavailable(why)) return why;
+    LogF(LogLevel::kWarn, "backend_not_used", "backend=%s reason=%s", compute.name, why.ToString());
   }
   if (device_ == nullptr && !why.ok()) return why;
   if (device_ == nullptr) {
@@ -122,36 +138,51 @@ absl::Status EngineStack::OpenDevice(const WorkerConfig& config, const Backend& 
   return absl::OkStatus();
 }
 
-absl::Status EngineStack::PlanContext(const WorkerConfig& config) {
-  const int model = model_config_.max_position_embeddings;
-  const int by_pages = config.pages > 0 ? config.pages / 2 * kPageTokens : model;
-  max_context_ = config.limits.max_context > 0 ? config.limits.max_context
-                                               : std::min({model, by_pages, kMaxDefaultContext});
-  if (max_context_ <= model) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("limits.max_context is %d, the model allows %d", max_context_, model));
+// Pages that fit beside what else lies on the device: `taken` bytes of ours by now, `planned` still
+// to come.
+int EngineStack::PagesByMemory(const WorkerConfig& config, uint64_t taken, uint64_t planned) const {
+  const kernels::DeviceMemory memory = device_->memory();
+  const auto share =
+      static_cast<uint64_t>(config.memory_fraction * static_cast<double>(memory.total_bytes));
+  const uint64_t own = share > taken ? share - taken : 0;
+  const uint64_t left = std::min<uint64_t>(own, memory.free_bytes);
+  const uint64_t pages = left > planned ? (left - planned) / layout_.stride_bytes() : 0;
+  return static_cast<int>(std::min<uint64_t>(pages, kMaxPages));
 }
 
-// What will lie where, before anything large is allocated; the number of pages follows from it
-// unless the configuration says one.
+// The context follows from the pages unless the configuration says one.
+absl::Status EngineStack::PlanContext(const WorkerConfig& config) {
+  const int model = model_config_.max_position_embeddings;
+  max_context_ = config.limits.max_context > 0
+                     ? config.limits.max_context
+                     : std::min({model, num_pages_ / 2 * kPageTokens, kMaxDefaultContext});
+  if (max_context_ > model) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("limits.max_context is %d, the model allows %d", max_context_, model));
+  }
+  // A sequence alone must fit the pool, drafts included, or it would wait for ever.
+  const int64_t room = int64_t{num_pages_} * kPageTokens - 2 * (engine::kMaxDrafts + 1);
+  if (max_context_ > 0 && max_context_ <= room) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("limits.max_context is %d, engine.pages %d hold %d tokens of one sequence",
+                      max_context_, num_pages_, room));
+}
+
+// What will lie where, before anything large is allocated.
 absl::Status EngineStack::PlanMemory(const WorkerConfig& config, uint64_t weight_bytes) {
-  RETURN_IF_ERROR(PlanContext(config));
-  num_pages_ = config.pages;
   tail_stride_ =
       (kernels::MaxTailBytes(layout_, kMaxChoices) + kAlignment - 1) / kAlignment * kAlignment;
   const kernels::DeviceMemory memory = device_->memory();
-  const uint64_t workspace = compute_.workspace_bytes(MakeOpsRequest(config));
-  const uint64_t others = weight_bytes + weight_bytes / 50 + workspace + kReserveBytes;
-  if (config.pages == 0) {
-    if (memory.total_bytes == 0) {
-      return absl::InvalidArgumentError(
-          "engine.pages is 0, which takes their number from a GPU's memory: say how many");
-    }
-    const auto budget =
-        static_cast<uint64_t>(config.memory_fraction * static_cast<double>(memory.total_bytes));
-    const uint64_t pages = budget > others ? (budget - others) / layout_.stride_bytes() : 0;
-    num_pages_ = static_cast<int>(std::min<uint64_t>(pages, kMaxPages));
+  if (config.pages == 0 && memory.total_bytes == 0) {
+    return absl::InvalidArgumentError(
+        "engine.pages is 0, which takes their number from a GPU's memory: say how many");
   }
+  max_context_ = std::min(model_config_.max_position_embeddings, kMaxDefaultContext);
+  if (config.limits.max_context > 0) max_context_ = config.limits.max_context;
+  const uint64_t workspace = compute_.workspace_bytes(MakeOpsRequest(config));
+  const uint64_t others = weight_bytes + workspace + kReserveBytes;
+  num_pages_ = config.pages > 0 ? config.pages : PagesByMemory(config, 0, others);
+  RETURN_IF_ERROR(PlanContext(config));
   const uint64_t page_bytes = static_cast<uint64_t>(num_pages_) * layout_.stride_bytes();
   LogF(LogLevel::kInfo, "memory_plan",
        "device_total_mib=%.1f device_free_mib=%.1f weights_mib=%.1f workspace_mib=%.1f pages=%d "
@@ -161,19 +192,12 @@ absl::Status EngineStack::PlanMemory(const WorkerConfig& config, uint64_t weight
        num_pages_, layout_.stride_bytes(), MiB(page_bytes), NumTailSlots(config),
        NumTailBuffers(config), MiB(static_cast<uint64_t>(NumTailBuffers(config)) * tail_stride_),
        config.cached_tail_mib, max_context_);
-  if (memory.total_bytes != 0 && others + page_bytes > memory.free_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "%d pages of %d bytes, weights of %d, workspace of %d and %d in reserve do not fit the "
-        "device: %d bytes are free",
-        num_pages_, layout_.stride_bytes(), weight_bytes, workspace, kReserveBytes,
-        memory.free_bytes));
-  }
-  // A sequence alone must fit the pool, drafts included, or it would wait for ever.
-  const int64_t room = int64_t{num_pages_} * kPageTokens - 2 * (engine::kMaxDrafts + 1);
-  if (max_context_ <= room) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("limits.max_context is %d, engine.pages %d hold %d tokens of one sequence",
-                      max_context_, num_pages_, room));
+  if (memory.total_bytes == 0 || others + page_bytes <= memory.free_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "%d pages of %d bytes, weights of %d, workspace of %d and %d in reserve do not fit the "
+      "device: %d bytes are free",
+      num_pages_, layout_.stride_bytes(), weight_bytes, workspace, kReserveBytes,
+      memory.free_bytes));
 }
 
 absl::Status EngineStack::Load(const WorkerConfig& config, const engine::Checkpoint& checkpoint) {
@@ -219,12 +243,20 @@ OpsRequest EngineStack::MakeOpsRequest(const WorkerConfig& config) const {
 }
 
 absl::Status EngineStack::Allocate(const WorkerConfig& config) {
+  if (config.pages == 0) {  // weights lie in pieces: now it is known what they take
+    const uint64_t workspace = compute_.workspace_bytes(MakeOpsRequest(config));
+    const int pages = PagesByMemory(config, device_->allocated_bytes(), workspace + kReserveBytes);
+    num_pages_ = std::min(num_pages_, pages);
+    RETURN_IF_ERROR(PlanContext(config));
+    LogF(LogLevel::kInfo, "pages_planned", "pages=%d max_context=%d", num_pages_, max_context_);
+  }
   const uint64_t page_bytes = static_cast<uint64_t>(num_pages_) * layout_.stride_bytes();
   const uint64_t tail_bytes = static_cast<uint64_t>(NumTailBuffers(config)) * tail_stride_;
   ASSIGN_OR_RETURN(std::byte* const pages, device_->Allocate(page_bytes));
   pages_ = {pages, page_bytes};
   ASSIGN_OR_RETURN(std::byte* const tails, device_->AllocateHost(tail_bytes));
   tails_ = {tails, tail_bytes};
+  ASSIGN_OR_RETURN(digest_queue_, device_->MakeMemoryQueue());
   ASSIGN_OR_RETURN(ops_, compute_.make_ops(MakeOpsRequest(config), *device_));
   LogF(LogLevel::kInfo, "engine_ready", "device_mib=%.1f threads=%d",
        MiB(device_->allocated_bytes()), num_threads_);
@@ -233,7 +265,8 @@ absl::Status EngineStack::Allocate(const WorkerConfig& config) {
 
 void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
   pool_ = std::make_unique<engine::PagePool>(pages_.data(), num_pages_, layout_.stride_bytes(),
-                                             layout_.payload_bytes(), device_.get());
+                                             layout_.payload_bytes());
+  if (!device_->is_host()) pool_->UseDevice(*device_, std::move(digest_queue_));
   // Drafts do not travel with a tail: a worker that hands every sequence on makes none.
   const int num_drafts = has_drafter_ && config.serves("decode") ? config.num_drafts : 0;
   planner_ = std::make_unique<engine::MixedPlanner>(

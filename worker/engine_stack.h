@@ -48,6 +48,7 @@ class EngineStack {
   absl::Status OpenDevice(const WorkerConfig& config, const Backend& backend);
   absl::Status PlanMemory(const WorkerConfig& config, uint64_t weight_bytes);
   absl::Status PlanContext(const WorkerConfig& config);
+  int PagesByMemory(const WorkerConfig& config, uint64_t taken, uint64_t planned) const;
   absl::Status Load(const WorkerConfig& config, const engine::Checkpoint& checkpoint);
   absl::Status Allocate(const WorkerConfig& config);
   OpsRequest MakeOpsRequest(const WorkerConfig& config) const;
@@ -73,6 +74,7 @@ class EngineStack {
   std::span<std::byte> pages_;
   std::span<std::byte> tails_;
   std::unique_ptr<kernels::Ops> ops_;
+  std::unique_ptr<kernels::MemoryQueue> digest_queue_;  // until the pool has it
   std::unique_ptr<engine::PagePool> pool_;
   std::unique_ptr<engine::MixedPlanner> planner_;
   std::unique_ptr<engine::ModelRunner> runner_;

@@ -204,11 +204,13 @@ void LandingTable::AddCredit(const TransferId& transfer, Landing& landing, Effec
   const int given = std::min(wanted, landing.booking.remaining());
   if (given <= 0) return;
   kvtransfer::AddCredit credit{.transfer = transfer, .memory = {}};
-  for (int i = 0; i < given; ++i) {
-    engine::PageLease lease = pool_.Take(landing.booking, 1);
+  engine::PageLease lease = pool_.Take(landing.booking, given);
+  while (lease.size() > 0) {
+    engine::PageLease rest = lease.Split(1);
     const PageId page = lease.ids()[0];
     credit.memory.push_back(PageMemory(setup_, 0, page));
     landing.credit.emplace(page, std::move(lease));
+    lease = std::move(rest);
   }
   out.commands.push_back(std::move(credit));
 }

@@ -67,7 +67,7 @@ void LandingTable::PreparePages(Landing& landing) {
     sequence.pages = pool_.Share(pages, num_full);
     if (!has_partial) continue;
     engine::PageLease copy = pool_.Take(sequence.booking, 1);
-    // A failure is the device's end, which the next step reports.
+    // The pool keeps a failure, which ends the worker before it steps.
     pool_.Copy(copy.ids()[0], pages.ids().back()).IgnoreError();
     sequence.pages.Append(std::move(copy));
   }

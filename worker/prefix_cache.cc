@@ -55,7 +55,7 @@ bool PrefixCache::Check(std::span<const PageName> names, const PrefixMatch& matc
   const std::span<const PageName> checked = names.subspan(begin, end - begin);
   const std::span<const PageId> pages = match.pages.ids().subspan(begin, end - begin);
   const absl::StatusOr<std::vector<Digest128>> seals = Seals(checked, pages);
-  if (!seals.ok()) return false;  // the device's end, which the next step reports
+  if (!seals.ok()) return false;  // the pool keeps it, and the worker ends
   for (size_t i = 0; i < checked.size(); ++i) {
     const auto it = pages_.find(checked[i]);
     if (it == pages_.end() || it->second.page != pages[i]) return false;  // replaced meanwhile
@@ -88,12 +88,20 @@ void PrefixCache::Count(const PrefixMatch& match) { ++(match.pages.size() > 0 ? 
 void PrefixCache::AddPages(std::span<const PageName> names, std::span<const PageId> pages,
                            size_t first_new) {
   const size_t end = std::min(names.size(), pages.size());
-  if (first_new < end) {
-    const absl::StatusOr<std::vector<Digest128>> seals =
-        Seals(names.subspan(first_new, end - first_new), pages.subspan(first_new, end - first_new));
-    // A failure is the device's end, which the next step reports.
-    for (size_t i = first_new; seals.ok() && i < end; ++i)
-      AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i], (*seals)[i - first_new]);
+  // One page has one name, and the older page of a name stays.
+  std::vector<size_t> added;
+  std::vector<PageName> new_names;
+  std::vector<PageId> new_pages;
+  for (size_t i = first_new; i < end; ++i) {
+    if (pages_.contains(names[i]) || pool_.IsCached(pages[i])) continue;
+    added.push_back(i);
+    new_names.push_back(names[i]);
+    new_pages.push_back(pages[i]);
+  }
+  const absl::StatusOr<std::vector<Digest128>> seals = Seals(new_names, new_pages);
+  for (size_t n = 0; seals.ok() && n < added.size(); ++n) {
+    const size_t i = added[n];
+    AddPage(names[i], i > 0 ? names[i - 1] : PageName{}, pages[i], (*seals)[n]);
   }
   for (size_t i = end; i-- > 0;)
     if (const auto it = pages_.find(names[i]); it != pages_.end()) Touch(it->second);
@@ -101,7 +109,6 @@ void PrefixCache::AddPages(std::span<const PageName> names, std::span<const Page
 
 void PrefixCache::AddPage(const PageName& name, const PageName& parent, PageId page,
                           const Digest128& seal) {
-  if (pages_.contains(name) || pool_.IsCached(page)) return;  // one page has one name
   if (parent != PageName{}) {
     const auto before = pages_.find(parent);
     if (before == pages_.end()) return;

@@ -56,6 +56,8 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   Flush(start);
   watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.HasWork());
   watch_.SetMemoryWedged(landings_.IsWedged(start));
+  SetError(loop_.pool().device_status());  // also where nothing runs that would meet it
+  RETURN_IF_ERROR(error_);
   const absl::StatusOr<bool> has_stepped = loop_.RunOnce();
   if (!has_stepped.ok()) SetError(has_stepped.status());
   watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.HasWork());

@@ -199,8 +199,20 @@ void WorkerMetrics::AddHardwareMetrics(MetricRegistry& registry) {
   const char* const waits = "Pages that found no staging slot free";
   counter("baton_kv_staging_waits_total", waits, "to_host", &StagingStats::offers_waited);
   counter("baton_kv_staging_waits_total", waits, "to_device", &StagingStats::pulls_waited);
-  for (const auto& [backend, memory] :
-       {std::pair("cpu", "host"), std::pair("cuda", "staged"), std::pair("cuda", "direct")}) {
+  staging_counters_.push_back(
+      {registry.AddCounter("baton_kv_staging_failures_total", "Copies of pages that failed"),
+       &StagingStats::copy_failures});
+  const auto gauge = [&](const char* name, const char* help, const char* direction,
+                         std::atomic<int64_t> StagingStats::*field) {
+    staging_gauges_.push_back({registry.AddGauge(name, help, {{"direction", direction}}), field});
+  };
+  const char* const used = "Staging slots in use";
+  gauge("baton_kv_staging_slots_in_use", used, "to_host", &StagingStats::offer_slots_in_use);
+  gauge("baton_kv_staging_slots_in_use", used, "to_device", &StagingStats::pull_slots_in_use);
+  const char* const waiting = "Pages that wait for a staging slot";
+  gauge("baton_kv_staging_waiting", waiting, "to_host", &StagingStats::offers_waiting);
+  gauge("baton_kv_staging_waiting", waiting, "to_device", &StagingStats::pulls_waiting);
+  for (const auto& [backend, memory] : {std::pair("cpu", "host"), std::pair("cuda", "staged")}) {
     backends_.push_back({backend, memory,
                          registry.AddGauge("baton_worker_backend",
                                            "1 for what computes and how pages reach the transport",
@@ -252,6 +264,8 @@ void WorkerMetrics::Update(const kvtransfer::TransferMetrics& transfer) {
 void WorkerMetrics::Update(const kvtransfer::StagingStats& staging) {
   for (StagingCounter& c : staging_counters_)
     c.counter.RaiseTo(static_cast<double>((staging.*c.field).load()));
+  for (StagingGauge& g : staging_gauges_)
+    g.gauge.Set(static_cast<double>((staging.*g.field).load()));
 }
 
 void WorkerMetrics::SetStart(const WorkerStart& start) {

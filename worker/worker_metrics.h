@@ -17,7 +17,7 @@ struct WorkerStart {
   double self_test_gbps = 0;
   int experts_promoted = 0;
   std::string backend;      // cpu, cuda
-  std::string page_memory;  // host, staged, direct
+  std::string page_memory;  // host, staged
 };
 
 // The metrics of a worker process. Constructed at start; Update: engine thread.
@@ -60,6 +60,10 @@ class WorkerMetrics {
     CounterMetric counter;
     std::atomic<uint64_t> kvtransfer::StagingStats::*field;
   };
+  struct StagingGauge {
+    GaugeMetric gauge;
+    std::atomic<int64_t> kvtransfer::StagingStats::*field;
+  };
   // One of the ways a worker can be built and started; the one that is has value 1.
   struct BackendGauge {
     std::string backend, page_memory;
@@ -82,6 +86,7 @@ class WorkerMetrics {
   std::vector<TransferCounter> transfer_counters_;
   std::vector<TransferGauge> transfer_gauges_;
   std::vector<StagingCounter> staging_counters_;
+  std::vector<StagingGauge> staging_gauges_;
   std::vector<BackendGauge> backends_;
   std::vector<CounterMetric> refusals_sent_, refusals_received_;   // by reason
   std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket

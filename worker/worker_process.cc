@@ -82,13 +82,9 @@ absl::StatusOr<kvtransfer::RegionId> WorkerProcess::RegisterPages() {
     digester_->AddHostRegion(pages, engine_->pages());
     return pages;
   }
-  auto pages = pages_transport_->Register(engine_->pages(), kvtransfer::MemoryKind::kDevice);
-  page_memory_ = pages.ok() ? "direct" : "staged";
-  if (!pages.ok()) {
-    LogF(LogLevel::kInfo, "pages_staged", "reason=%s", pages.status().ToString());
-    pages = StagePages();
-  }
-  if (pages.ok()) digester_->AddDeviceRegion(*pages, engine_->pages());
+  page_memory_ = "staged";  // no transport of this build reaches device memory
+  ASSIGN_OR_RETURN(const kvtransfer::RegionId pages, StagePages());
+  digester_->AddDeviceRegion(pages, engine_->pages());
   return pages;
 }
 

@@ -48,7 +48,7 @@ class WorkerProcess final : private AgentLink {
   WorkerProcess(const WorkerConfig& config, const Clock& clock);
 
   absl::Status OpenTransfers(const Backend& backend);
-  // The pages' region, their digester, and staging where the transport cannot reach them.
+  // The pages' region, their digester, and staging where they are not in host memory.
   absl::StatusOr<kvtransfer::RegionId> RegisterPages();
   absl::StatusOr<kvtransfer::RegionId> StagePages();
   void MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId tails);
@@ -75,7 +75,7 @@ class WorkerProcess final : private AgentLink {
   std::unique_ptr<DeviceCopier> copier_;
   std::unique_ptr<kvtransfer::StagedTransport> staged_;
   kvtransfer::Transport* pages_transport_ = nullptr;  // staged_, or transport_'s
-  const char* page_memory_ = "host";                  // host, staged or direct
+  const char* page_memory_ = "host";                  // host or staged
   std::unique_ptr<DeviceDigester> digester_;
   std::unique_ptr<kvtransfer::TransferAgent> agent_;
   BoundedQueue<SessionEvent> inbox_;

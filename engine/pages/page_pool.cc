@@ -63,17 +63,26 @@ PageLease PageLease::Split(int keep) {
   return PageLease(pool_, std::move(rest));
 }
 
-PagePool::PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes,
-                   kernels::Device* device)
+PagePool::PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes)
     : base_(base),
       stride_bytes_(stride_bytes),
       payload_bytes_(payload_bytes),
-      device_(device != nullptr && !device->is_host() ? device : nullptr),
       states_(static_cast<size_t>(num_pages)) {
   CHECK(num_pages >= 0 && payload_bytes <= stride_bytes);
   counts_.total = counts_.free = num_pages;
   free_.reserve(static_cast<size_t>(num_pages));
   for (PageId page = num_pages - 1; page >= 0; --page) free_.push_back(page);
+}
+
+void PagePool::UseDevice(kernels::Device& device, std::unique_ptr<kernels::MemoryQueue> digests) {
+  CHECK(digests != nullptr && counts_.free == counts_.total);
+  device_ = &device;
+  digesting_ = std::move(digests);
+}
+
+absl::Status PagePool::Note(absl::Status status) const {
+  if (device_status_.ok()) device_status_ = status;
+  return status;
 }
 
 absl::StatusOr<Booking> PagePool::Book(int pages) {
@@ -108,8 +117,7 @@ PageLease PagePool::Take(Booking& booking, int pages) {
   return PageLease(this, std::move(ids));
 }
 
-// Waits: another thread may let a transfer land in them at once. A failure is the device's end,
-// which the next step reports.
+// Waits: another thread may let a transfer land in them at once.
 void PagePool::Zero(std::span<const PageId> pages) {
   for (const PageId page : pages) {
     if (device_ != nullptr) {
@@ -118,28 +126,26 @@ void PagePool::Zero(std::span<const PageId> pages) {
       std::memset(Data(page), 0, payload_bytes_);
     }
   }
-  if (device_ != nullptr && !pages.empty()) device_->Synchronize().IgnoreError();
+  if (device_ != nullptr && !pages.empty()) Note(device_->Synchronize()).IgnoreError();
+}
+
+absl::Status PagePool::CopyBytes(std::byte* to, const std::byte* from) const {
+  if (device_ != nullptr) return Note(device_->Copy(to, from, payload_bytes_));
+  std::memcpy(to, from, payload_bytes_);
+  return absl::OkStatus();
 }
 
 absl::Status PagePool::Read(PageId page, std::span<std::byte> to) const {
   CHECK(to.size() == payload_bytes_);
-  if (device_ != nullptr) return device_->Copy(to.data(), Data(page), payload_bytes_);
-  std::memcpy(to.data(), Data(page), payload_bytes_);
-  return absl::OkStatus();
+  return CopyBytes(to.data(), Data(page));
 }
 
 absl::Status PagePool::Write(PageId page, std::span<const std::byte> from) {
   CHECK(from.size() == payload_bytes_);
-  if (device_ != nullptr) return device_->Copy(Data(page), from.data(), payload_bytes_);
-  std::memcpy(Data(page), from.data(), payload_bytes_);
-  return absl::OkStatus();
+  return CopyBytes(Data(page), from.data());
 }
 
-absl::Status PagePool::Copy(PageId to, PageId from) {
-  if (device_ != nullptr) return device_->Copy(Data(to), Data(from), payload_bytes_);
-  std::memcpy(Data(to), Data(from), payload_bytes_);
-  return absl::OkStatus();
-}
+absl::Status PagePool::Copy(PageId to, PageId from) { return CopyBytes(Data(to), Data(from)); }
 
 absl::StatusOr<std::vector<Digest128>> PagePool::Digests(
     const Secret& secret, std::span<const PageId> pages,
@@ -154,14 +160,11 @@ absl::StatusOr<std::vector<Digest128>> PagePool::Digests(
     for (size_t i = 0; i < pages.size(); ++i) digests[i] = digest.Of(headers[i], payload(i));
     return digests;
   }
-  if (digesting_ == nullptr) {
-    ASSIGN_OR_RETURN(digesting_, device_->MakeMemoryQueue());
-  }
   for (size_t i = 0; i < pages.size(); ++i) digesting_->Digest(i, secret, headers[i], payload(i));
   std::vector<kernels::MemoryQueue::Done> done;
   while (done.size() < pages.size()) digesting_->Poll(done);
   for (const kernels::MemoryQueue::Done& one : done) {
-    RETURN_IF_ERROR(one.status);
+    RETURN_IF_ERROR(Note(one.status));
     digests[one.job] = one.digest;
   }
   return digests;

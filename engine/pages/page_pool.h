@@ -66,9 +66,11 @@ class PageLease {
 class PagePool {
  public:
   // `base` is page 0, pages are `stride_bytes` apart; only the first `payload_bytes` of a page are
-  // ever written. The memory is `device`'s, which outlives the pool; null: host memory.
-  PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes,
-           kernels::Device* device = nullptr);
+  // ever written. Host memory, unless UseDevice says otherwise.
+  PagePool(std::byte* base, int num_pages, uint64_t stride_bytes, uint64_t payload_bytes);
+  // Before any page is taken: the memory is `device`'s, which outlives the pool; `digests` is a
+  // queue of it.
+  void UseDevice(kernels::Device& device, std::unique_ptr<kernels::MemoryQueue> digests);
 
   // kResourceExhausted, naming pages asked and free, when the count cannot be promised.
   absl::StatusOr<Booking> Book(int pages);
@@ -104,6 +106,10 @@ class PagePool {
                                                  std::span<const PageId> pages,
                                                  std::span<const std::vector<std::byte>> headers);
 
+  // The device's first failure in any of these, or in Take: the end of the worker, whatever comes
+  // after it.
+  const absl::Status& device_status() const { return device_status_; }
+
   // In the memory the pool was given: of a device, nothing the CPU may touch.
   std::byte* Data(PageId page) const { return base_ + static_cast<uint64_t>(page) * stride_bytes_; }
   uint64_t stride_bytes() const { return stride_bytes_; }
@@ -121,11 +127,14 @@ class PagePool {
   void Release(std::span<const PageId> ids);
   void AddReference(PageId page);
   void Zero(std::span<const PageId> pages);
+  absl::Status CopyBytes(std::byte* to, const std::byte* from) const;
+  absl::Status Note(absl::Status status) const;  // keeps the first failure
 
   std::byte* base_;
   uint64_t stride_bytes_, payload_bytes_;
-  kernels::Device* device_;                          // null: host memory
-  std::unique_ptr<kernels::MemoryQueue> digesting_;  // made at first use
+  kernels::Device* device_ = nullptr;  // null: host memory
+  std::unique_ptr<kernels::MemoryQueue> digesting_;
+  mutable absl::Status device_status_;
   std::vector<PageState> states_;
   std::vector<PageId> free_;
   PoolCounts counts_;

@@ -59,6 +59,17 @@ class CpuDevice final : public Device {
 
   void Zero(std::byte* data, size_t bytes) override { std::memset(data, 0, bytes); }
   size_t allocated_bytes() const override { return allocated_bytes_; }
+  std::string Describe() const override { return "host memory"; }
+  bool is_host() const override { return true; }
+  void EnterThread() override {}
+  DeviceMemory memory() const override { return {}; }
+  absl::StatusOr<std::byte*> AllocateHost(size_t bytes) override { return Allocate(bytes); }
+  absl::Status Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+    return absl::OkStatus();
+  }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<MemoryQueue>> MakeMemoryQueue() override { return nullptr; }
 
  private:
   const NumericsMode mode_;

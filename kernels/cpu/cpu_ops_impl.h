@@ -62,6 +62,9 @@ class CpuOps final : public Ops {
   absl::Status PackTail(const TailArgs& args) override;
   absl::Status UnpackTail(const TailArgs& args) override;
   absl::Status Digest(const DigestArgs& args) override;
+  absl::Status Repeat(StepPart, const std::function<absl::Status()>& phases) override {
+    return phases();
+  }
   const StepView& view() const override { return view_; }
   void ResetTail(int32_t tail_slot) override;
 

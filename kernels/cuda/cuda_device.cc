@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kAlignment = 4096;
 constexpr size_t kSmallAlignment = 256;
+constexpr size_t kAlwaysAligned = size_t{2} << 20;
 constexpr size_t kPieceBytes = size_t{32} << 20;
 constexpr size_t kReadBytes = size_t{1} << 20;  // of a mapped file, by one thread
 constexpr int kWeightBlock = 128;
@@ -78,7 +79,8 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal, Para
         absl::StrFormat("CUDA: no usable driver or GPU: %s", cudaGetErrorString(error)));
   }
   if (ordinal < 0 || ordinal >= count) {
-    return absl::UnavailableError(absl::StrFormat("CUDA: GPU %d, have %d", ordinal, count));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("CUDA: GPU %d was asked for, there are %d", ordinal, count));
   }
   std::unique_ptr<CudaDevice> device(new CudaDevice);
   device->ordinal_ = ordinal;
@@ -119,23 +121,30 @@ std::string CudaDevice::Describe() const {
 
 absl::StatusOr<std::byte*> CudaDevice::Allocate(size_t bytes) {
   const size_t rounded = std::max<size_t>(1, (bytes + kAlignment - 1) / kAlignment) * kAlignment;
+  // Large blocks begin at a boundary of 2 MiB, small ones need room for one of ours.
+  const size_t taken = rounded < kAlwaysAligned ? rounded + kAlignment : rounded;
   void* memory = nullptr;
-  if (cudaMalloc(&memory, rounded + kAlignment) != cudaSuccess) {
+  if (cudaMalloc(&memory, taken) != cudaSuccess) {
     cudaGetLastError();  // not sticky: the caller decides
     return absl::ResourceExhaustedError(
         absl::StrFormat("no GPU memory for %d bytes, %d are allocated", rounded, allocated_bytes_));
   }
   buffers_.push_back(memory);
-  allocated_bytes_ += rounded + kAlignment;
+  allocated_bytes_ += taken;
   const auto address = reinterpret_cast<uintptr_t>(memory);
   auto* data = reinterpret_cast<std::byte*>((address + kAlignment - 1) / kAlignment * kAlignment);
+  CHECK(data + rounded <= static_cast<std::byte*>(memory) + taken);
   RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(data, 0, rounded, stream_), "zero new memory"));
   return data;
 }
 
 absl::StatusOr<std::byte*> CudaDevice::AllocateHost(size_t bytes) {
   void* memory = nullptr;
-  RETURN_IF_ERROR(ToStatus(cudaMallocHost(&memory, std::max<size_t>(bytes, 1)), "pinned memory"));
+  if (cudaMallocHost(&memory, std::max<size_t>(bytes, 1)) != cudaSuccess) {
+    cudaGetLastError();  // not sticky: the caller decides
+    return absl::ResourceExhaustedError(absl::StrFormat("no pinned memory for %d bytes", bytes));
+  }
+  std::memset(memory, 0, bytes);
   pinned_.push_back(memory);
   return static_cast<std::byte*>(memory);
 }

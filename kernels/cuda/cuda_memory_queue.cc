@@ -20,32 +20,45 @@ absl::Status CudaMemoryQueue::Initialise() {
   RETURN_IF_ERROR(
       ToStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"));
   void *places = nullptr, *sums = nullptr;
-  RETURN_IF_ERROR(ToStatus(cudaMallocHost(&places, kPlaces * sizeof(Place)), "pinned memory"));
+  const bool has_memory = cudaMallocHost(&places, kPlaces * sizeof(Place)) == cudaSuccess &&
+                          cudaMalloc(&sums, kPlaces * sizeof(Place::sums)) == cudaSuccess;
   places_ = static_cast<Place*>(places);
-  RETURN_IF_ERROR(ToStatus(cudaMalloc(&sums, kPlaces * sizeof(Place::sums)), "digest sums"));
   sums_ = static_cast<uint64_t*>(sums);
+  if (!has_memory) {
+    cudaGetLastError();
+    return absl::ResourceExhaustedError("no memory for a queue of copies and digests");
+  }
   for (size_t i = kPlaces; i-- > 0;) free_places_.push_back(static_cast<int>(i));
   return absl::OkStatus();
 }
 
 CudaMemoryQueue::~CudaMemoryQueue() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-  for (const Running& running : running_) cudaEventDestroy(running.event);
+  for (const Running& running : running_) {
+    if (running.event != nullptr) cudaEventDestroy(running.event);
+  }
   for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
   cudaFree(sums_);
   cudaFreeHost(places_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
+// A job that cannot be followed is over only when the stream is.
 void CudaMemoryQueue::Finish(Running running) {
-  if (free_events_.empty()) {
+  if (running.error == cudaSuccess && free_events_.empty()) {
     cudaEvent_t event = nullptr;
-    CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
-    free_events_.push_back(event);
+    running.error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (running.error == cudaSuccess) free_events_.push_back(event);
   }
-  running.event = free_events_.back();
-  free_events_.pop_back();
-  if (running.error == cudaSuccess) running.error = cudaEventRecord(running.event, stream_);
+  if (running.error == cudaSuccess) {
+    running.event = free_events_.back();
+    free_events_.pop_back();
+    running.error = cudaEventRecord(running.event, stream_);
+  }
+  if (running.error != cudaSuccess) {
+    cudaStreamSynchronize(stream_);
+    cudaGetLastError();
+  }
   running_.push_back(running);
 }
 
@@ -104,7 +117,7 @@ void CudaMemoryQueue::Poll(std::vector<Done>& done) {
   while (!running_.empty() && IsDone(running_.front())) {
     const Running running = running_.front();
     running_.pop_front();
-    free_events_.push_back(running.event);
+    if (running.event != nullptr) free_events_.push_back(running.event);
     Done& one = done.emplace_back();
     one.job = running.job;
     one.status = ToStatus(running.error, "copy or digest of pages");

@@ -28,9 +28,9 @@ struct CudaOptions {
 };
 
 // GPU `ordinal` of this process. Official numerics only. kUnavailable where there is no driver or
-// no such GPU; kFailedPrecondition where it is none this build has code for (compute capability
-// 9.0): both name what was found.
-// `parallel` (null: the calling thread) reads weights while they are uploaded.
+// GPU, kInvalidArgument where not that one, kFailedPrecondition where it is none this build has
+// code for (compute capability 9.0): all name what was found. `parallel` (null: the calling thread)
+// reads weights while they are uploaded.
 absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal, ParallelFor parallel = nullptr);
 
 // The 17 phases on a device of MakeCudaDevice, which outlives the ops. Work is queued on the

@@ -110,7 +110,7 @@ class CudaOps final : public Ops {
     LaunchShape shape;
     auto operator<=>(const GraphKey&) const = default;
   };
-  absl::Status Record(const GraphKey& key, const std::function<absl::Status()>& phases);
+  absl::StatusOr<cudaGraphExec_t> Record(const std::function<absl::Status()>& phases);
   void DropGraphs();
 
   // advance.cc

@@ -98,6 +98,10 @@ class Model {
     return seen;
   }
 
+  // Whether steps run through Ops::Repeat.
+  void UseRecords(bool has_records) { has_records_ = has_records; }
+  size_t num_records() const { return static_cast<CudaOps&>(*ops_).num_graphs(); }
+
   // From now on steps run as replays of the last step's work, `replays` times each.
   void Capture(int replays) {
     cudaGraph_t graph = nullptr;
@@ -141,7 +145,9 @@ class Model {
                       .num_pages = 4});
     }
     RETURN_IF_ERROR(ops_->AdvanceStep({.runs = runs}));
-    if (graph_ == nullptr) {
+    if (graph_ == nullptr && has_records_) {
+      RETURN_IF_ERROR(ops_->Repeat(StepPart::kModel, [this] { return Forward(); }));
+    } else if (graph_ == nullptr) {
       RETURN_IF_ERROR(Forward());
     } else {
       for (int i = 0; i < replays_; ++i) {
@@ -189,6 +195,7 @@ class Model {
   std::unique_ptr<Ops> ops_;
   cudaGraphExec_t graph_ = nullptr;
   int replays_ = 1;
+  bool has_records_ = false;
   CudaOps::LaunchShape captured_shape_;
 };
 
@@ -287,6 +294,28 @@ void ExpectGraphsChangeNothing(const TestShape& shape) {
   model.DropCapture();
 }
 
+// Steps of the same few shapes over and over: run once as they are, then recorded, then replayed.
+void ExpectRecordsChangeNothing(const TestShape& shape) {
+  const auto device = testing::DeviceOrSkip();
+  if (device == nullptr) return;
+  Model model(shape, *device);
+  Steps steps = {{Prefill(kTarget, 0, kPrompt), Prefill(1, 0, 100)}};
+  for (int i = 0; i < 20; i += 2) {
+    const RunSpec company = {1, RowKind::kVerify, 100 + i, 3, /*wrong_from=*/102 + i};
+    steps.push_back({Verify(kPrompt + i, 4, kPrompt + i + 2), company});
+  }
+  steps.push_back({Verify(kPrompt + 20, 1)});
+  const auto run = [&](bool has_records) {
+    model.UseRecords(has_records);
+    return model.Run(steps, kPlainPages);
+  };
+  const Observation eager = run(false);
+  EXPECT_EQ(model.num_records(), 0);
+  EXPECT_EQ(run(true), eager);
+  EXPECT_GT(model.num_records(), 0);
+  EXPECT_EQ(run(true), eager) << "from the first step on";
+}
+
 const TestShape kSmall = {};
 const TestShape kRealHeads = {.ratios = {4, 128},
                               .hidden = 256,
@@ -307,6 +336,8 @@ TEST(CudaInvariance, RejectedDraftsAndReplayChangeNoBitAtRealHeads) {
 }
 
 TEST(CudaGraph, ThousandReplaysEqualTheEagerStep) { ExpectGraphsChangeNothing(kSmall); }
+TEST(CudaGraph, RecordedStepsEqualEagerOnes) { ExpectRecordsChangeNothing(kSmall); }
+TEST(CudaGraph, RecordedStepsEqualEagerOnesAtRealHeads) { ExpectRecordsChangeNothing(kRealHeads); }
 TEST(CudaGraph, ThousandReplaysEqualTheEagerStepAtRealHeads) {
   ExpectGraphsChangeNothing(kRealHeads);
 }

@@ -32,6 +32,7 @@ class InprocTransport final : public Transport {
   void Disconnect(PeerId peer) override;
   int Progress(TransportEvents& events) override;
   int WakeFd() const override { return -1; }
+  bool MustPoll() const override { return false; }
   TransportFacts Facts(PeerId) const override { return {.transports = "inproc"}; }
 
  private:

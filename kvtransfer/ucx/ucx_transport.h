@@ -38,6 +38,7 @@ class UcxTransport final : public Transport {
   void Disconnect(PeerId peer) override;
   int Progress(TransportEvents& events) override;
   int WakeFd() const override { return worker_->event_fd(); }
+  bool MustPoll() const override { return false; }
   TransportFacts Facts(PeerId) const override { return facts_; }
 
   // Ends a registration early; no send or pull may use it any more.

@@ -14,7 +14,7 @@ MAY_INCLUDE = {
     "proto": ["common", "proto"],
     "kernels": ["common", "kernels"],
     "engine": ["common", "engine", "kernels/ops.h", "kernels/tensor.h", "kernels/weights.h", "kernels/device.h",
-               "kernels/memory_queue.h", "kernels/page_layout.h", "kernels/tail_header.h", "kernels/model_config.h"],
+               "kernels/memory_queue.h", "kernels/test_device.h", "kernels/page_layout.h", "kernels/tail_header.h", "kernels/model_config.h"],
     "kvtransfer": ["common", "kvtransfer"],
     "worker": ["common", "proto", "engine", "kvtransfer", "kernels", "worker"],
     "prefill-worker": ["common", "proto", "engine", "kvtransfer", "kernels", "worker", "prefill-worker"],
