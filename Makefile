@@ -4,10 +4,12 @@ JOBS ?= 2
 SEED ?= 1
 DIR ?= models/demo
 ARGS ?=
+# A CUDA 13 toolkit; the default is made from wheels.
+CUDA ?= build/cuda-13.0
 RELEASE := build/release
 BIN := $(RELEASE)/bin
 
-.PHONY: help up test test-long sim golden bench format lint setup build clean
+.PHONY: help up test test-long sim golden vectors cuda bundle bench format lint setup build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +29,21 @@ sim: build-all ## one simulator seed again: make sim SEED=n
 
 golden: build-all ## compare with golden outputs: make golden DIR=<checkpoint with golden.safetensors>
 	$(BIN)/golden_check $(DIR)
+
+vectors: setup ## run tokenizer, chat and api test data: make vectors DIR=<folder laid out like tests/data/vectors>
+	@deploy/setup.sh test
+	@cmake --preset release >/dev/null
+	@deploy/progress.sh "building" cmake --build $(RELEASE) -j$(JOBS) --target vectors_check
+	$(BIN)/vectors_check $(if $(filter file default,$(origin DIR)),tests/data/vectors,$(DIR))
+
+cuda: setup ## compile everything for a Hopper GPU, and the tests of its operators (needs no GPU): build/cuda/bin
+	@deploy/setup.sh cuda
+	@if [ "$(CUDA)" = build/cuda-13.0 ]; then deploy/cuda.sh $(CUDA); fi
+	@deploy/progress.sh "configuring" cmake --preset cuda -DBATON_CUDA_ROOT=$(abspath $(CUDA))
+	@deploy/progress.sh "building" cmake --build build/cuda -j$(JOBS) --target baton baton-router baton-prefill baton-decode baton_cuda_programs
+
+bundle: cuda ## build/baton-cuda.tar.xz: the programs for a GPU machine, with the libraries it may lack
+	deploy/bundle.sh build/cuda/bin build/baton-cuda.tar.xz
 
 bench: build-all ## benchmarks; rows go to bench/results
 	bench/run.sh $(BIN)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages of the named groups that are missing: build, test, lint. Says what it does.
+# Installs the Debian 12 packages of the named groups that are missing: build, test, lint, cuda. Says what it does.
 set -euo pipefail
 
 # The groups, named by the arguments.
@@ -8,7 +8,9 @@ build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcivetweb
        libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config python3
        prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev mold git)
 # shellcheck disable=SC2034
-test=(curl procps prometheus xz-utils)
+test=(curl openssl procps prometheus xz-utils)
+# shellcheck disable=SC2034
+cuda=(python3-pip)
 # shellcheck disable=SC2034
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
 

@@ -96,9 +96,8 @@ absl::Status FitFileLimit(RouterConfig& config) {
   const baton::router::HttpLimits defaults;
   const bool is_default = config.http.max_connections == defaults.max_connections;
   ASSIGN_OR_RETURN(config.http.max_connections,
-                   baton::router::FitConnections(config.http.max_connections,
-                                                 config.workers.size(), is_default,
-                                                 baton::router::RaiseFileLimit()));
+                   baton::router::FitConnections(config.http.max_connections, config.workers.size(),
+                                                 is_default, baton::router::RaiseFileLimit()));
   return absl::OkStatus();
 }
 
@@ -139,8 +138,8 @@ int main(int argc, char** argv) {
     LogF(LogLevel::kError, "start_failed", "error=%s", process.status().ToString());
     return 1;
   }
-  LogF(LogLevel::kInfo, "serving", "http_host=%s http_port=%d", config.http_host,
-       (*process)->port());
+  LogF(LogLevel::kInfo, "serving", "http_host=%s http_port=%d tls=%s", config.endpoint.host,
+       (*process)->port(), config.endpoint.tls_key_file.empty() ? "false" : "true");
   RunUntilStopped(**process, signals, config.drain_timeout);
   process->reset();
   return 0;

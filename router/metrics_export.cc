@@ -4,8 +4,19 @@
 
 namespace baton::router {
 
-RouterMetrics::RouterMetrics()
-    : connections_(registry_.AddGauge("baton_router_http_connections", "Open client connections.")),
+RouterMetrics::RouterMetrics(const std::vector<std::string>& key_names)
+    : known_runs_(registry_.AddCounter(
+          "baton_router_prompt_texts_total",
+          "Longer texts of chat prompts; known: their ids were kept from a request before.",
+          {{"ids", "known"}})),
+      new_runs_(registry_.AddCounter(
+          "baton_router_prompt_texts_total",
+          "Longer texts of chat prompts; known: their ids were kept from a request before.",
+          {{"ids", "new"}})),
+      dropped_tools_(registry_.AddCounter(
+          "baton_router_dropped_server_tools_total",
+          "Anthropic's server tools in requests: nothing here runs them, the model is not told.")),
+      connections_(registry_.AddGauge("baton_router_http_connections", "Open client connections.")),
       bodies_bytes_(registry_.AddGauge(
           "baton_router_http_bodies_bytes",
           "Request bodies that are read or handled, and large answers that are written.")),
@@ -16,6 +27,50 @@ RouterMetrics::RouterMetrics()
   AddGauges();
   AddStages();
   AddHttpMetrics();
+  AddTexts();
+  AddKeys({"none"});
+  AddKeys(key_names);
+}
+
+// A name of protocol.md 3.4.
+void RouterMetrics::AddTexts() {
+  for (size_t i = 0; i < kNumDsmlOutcomes; ++i) {
+    const std::string name(DsmlOutcomeName(static_cast<DsmlOutcome>(i)));
+    dsml_.push_back(registry_.AddCounter(
+        "baton_router_dsml_parse_total",
+        "Choices with tools, by what became of their calls' markup.", {{"result", name}}));
+  }
+}
+
+void RouterMetrics::RaiseTexts(const DoorCounts& door) {
+  for (size_t i = 0; i < kNumDsmlOutcomes; ++i) dsml_[i].RaiseTo(static_cast<double>(door.dsml[i]));
+  known_runs_.RaiseTo(static_cast<double>(door.known_runs));
+  new_runs_.RaiseTo(static_cast<double>(door.new_runs));
+}
+
+void RouterMetrics::AddKeys(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const MetricLabels labels = {{"key", name}};
+    keys_.push_back(
+        {.requests =
+             registry_.AddCounter("baton_router_key_requests_total",
+                                  "Requests that an API key paid for, by its name.", labels),
+         .refusals = registry_.AddCounter(
+             "baton_router_key_refusals_total",
+             "Requests beyond a key's limits, by its name; none: without a valid key.", labels),
+         .tokens =
+             registry_.AddCounter("baton_router_key_tokens_total",
+                                  "Tokens of prompts and answers that a key paid for.", labels)});
+  }
+}
+
+void RouterMetrics::RaiseKeys(const DoorCounts& door) {
+  keys_[0].refusals.RaiseTo(static_cast<double>(door.unauthorized));
+  for (size_t i = 0; i < door.keys.size() && i + 1 < keys_.size(); ++i) {
+    keys_[i + 1].requests.RaiseTo(static_cast<double>(door.keys[i].requests));
+    keys_[i + 1].refusals.RaiseTo(static_cast<double>(door.keys[i].refusals));
+    keys_[i + 1].tokens.RaiseTo(static_cast<double>(door.keys[i].tokens));
+  }
 }
 
 void RouterMetrics::AddCounters() {
@@ -152,7 +207,8 @@ void RouterMetrics::AddHttpMetrics() {
 }
 
 std::string RouterMetrics::Render(const RouterFacts& facts, const ClusterView& view,
-                                  const HttpCounters& http, size_t waiting_bodies) {
+                                  const HttpCounters& http, size_t waiting_bodies,
+                                  const DoorCounts& door) {
   MutexLock lock(mutex_);
   for (FactCounter& item : counters_) item.counter.RaiseTo(static_cast<double>(facts.*item.field));
   for (OutcomeCounter& item : outcomes_)
@@ -178,6 +234,9 @@ std::string RouterMetrics::Render(const RouterFacts& facts, const ClusterView& v
   }
   for (HttpCounter& item : http_)
     item.counter.RaiseTo(static_cast<double>((http.*item.field).load()));
+  RaiseKeys(door);
+  RaiseTexts(door);
+  dropped_tools_.RaiseTo(static_cast<double>(door.dropped_tools));
   connections_.Set(static_cast<double>(http.connections.load()));
   bodies_bytes_.Set(static_cast<double>(http.bodies_bytes.load()));
   waiting_bodies_.Set(static_cast<double>(waiting_bodies));

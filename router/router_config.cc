@@ -13,8 +13,18 @@ constexpr absl::Duration kTick = absl::Milliseconds(1);
 constexpr absl::Duration kLong = absl::Hours(24);
 
 void BindHttp(ConfigReader& reader, RouterConfig& c) {
-  reader.Bind("http.host", &c.http_host, "numeric address to listen on");
-  reader.Bind("http.port", &c.http_port, 0, 65535, "0: any");
+  reader.Bind("http.host", &c.endpoint.host, "numeric address to listen on");
+  reader.Bind("http.port", &c.endpoint.port, 0, 65535, "0: any");
+  reader.Bind("http.tls_certificate_file", &c.endpoint.tls_certificate_file,
+              "PEM: the certificate, then those above it; with the key: HTTPS; empty: plain HTTP");
+  reader.Bind("http.tls_key_file", &c.endpoint.tls_key_file, "PEM: its private key");
+  reader.Bind(
+      "http.api_keys_file", &c.api_keys_file,
+      "lines `NAME KEY [requests_per_minute=N] [tokens_per_minute=N] [admin]`, KEY in plain "
+      "or sha256:HEX; empty: no key is asked for");
+  reader.Bind("http.cors_origins", &c.cors_origins,
+              "origins of web pages that may call, such as https://chat.example; *: all; empty: "
+              "none");
   reader.Bind("http.threads", &c.http.threads, 1, 256, "threads that own connections");
   reader.Bind(
       "http.max_connections", &c.http.max_connections, 1, 1 << 20,
@@ -123,6 +133,14 @@ void BindApi(ConfigReader& reader, RouterConfig& c) {
               "whether a chat thinks that does not say");
   reader.Bind("api.inject_response_format", &c.api.chat.inject_response_format,
               "put the response format into the prompt");
+  reader.Bind("api.enable_admin", &c.serves_admin,
+              "serve operators' paths to every client; false: to keys marked admin only");
+  reader.Bind("api.honour_thinking_budget", &c.api.honours_thinking_budget,
+              "a thinking budget ends the reasoning; false: it is accepted and ignored");
+  reader.Bind("api.max_replay_bytes", &c.api.replay.max_bytes, 0, 64 * kGiB,
+              "of sampled tool calls kept, so that the next turn finds their cached pages");
+  reader.BindMs("api.max_replay_age_ms", &c.api.replay.max_age, kTick, kLong,
+                "since a sampled tool call was kept");
   reader.Bind("api.native_developer_role", &c.api.chat.is_developer_native,
               "a developer message is a user turn, not a system message");
 }
@@ -159,6 +177,10 @@ absl::Status Validate(const RouterConfig& config) {
         absl::StrFormat("sessions.silence_ms is %d, it must be above sessions.beat_interval_ms %d",
                         absl::ToInt64Milliseconds(config.sessions.silence),
                         absl::ToInt64Milliseconds(config.sessions.beat_interval)));
+  if (config.endpoint.tls_certificate_file.empty() != config.endpoint.tls_key_file.empty())
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "http.tls_certificate_file is '%s' and http.tls_key_file '%s': both or none",
+        config.endpoint.tls_certificate_file, config.endpoint.tls_key_file));
   return config.plan.Validate();
 }
 

@@ -18,15 +18,17 @@ struct RouterConfig {
   std::vector<std::string> names;    // as clients call the model; empty: the folder's name
   std::string log_level = "info";
   std::string router_id = "router";
-  std::string http_host = "0.0.0.0";
-  int http_port = 8000;  // 0: any
+  HttpEndpoint endpoint;
   HttpLimits http;
-  int cpu_threads = 1;  // for bodies above api.offload_bytes
+  std::string api_keys_file;              // see ParseApiKeys; empty: nobody is asked for a key
+  std::vector<std::string> cors_origins;  // of pages that may call; "*": all; empty: none
+  int cpu_threads = 1;                    // for bodies above api.offload_bytes
   uint64_t max_waiting_bodies = 64;
   SessionPoolOptions sessions;
   PlannerThreadConfig planner;
   PlanConfig plan;
   ApiConfig api;
+  bool serves_admin = false;  // operators' paths to every client, not to admin keys only
   std::string effort_profile = "auto";
   absl::Duration drain_timeout = absl::Seconds(30);  // after SIGTERM, for what is open
 };

@@ -56,6 +56,19 @@ TEST(RouterMetrics, CountsWorkersByState) {
   EXPECT_TRUE(Has(text, "baton_router_http_waiting_bodies 7"));
 }
 
+TEST(RouterMetrics, CountsByKey) {
+  RouterMetrics metrics({"alice", "bob"});
+  const DoorCounts door = {.unauthorized = 4,
+                           .dropped_tools = 2,
+                           .keys = {{.requests = 3}, {.refusals = 1, .tokens = 9}}};
+  const std::string text = metrics.Render({}, {}, HttpCounters(), 0, door);
+  EXPECT_TRUE(Has(text, "baton_router_key_refusals_total{key=\"none\"} 4")) << text;
+  EXPECT_TRUE(Has(text, "baton_router_key_requests_total{key=\"alice\"} 3"));
+  EXPECT_TRUE(Has(text, "baton_router_key_refusals_total{key=\"bob\"} 1"));
+  EXPECT_TRUE(Has(text, "baton_router_key_tokens_total{key=\"bob\"} 9"));
+  EXPECT_TRUE(Has(text, "baton_router_dropped_server_tools_total 2"));
+}
+
 TEST(ModelFacts, ReadsWhatTheRouterNeeds) {
   const auto facts = ParseModelFacts(
       R"({"architectures": ["DeepseekV4ForCausalLM"], "max_position_embeddings": 4096, )"
@@ -95,7 +108,7 @@ TEST_F(RouterConfigTest, ReadsYamlThenAssignments) {
   ASSERT_TRUE(reader_.Set("http.port=10").ok());
   ASSERT_TRUE(reader_.Set("sessions.silence_ms=4000").ok());
   EXPECT_TRUE(Validate(config_).ok());
-  EXPECT_EQ(config_.http_port, 10);
+  EXPECT_EQ(config_.endpoint.port, 10);
   EXPECT_EQ(config_.workers.size(), 2u);
   EXPECT_EQ(config_.sessions.silence, absl::Seconds(4));
 }
@@ -109,6 +122,10 @@ TEST_F(RouterConfigTest, RefusesUnknownKeysAndBadValues) {
   EXPECT_FALSE(Validate(config_).ok());  // no workers
   config_.workers = {"a:1"};
   EXPECT_TRUE(Validate(config_).ok());
+  config_.endpoint.tls_key_file = "key.pem";
+  EXPECT_NE(Validate(config_).message().find("http.tls_key_file 'key.pem': both or none"),
+            std::string::npos);
+  config_.endpoint.tls_key_file.clear();
   config_.sessions.silence = config_.sessions.beat_interval;
   EXPECT_FALSE(Validate(config_).ok());
 }

@@ -7,6 +7,7 @@
 
 #include "common/log.h"
 #include "common/status.h"
+#include "router/front/openapi.h"
 #include "router/model_facts.h"
 
 namespace baton::router {
@@ -41,6 +42,12 @@ absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokeni
   return api;
 }
 
+std::vector<std::string> NamesOf(const std::vector<ApiKeySpec>& keys) {
+  std::vector<std::string> names;
+  for (const ApiKeySpec& key : keys) names.push_back(key.name);
+  return names;
+}
+
 SessionPoolOptions SessionOptions(const RouterConfig& config, Rng& rng) {
   SessionPoolOptions options = config.sessions;
   options.router_id = config.router_id;
@@ -51,11 +58,14 @@ SessionPoolOptions SessionOptions(const RouterConfig& config, Rng& rng) {
 
 }  // namespace
 
-RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Tokenizer tokenizer)
+RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inputs inputs)
     : clock_(clock),
-      tokenizer_(std::move(tokenizer)),
+      tokenizer_(std::move(inputs.tokenizer)),
+      keys_(inputs.keys, clock),
+      metrics_(NamesOf(inputs.keys)),
       sessions_(SessionOptions(config, rng_), clock),
       planner_(config.plan, config.planner, clock, rng_, sessions_),
+      dispatcher_(planner_),
       cpu_pool_(config.cpu_threads, config.max_waiting_bodies) {}
 
 absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config,
@@ -63,7 +73,12 @@ absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const Router
   ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(config.model + "/tokenizer.json"));
   if (!tokenizer.warning().empty())
     LogF(LogLevel::kWarn, "tokenizer", "model=%s note=\"%s\"", config.model, tokenizer.warning());
-  std::unique_ptr<RouterProcess> process(new RouterProcess(config, clock, std::move(tokenizer)));
+  std::vector<ApiKeySpec> keys;
+  if (!config.api_keys_file.empty()) {
+    ASSIGN_OR_RETURN(keys, ReadApiKeys(config.api_keys_file));
+  }
+  std::unique_ptr<RouterProcess> process(new RouterProcess(
+      config, clock, {.tokenizer = std::move(tokenizer), .keys = std::move(keys)}));
   RETURN_IF_ERROR(process->Load());
   ASSIGN_OR_RETURN(process->api_config_, MakeApiConfig(config, process->tokenizer_));
   RETURN_IF_ERROR(process->Serve(config));
@@ -77,26 +92,48 @@ absl::Status RouterProcess::Load() {
   return absl::OkStatus();
 }
 
-absl::Status RouterProcess::Serve(const RouterConfig& config) {
+void RouterProcess::MakeSurfaces(const RouterConfig& config) {
   api_ = std::make_unique<Api>(ApiParts{.config = api_config_,
                                         .tokenizer = tokenizer_,
                                         .markup = markup_,
                                         .encoder = *encoder_,
-                                        .dispatcher = planner_,
+                                        .dispatcher = dispatcher_,
                                         .cpu_pool = cpu_pool_,
                                         .clock = clock_,
                                         .render_metrics = [this] { return RenderMetrics(); }});
+  messages_ = std::make_unique<MessagesApi>(
+      MessagesParts{.config = api_config_, .chats = *api_, .cpu_pool = cpu_pool_});
+  operators_ =
+      std::make_unique<OperatorApi>(OperatorParts{.config = api_config_,
+                                                  .tokenizer = tokenizer_,
+                                                  .dispatcher = dispatcher_,
+                                                  .openapi = OpenApiDocument(BATON_VERSION)});
+  door_ = std::make_unique<FrontDoor>(FrontDoorParts{.keys = keys_,
+                                                     .openai = *api_,
+                                                     .anthropic = *messages_,
+                                                     .operators = *operators_,
+                                                     .cors_origins = config.cors_origins,
+                                                     .serves_admin = config.serves_admin});
+}
+
+absl::Status RouterProcess::Serve(const RouterConfig& config) {
+  MakeSurfaces(config);
   RETURN_IF_ERROR(sessions_.Start(planner_));
   planner_.Start();
-  ASSIGN_OR_RETURN(
-      server_, HttpServer::Start(config.http_host, config.http_port, config.http, *api_, clock_));
+  ASSIGN_OR_RETURN(server_, HttpServer::Start(config.endpoint, config.http, *door_, clock_));
   counters_ = &server_->counters();
   return absl::OkStatus();
 }
 
 std::string RouterProcess::RenderMetrics() {
+  DoorCounts door = {.unauthorized = door_->num_unauthorized(),
+                     .dropped_tools = messages_->num_dropped_tools()};
+  for (size_t i = 0; i < door.dsml.size(); ++i) door.dsml[i] = api_->dsml_counts().choices[i];
+  door.known_runs = api_->run_cache().hits();
+  door.new_runs = api_->run_cache().misses();
+  for (const auto& account : keys_.accounts()) door.keys.push_back(account->use());
   return metrics_.Render(*planner_.Facts(), *planner_.View(), *counters_.load(),
-                         cpu_pool_.waiting());
+                         cpu_pool_.waiting(), door);
 }
 
 void RouterProcess::Drain() {

@@ -8,6 +8,11 @@
 
 #include "common/clock.h"
 #include "common/rng.h"
+#include "router/anthropic/messages_api.h"
+#include "router/front/front_door.h"
+#include "router/front/metered_dispatcher.h"
+#include "router/front/operator_api.h"
+#include "router/http/api_keys.h"
 #include "router/http/cpu_pool.h"
 #include "router/http/http_server.h"
 #include "router/metrics_export.h"
@@ -38,22 +43,33 @@ class RouterProcess {
   bool IsIdle() const { return server_->counters().exchanges.load() == 0; }
 
  private:
-  RouterProcess(const RouterConfig& config, const Clock& clock, Tokenizer tokenizer);
+  // What is read from files before anything runs.
+  struct Inputs {
+    Tokenizer tokenizer;
+    std::vector<ApiKeySpec> keys;
+  };
+  RouterProcess(const RouterConfig& config, const Clock& clock, Inputs inputs);
   absl::Status Load();
+  void MakeSurfaces(const RouterConfig& config);
   absl::Status Serve(const RouterConfig& config);
   std::string RenderMetrics();
 
   const Clock& clock_;
   ApiConfig api_config_;
   const Tokenizer tokenizer_;
+  const ApiKeys keys_;
   std::unique_ptr<ChatEncoder> encoder_;
   MarkupIds markup_;
   RouterMetrics metrics_;
   SystemRng rng_;
   SessionPool sessions_;
   PlannerThread planner_;
+  MeteredDispatcher dispatcher_;  // the planner, at the expense of the keys
   CpuPool cpu_pool_;
   std::unique_ptr<Api> api_;
+  std::unique_ptr<MessagesApi> messages_;
+  std::unique_ptr<OperatorApi> operators_;
+  std::unique_ptr<FrontDoor> door_;
   HttpCounters no_counters_;  // shown until the server is there
   std::atomic<const HttpCounters*> counters_ = &no_counters_;
   std::unique_ptr<HttpServer> server_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/status.h"
+#include "kernels/cuda/attend.h"
 #include "kernels/cuda/experts.h"
 
 namespace baton::kernels::cuda {
@@ -79,6 +80,11 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   s.max_entries = sizes.max_context / kCsaRatio + 1;
   s.select_rows = static_cast<int>(std::clamp<int64_t>(kIndexScoreFloats / s.max_entries, 1, rows));
   make.Make(s.index_scores, s.select_rows, s.max_entries);
+  const int64_t hca_entries = sizes.max_context / kHcaRatio + 1;
+  const int64_t segments = std::max(AttendSegments(kCsaRatio, c.index_topk, 0),
+                                    AttendSegments(kHcaRatio, 0, hca_entries));
+  make.Make(s.attend_partials, std::min<int64_t>(rows, kMaxSplitRows) * segments,
+            c.num_attention_heads * (dim + 2));
   make.Make(s.low_out, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.low_out8, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.gate_logits, rows, experts);
@@ -91,7 +97,6 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   make.Make(s.num_tiles, 1, 1);
   make.Make(s.num_shared_tiles, 1, 1);
   make.Make(s.tiles, pairs + experts, 1);
-  make.Make(s.shared_tiles, rows, 1);
   make.Make(s.gate, pairs, c.moe_intermediate_size);
   make.Make(s.up, pairs, c.moe_intermediate_size);
   make.Make(s.hidden8, pairs, c.moe_intermediate_size);

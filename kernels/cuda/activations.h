@@ -51,14 +51,15 @@ struct Scratch {
   float* hca_state = nullptr;      // [sequences, 3, D]
   float* index_scores = nullptr;   // [select_rows, max_entries]
   int select_rows = 0, max_entries = 0;
-  uint16_t* low_out = nullptr;  // [rows, o_groups * o_lora]
+  float* attend_partials = nullptr;  // [rows, segments, heads, D + 2], of few rows
+  uint16_t* low_out = nullptr;       // [rows, o_groups * o_lora]
   QuantisedRows low_out8;
   float* gate_logits = nullptr;  // [rows, E]
   int32_t* part_counts = nullptr;
   int32_t *pair_rows = nullptr, *row_pairs = nullptr;
   float* pair_weights = nullptr;
   int32_t *num_pairs = nullptr, *num_tiles = nullptr, *num_shared_tiles = nullptr;
-  RowTile *tiles = nullptr, *shared_tiles = nullptr;
+  RowTile* tiles = nullptr;
   uint16_t *gate = nullptr, *up = nullptr, *expert_out = nullptr;  // [rows * (k + 1), I or H]
   QuantisedRows hidden8;                                           // [rows * (k + 1), I]
   QuantisedRows draft_streams8;                                    // [rows * S, H]

@@ -23,7 +23,15 @@ struct AttendArgs {
   const int32_t* num_selected = nullptr;
   const float* sink = nullptr;   // [heads]
   uint16_t* attended = nullptr;  // [rows, heads, D]
+  // More than one: segments run beside one another, and a second launch adds them. At least
+  // AttendSegments; for few rows. Never changes a bit.
+  int segments = 1;
+  float* partials = nullptr;  // [rows, segments, heads, D + 2]
 };
+// Rows up to which segments should run beside one another.
+inline constexpr int kMaxSplitRows = 32;
+// Segments of R3 that rows of a layer have at most; `entries`: of an HCA layer, that any row sees.
+int AttendSegments(int ratio, int index_topk, int64_t entries);
 cudaError_t RunAttend(const AttendArgs& args, cudaStream_t stream);
 
 }  // namespace baton::kernels::cuda

@@ -46,51 +46,58 @@ LinearArgs CudaOps::PlainLinear(const Matrix* weight, const uint16_t* x, float* 
 }
 
 absl::Status CudaOps::Multiply(const LinearArgs& linear, const char* what) {
-  const ValueFormat format = linear.weight.format;
-  const bool has_scales = format == ValueFormat::kFp8 || format == ValueFormat::kFp4;
-  if (linear.x_scales != nullptr && !has_scales) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("fp8 linear %s: weight [%d, %d] has no scales", what, linear.weight.rows,
-                        linear.weight.cols));
-  }
-  if (linear.x_scales == nullptr && (format == ValueFormat::kF32 || format == ValueFormat::kFp4)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("bf16 linear %s: weight [%d, %d] is neither bf16 nor fp8", what,
-                        linear.weight.rows, linear.weight.cols));
-  }
-  return ToStatus(options_.has_reference_linears ? RunReferenceLinear(linear, stream())
-                                                 : RunLinear(linear, stream()),
-                  what);
+  return MultiplyAll({&linear, 1}, what);
 }
 
+absl::Status CudaOps::MultiplyAll(std::span<const LinearArgs> linears, const char* what) {
+  for (const LinearArgs& linear : linears) {
+    const ValueFormat format = linear.weight.format;
+    const bool has_scales = format == ValueFormat::kFp8 || format == ValueFormat::kFp4;
+    if (linear.x_scales != nullptr && !has_scales) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("fp8 linear %s: weight [%d, %d] has no scales", what, linear.weight.rows,
+                          linear.weight.cols));
+    }
+    if (linear.x_scales == nullptr &&
+        (format == ValueFormat::kF32 || format == ValueFormat::kFp4)) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("bf16 linear %s: weight [%d, %d] is neither bf16 nor fp8", what,
+                          linear.weight.rows, linear.weight.cols));
+    }
+    if (!options_.has_reference_linears) continue;
+    RETURN_IF_ERROR(ToStatus(RunReferenceLinear(linear, stream()), what));
+  }
+  if (options_.has_reference_linears) return absl::OkStatus();
+  return ToStatus(RunLinears(linears.data(), static_cast<int>(linears.size()), stream()), what);
+}
+
+// All of one launch: they share their input's rows.
 absl::Status CudaOps::ProjectIn(const LayerArgs& args) {
   const LayerWeights& layer = args.layer;
-  LinearArgs query = Fp8Linear(layer.wq_a, act_.normed8, act_.query_low);
-  query.k_segments = kInputSegments;
-  RETURN_IF_ERROR(Multiply(query, "wq_a"));
-  LinearArgs kv = Fp8Linear(layer.wkv, act_.normed8, act_.kv);
-  kv.k_segments = kInputSegments;
-  RETURN_IF_ERROR(Multiply(kv, "wkv"));
+  std::vector<LinearArgs> linears = {Fp8Linear(layer.wq_a, act_.normed8, act_.query_low),
+                                     Fp8Linear(layer.wkv, act_.normed8, act_.kv)};
+  for (LinearArgs& linear : linears) linear.k_segments = kInputSegments;
   // Both widths of a compressor use the buffers' full stride of 2 d.
   const auto compress = [&](const CompressorWeights& weights, int d, float* values, float* score) {
-    if (weights.wkv == nullptr) return absl::OkStatus();
+    if (weights.wkv == nullptr) return;
     LinearArgs linear = PlainLinear(weights.wkv, act_.normed, values);
     linear.y_stride = 2 * d;
-    RETURN_IF_ERROR(Multiply(linear, "compressor wkv"));
+    linears.push_back(linear);
     linear.weight = ViewOf(weights.wgate);
     linear.y = score;
-    return Multiply(linear, "compressor wgate");
+    linears.push_back(linear);
   };
-  RETURN_IF_ERROR(
-      compress(layer.compressor, shape_.head_dim, act_.compressor_kv, act_.compressor_score));
-  RETURN_IF_ERROR(
-      compress(layer.index_compressor, shape_.index_dim, act_.index_kv, act_.index_score));
-  if (layer.index_weights == nullptr) return absl::OkStatus();
-  LinearArgs weights = PlainLinear(layer.index_weights, act_.normed, act_.index_weights);
-  weights.output = OutputFormat::kScaledF32;
-  weights.output_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.index_dim)) /
-                                            std::sqrt(static_cast<double>(shape_.index_heads)));
-  return Multiply(weights, "index weights");
+  compress(layer.compressor, shape_.head_dim, act_.compressor_kv, act_.compressor_score);
+  compress(layer.index_compressor, shape_.index_dim, act_.index_kv, act_.index_score);
+  if (layer.index_weights != nullptr) {
+    LinearArgs weights = PlainLinear(layer.index_weights, act_.normed, act_.index_weights);
+    weights.output = OutputFormat::kScaledF32;
+    weights.output_scale =
+        static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.index_dim)) /
+                           std::sqrt(static_cast<double>(shape_.index_heads)));
+    linears.push_back(weights);
+  }
+  return MultiplyAll(linears, "ProjectIn");
 }
 
 RowsArgs CudaOps::RowsArgsOf(const LayerWeights& layer) const {
@@ -132,11 +139,11 @@ absl::Status CudaOps::StoreRows(const LayerArgs& args) {
 absl::Status CudaOps::ProjectQuery(const LayerArgs& args) {
   const LayerWeights& layer = args.layer;
   const bool has_index = layer.index_wq_b != nullptr;
-  RETURN_IF_ERROR(Multiply(Fp8Linear(layer.wq_b, act_.query_low8, act_.query), "wq_b"));
+  std::vector<LinearArgs> linears = {Fp8Linear(layer.wq_b, act_.query_low8, act_.query)};
   if (has_index) {
-    RETURN_IF_ERROR(
-        Multiply(Fp8Linear(layer.index_wq_b, act_.query_low8, act_.index_query), "index wq_b"));
+    linears.push_back(Fp8Linear(layer.index_wq_b, act_.query_low8, act_.index_query));
   }
+  RETURN_IF_ERROR(MultiplyAll(linears, "ProjectQuery"));
   return ToStatus(RunShapeQueries({.step = Step(),
                                    .shape = shape_,
                                    .frequencies = FrequenciesOf(layer.ratio),
@@ -177,6 +184,11 @@ absl::Status CudaOps::Attend(const LayerArgs& args) {
   attend.num_selected = act_.num_selected;
   attend.sink = args.layer.attn_sink.data;
   attend.attended = act_.attended;
+  if (launch_.rows <= kMaxSplitRows) {
+    const int64_t entries = int64_t{launch_.entries} * kCsaRatio / kHcaRatio;
+    attend.segments = AttendSegments(attend.ratio, shape_.index_topk, entries);
+    attend.partials = scratch_.attend_partials;
+  }
   return ToStatus(RunAttend(attend, stream()), "Attend");
 }
 

@@ -84,10 +84,11 @@ class CudaOps final : public Ops {
     const uint8_t* is_promoted = nullptr;  // [E + 1]
     bool has_plain = false, has_promoted = false, is_shared_promoted = false;
   };
-  // One projection of all experts: w1, w3 or w2, a row of the table.
+  // Projections of all experts from one input: one row of the table, or two.
   struct ExpertStage {
     const ExpertTable* table = nullptr;
-    int matrix = 0;
+    int matrix = 0;                // w1 (and w3): 0, w2: 2
+    uint16_t* second_y = nullptr;  // of w3
     int tile_rows = 0;
     const Matrix* routed = nullptr;  // any of the routed ones: shape and format
     const Matrix* shared = nullptr;
@@ -126,6 +127,7 @@ class CudaOps final : public Ops {
   LinearArgs Fp8Linear(const Matrix* weight, const QuantisedRows& x, uint16_t* y) const;
   LinearArgs PlainLinear(const Matrix* weight, const uint16_t* x, float* y) const;
   absl::Status Multiply(const LinearArgs& linear, const char* what);
+  absl::Status MultiplyAll(std::span<const LinearArgs> linears, const char* what);
   RowsArgs RowsArgsOf(const LayerWeights& layer) const;
 
   // moe.cc

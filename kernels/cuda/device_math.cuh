@@ -119,6 +119,7 @@ __device__ __forceinline__ float SquareSum(const float* x, int n) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   float sum = 0.0f;
   if (lane < 16) {
+#pragma unroll 16
     for (int i = lane; i < n; i += 16) sum = Fma(x[i], x[i], sum);
   }
   for (int d = 8; d > 0; d /= 2) sum = sum + __shfl_down_sync(kFullWarp, sum, d);

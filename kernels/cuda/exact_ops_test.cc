@@ -177,14 +177,19 @@ TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
       args.k = k;
       args.selected = reinterpret_cast<int32_t*>(memory);
       args.num_selected = args.selected + rows * k;
-      ASSERT_EQ(RunPick(args, cuda.stream()), cudaSuccess);
-      const auto selected = Download<int32_t>(cuda, args.selected, Count(rows, k));
-      const auto found = Download<int32_t>(cuda, args.num_selected, Count(rows, 1));
-      for (size_t row = 0; row < counts.size(); ++row) {
-        const auto expected = BestOnCpu(&scores[row * kStride], counts[row], k);
-        ASSERT_EQ(found[row], static_cast<int32_t>(expected.size())) << counts[row];
-        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), &selected[row * Count(k, 1)]))
-            << k << " " << kind << " " << counts[row];
+      // Rows alone and in clusters of blocks; the latter is what longer rows take.
+      for (const int longest : {kStride, 20 * kStride}) {
+        args.longest = longest;
+        testing::WriteTo(cuda, memory, std::vector<int32_t>(Count(rows, k + 1), -1));
+        ASSERT_EQ(RunPick(args, cuda.stream()), cudaSuccess);
+        const auto selected = Download<int32_t>(cuda, args.selected, Count(rows, k));
+        const auto found = Download<int32_t>(cuda, args.num_selected, Count(rows, 1));
+        for (size_t row = 0; row < counts.size(); ++row) {
+          const auto expected = BestOnCpu(&scores[row * kStride], counts[row], k);
+          ASSERT_EQ(found[row], static_cast<int32_t>(expected.size())) << counts[row];
+          ASSERT_TRUE(std::equal(expected.begin(), expected.end(), &selected[row * Count(k, 1)]))
+              << k << " " << kind << " " << counts[row] << " " << longest;
+        }
       }
     }
   }

@@ -39,9 +39,8 @@ struct ExpertPlanArgs {
   float* pair_weights = nullptr;   // the same; the shared expert's are 1
   int32_t* row_pairs = nullptr;    // [rows, k] pair of a slot, -1: named before in the row
   int32_t* num_pairs = nullptr;    // [1]
-  RowTile* tiles = nullptr;        // routed
-  int32_t* num_tiles = nullptr;
-  RowTile* shared_tiles = nullptr;  // expert number E, rows from shared_first
+  RowTile* tiles = nullptr;        // first the shared expert's, number E, rows from shared_first
+  int32_t* num_tiles = nullptr;    // all
   int32_t* num_shared_tiles = nullptr;
   int shared_first = 0;
 };

@@ -38,12 +38,17 @@ struct LinearArgs {
   int groups = 1;      // wo_a: output rows of group g read x columns g * cols ..
 };
 
-// One linear per expert. The tiles are made for TileRows(rows_per_expert) rows.
+// One or two linears per expert, of equal shape. The tiles are made for TileRows(rows_per_expert)
+// rows; the shared expert's come first.
 struct ExpertLinearArgs {
-  LinearArgs linear;                     // weight: shape and format of all of them
-  const MatrixView* matrices = nullptr;  // [experts], device
-  const RowTile* tiles = nullptr;        // [max_tiles], device
-  const int32_t* num_tiles = nullptr;    // [1]
+  LinearArgs linear;                            // weight: shape and format of the routed ones
+  const MatrixView* matrices = nullptr;         // [experts + 1], device; the shared one is the last
+  const MatrixView* second_matrices = nullptr;  // their outputs go to second_y; null: none
+  void* second_y = nullptr;
+  ValueFormat shared_format = ValueFormat::kFp8;
+  const RowTile* tiles = nullptr;             // [max_tiles], device
+  const int32_t* num_tiles = nullptr;         // [1] all of them
+  const int32_t* num_shared_tiles = nullptr;  // [1]
   int max_tiles = 0;
   int tile_rows = 0;
   bool promotes_per_32 = false;          // runs the experts of that kind, else the others
@@ -53,9 +58,14 @@ struct ExpertLinearArgs {
 // Rows of a tile for that many rows of input. Never changes a bit.
 int TileRows(int rows);
 
+inline constexpr int kMaxLinears = 8;
+
 // x_scales given: fp8 linear, weight kFp8 or kFp4; else bf16 linear, weight kBf16 or kFp8
 // (widened). Columns a multiple of 128. Device pointers; asynchronous.
 cudaError_t RunLinear(const LinearArgs& args, cudaStream_t stream);
+// Several of the same rows at once: one launch for those whose weights are used as stored, one for
+// the others. `count` is kMaxLinears at most.
+cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream);
 cudaError_t RunExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream);
 
 // The same in the CPU back end's order of sums, slow: what tests compare with.

@@ -129,8 +129,12 @@ __global__ void ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args
   const RowTile tile = args.tiles[blockIdx.y];
   const bool is_promoted = args.is_promoted[tile.expert] != 0;
   if (is_promoted != args.promotes_per_32) return;
+  const bool is_second = blockIdx.z == 1;
+  LinearArgs linear = args.linear;
+  if (is_second) linear.y = args.second_y;
+  const MatrixView* matrices = is_second ? args.second_matrices : args.matrices;
   for (int i = 0; i < tile.count; ++i) {
-    RunRow(args.linear, args.matrices[tile.expert], tile.first + i,
+    RunRow(linear, matrices[tile.expert], tile.first + i,
            is_promoted ? Promotion::kPer32 : Promotion::kPer128);
   }
 }
@@ -148,7 +152,8 @@ cudaError_t RunReferenceLinear(const LinearArgs& args, cudaStream_t stream) {
 
 cudaError_t RunReferenceExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream) {
   if (args.max_tiles == 0) return cudaSuccess;
-  const dim3 grid(Blocks(args.linear.weight.rows), static_cast<unsigned>(args.max_tiles));
+  const dim3 grid(Blocks(args.linear.weight.rows), static_cast<unsigned>(args.max_tiles),
+                  args.second_matrices == nullptr ? 1 : 2);
   ExpertLinearKernel<<<grid, kThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }

@@ -1,16 +1,15 @@
+#include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/mix.h"
 #include "kernels/cuda/row_math.cuh"
-#include "kernels/cuda/wgmma.cuh"
 
 namespace baton::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kProductRows = 4;  // rows that share a read of fn
-constexpr int kProductOutputs = 8;
-constexpr int kProductThreads = 16 * kProductOutputs;
-constexpr int kProductColumns = 512;
-constexpr int kProductStages = 4;
+constexpr int kLanes = 16;         // of a product's sum (R11)
+constexpr int kManyRows = 256;     // from here on products share reads of fn among more rows
+constexpr int kSiteThreads = 512;  // mix and normalise a row; one more warp splits its products
+constexpr int kFewStreams = 4;     // the usual number, unrolled
 
 unsigned Unsigned(int n) { return static_cast<unsigned>(n); }
 unsigned RowBytes(int width) { return Unsigned(width) * static_cast<unsigned>(sizeof(float)); }
@@ -30,116 +29,172 @@ __global__ void EmbedKernel(EmbedKernelArgs args) {
   }
 }
 
-__global__ void LeaveSiteKernel(LeaveSiteArgs args) {
+// Grid: (rows, pieces of the width). A thread has eight columns of all streams, at most kMost.
+template <int kMost>
+__global__ void __launch_bounds__(kThreads) LeaveSiteKernel(LeaveSiteArgs args) {
   const int row = static_cast<int>(blockIdx.x), hidden = args.shape.hidden;
   const int num_streams = args.shape.streams;
-  if (IsPad(args.step.num_rows, row)) return;
+  const int column = 8 * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  if (IsPad(args.step.num_rows, row) || column >= hidden) return;
   const float* post = args.post + row * num_streams;
   const float* comb = args.comb + row * num_streams * num_streams;
-  Bf16* streams = args.streams + static_cast<int64_t>(row) * num_streams * hidden;
-  for (int i = static_cast<int>(threadIdx.x); i < hidden; i += kThreads) {
-    float old[kMaxStreams];
-    for (int j = 0; j < num_streams; ++j) old[j] = DecodeBf16(streams[j * hidden + i]);
-    const float branch = DecodeBf16(args.branch[static_cast<int64_t>(row) * hidden + i]);
-    for (int k = 0; k < num_streams; ++k) {
-      float sum = post[k] * branch;
-      for (int j = 0; j < num_streams; ++j) sum += comb[j * num_streams + k] * old[j];
-      streams[k * hidden + i] = EncodeBf16(sum);
+  Bf16* streams = args.streams + static_cast<int64_t>(row) * num_streams * hidden + column;
+  float branch[8], old[kMost][8];
+  LoadEight(args.branch + static_cast<int64_t>(row) * hidden + column, branch);
+#pragma unroll
+  for (int j = 0; j < kMost; ++j) {
+    if (j < num_streams) LoadEight(streams + j * hidden, old[j]);
+  }
+#pragma unroll
+  for (int k = 0; k < kMost; ++k) {
+    if (k >= num_streams) break;
+    float sum[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] = post[k] * branch[i];
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j >= num_streams) break;
+      const float share = comb[j * num_streams + k];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sum[i] += share * old[j][i];
     }
+    StoreEight(sum, streams + k * hidden);
   }
 }
 
-// Columns of fn and of the rows of x go through shared memory in pieces, a few ahead.
-struct ProductStage {
-  float fn[kProductOutputs]
-          [kProductColumns + 16];  // the pad keeps half warps off each other's banks
-  Bf16 x[kProductRows][kProductColumns];
-};
+// How a block of threads is laid out for products: kLanes threads, each with kOutputs outputs of
+// kRows rows, times groups of both. Columns go through shared memory in pieces, a few ahead.
+template <int kOutputs, int kRows, int kOutputGroups, int kRowGroups, int kColumns, int kStages>
+struct ProductShape {
+  static constexpr int kOutputsOfThread = kOutputs, kRowsOfThread = kRows;
+  static constexpr int kNumOutputs = kOutputs * kOutputGroups, kNumRows = kRows * kRowGroups;
+  static constexpr int kGroups = kOutputGroups;
+  static constexpr int kPiece = kColumns, kDepth = kStages;
+  static constexpr int kNumThreads = kLanes * kOutputGroups * kRowGroups;
 
+  struct Stage {
+    // The pad keeps half warps off each other's banks where they have five outputs each.
+    float fn[kNumOutputs][kColumns + 16];
+    Bf16 x[kNumRows][kColumns + 8];
+  };
+  static constexpr int kSharedBytes = kStages * static_cast<int>(sizeof(Stage));
+};
+using FewRows = ProductShape<1, 1, 1, 8, 1024, 4>;
+using ManyRows = ProductShape<5, 8, 5, 2, 256, 3>;
+
+template <typename Shape>
 class ProductLoader {
  public:
-  __device__ ProductLoader(const MixProductsArgs& args, ProductStage* stages)
-      : args_(args), stages_(stages) {
-#pragma unroll
-    for (int r = 0; r < kProductRows; ++r) {
-      int row = min(FirstRow() + r, args.rows - 1);
-      if (IsPad(args.num_rows, row)) row = 0;
-      const int source = args.x_rows == nullptr ? row : args.x_rows[row];
-      x_[r] = args.streams + static_cast<int64_t>(source) * args.width;
-    }
-  }
+  using Stage = typename Shape::Stage;
 
-  __device__ int FirstRow() const { return static_cast<int>(blockIdx.x) * kProductRows; }
-  __device__ int FirstOutput() const { return static_cast<int>(blockIdx.y) * kProductOutputs; }
+  __device__ ProductLoader(const MixProductsArgs& args, Stage* stages)
+      : args_(args), stages_(stages) {}
+
+  __device__ int FirstRow() const { return static_cast<int>(blockIdx.x) * Shape::kNumRows; }
+  __device__ int FirstOutput() const { return static_cast<int>(blockIdx.y) * Shape::kNumOutputs; }
   __device__ int Columns(int piece) const {
-    return min(kProductColumns, args_.width - piece * kProductColumns);
+    return min(Shape::kPiece, args_.width - piece * Shape::kPiece);
+  }
+  // The row of streams; pads read row 0.
+  __device__ const Bf16* Source(int r) const {
+    int row = min(FirstRow() + r, args_.rows - 1);
+    if (IsPad(args_.num_rows, row)) row = 0;
+    const int source = args_.x_rows == nullptr ? row : args_.x_rows[row];
+    return args_.streams + static_cast<int64_t>(source) * args_.width;
   }
 
-  __device__ void Load(int piece) {
-    ProductStage& stage = stages_[piece % kProductStages];
-    const int first = piece * kProductColumns, columns = Columns(piece);
+  __device__ void Load(int piece, const Bf16* const* sources) {
+    Stage& stage = stages_[piece % Shape::kDepth];
+    const int first = piece * Shape::kPiece, columns = Columns(piece);
     const float* fn = reinterpret_cast<const float*>(args_.fn.values);
-    for (int i = static_cast<int>(threadIdx.x); i < kProductOutputs * kProductColumns / 4;
-         i += kProductThreads) {
-      const int output = i / (kProductColumns / 4), column = i % (kProductColumns / 4) * 4;
+    constexpr int kFnChunks = Shape::kPiece / 4, kXChunks = Shape::kPiece / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::kNumOutputs * kFnChunks;
+         i += Shape::kNumThreads) {
+      const int output = i / kFnChunks, column = i % kFnChunks * 4;
       const bool is_valid = column < columns && FirstOutput() + output < args_.fn.rows;
       const int64_t row = is_valid ? FirstOutput() + output : 0;
       CopyAsync16(SharedAddress(&stage.fn[output][column]),
                   fn + row * args_.width + (is_valid ? first + column : 0), is_valid);
     }
-#pragma unroll
-    for (int r = 0; r < kProductRows; ++r) {
-      const int column = static_cast<int>(threadIdx.x) * 8;
-      if (column >= kProductColumns) continue;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::kNumRows * kXChunks;
+         i += Shape::kNumThreads) {
+      const int r = i / kXChunks, column = i % kXChunks * 8;
       const bool is_valid = column < columns;
-      CopyAsync16(SharedAddress(&stage.x[r][column]), x_[r] + (is_valid ? first + column : 0),
+      CopyAsync16(SharedAddress(&stage.x[r][column]), sources[r] + (is_valid ? first + column : 0),
                   is_valid);
     }
   }
 
  private:
   const MixProductsArgs& args_;
-  ProductStage* stages_;
-  const Bf16* x_[kProductRows];
+  Stage* stages_;
 };
 
-// Grid: (groups of rows, groups of outputs). 16 threads an output; the last output is x . x.
-__global__ void __launch_bounds__(kProductThreads) MixProductsKernel(MixProductsArgs args) {
+// Grid: (groups of rows, groups of outputs). The output behind fn's last is x . x.
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::kNumThreads) MixProductsKernel(MixProductsArgs args) {
   extern __shared__ __align__(16) uint8_t raw_stages[];
-  auto* stages = reinterpret_cast<ProductStage*>(raw_stages);
-  ProductLoader loader(args, stages);
-  const int lane = static_cast<int>(threadIdx.x % 16), mine = static_cast<int>(threadIdx.x / 16);
-  const int output = loader.FirstOutput() + mine, outputs = args.fn.rows;
-  const int pieces = (args.width + kProductColumns - 1) / kProductColumns;
-  const bool is_square = output >= outputs;
-  float sums[kProductRows] = {};
-  for (int piece = 0; piece < kProductStages - 1; ++piece) {
-    if (piece < pieces) loader.Load(piece);
+  __shared__ const Bf16* sources[Shape::kNumRows];
+  constexpr int kOutputs = Shape::kOutputsOfThread, kRows = Shape::kRowsOfThread;
+  auto* stages = reinterpret_cast<typename Shape::Stage*>(raw_stages);
+  ProductLoader<Shape> loader(args, stages);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kLanes;
+  const int output_group = thread / kLanes % Shape::kGroups;
+  const int first_row = thread / kLanes / Shape::kGroups * kRows;
+  const int outputs = args.fn.rows, own = output_group * kOutputs;
+  const int square = outputs - loader.FirstOutput() - own;  // which of this thread's is x . x
+  const int pieces = (args.width + Shape::kPiece - 1) / Shape::kPiece;
+  if (thread < Shape::kNumRows) sources[thread] = loader.Source(thread);
+  __syncthreads();
+  float sums[kOutputs][kRows] = {};
+  for (int piece = 0; piece < Shape::kDepth - 1; ++piece) {
+    if (piece < pieces) loader.Load(piece, sources);
     CopyAsyncCommit();
   }
   for (int piece = 0; piece < pieces; ++piece) {
-    CopyAsyncWait<kProductStages - 2>();
+    CopyAsyncWait<Shape::kDepth - 2>();
     __syncthreads();
-    if (piece + kProductStages - 1 < pieces) loader.Load(piece + kProductStages - 1);
+    const int next = piece + Shape::kDepth - 1;
+    if (next < pieces) loader.Load(next, sources);
     CopyAsyncCommit();
-    const ProductStage& stage = stages[piece % kProductStages];
+    const auto& stage = stages[piece % Shape::kDepth];
 #pragma unroll 8
-    for (int i = lane; i < loader.Columns(piece); i += 16) {
-      const float w = stage.fn[mine][i];
+    for (int i = lane; i < loader.Columns(piece); i += kLanes) {
+      float x[kRows];
 #pragma unroll
-      for (int r = 0; r < kProductRows; ++r) {
-        const float value = DecodeBf16(stage.x[r][i]);
-        sums[r] = Fma(value, is_square ? value : w, sums[r]);
+      for (int r = 0; r < kRows; ++r) x[r] = DecodeBf16(stage.x[first_row + r][i]);
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        const float w = stage.fn[own + o][i];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sums[o][r] = Fma(x[r], o == square ? x[r] : w, sums[o][r]);
       }
     }
   }
 #pragma unroll
-  for (int r = 0; r < kProductRows; ++r) {
-    for (int d = 8; d > 0; d /= 2) sums[r] += __shfl_down_sync(kFullWarp, sums[r], d, 16);
-    const int row = loader.FirstRow() + r;
-    if (lane != 0 || output > outputs || row >= args.rows || IsPad(args.num_rows, row)) continue;
-    args.products[static_cast<int64_t>(row) * (outputs + 1) + output] = sums[r];
+  for (int o = 0; o < kOutputs; ++o) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float sum = sums[o][r];
+      for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_down_sync(kFullWarp, sum, d, kLanes);
+      const int output = loader.FirstOutput() + own + o, row = loader.FirstRow() + first_row + r;
+      if (lane != 0 || output > outputs || row >= args.rows || IsPad(args.num_rows, row)) continue;
+      args.products[static_cast<int64_t>(row) * (outputs + 1) + output] = sum;
+    }
   }
+}
+
+template <typename Shape>
+cudaError_t LaunchProducts(const MixProductsArgs& args, cudaStream_t stream) {
+  const auto kernel = MixProductsKernel<Shape>;
+  if (const cudaError_t error = cudaFuncSetAttribute(
+          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kSharedBytes)) {
+    return error;
+  }
+  const dim3 grid(Unsigned((args.rows + Shape::kNumRows - 1) / Shape::kNumRows),
+                  Unsigned(args.fn.rows / Shape::kNumOutputs + 1));
+  kernel<<<grid, Shape::kNumThreads, Shape::kSharedBytes, stream>>>(args);
+  return cudaPeekAtLastError();
 }
 
 // comb is square; line `line` of it, a row or a column, is divided by its sum + epsilon.
@@ -177,7 +232,29 @@ __device__ void Sinkhorn(float* comb, const ModelShape& shape) {
   }
 }
 
-// By one warp: pre into shared memory, post and comb to the row's place.
+// The same for four streams, an element a lane of the first sixteen. Sums have the same order.
+__device__ float SinkhornOfFour(float x, const ModelShape& shape) {
+  const int lane = LaneIndex() % 16, row = lane / 4 * 4, column = lane % 4;
+  float largest = __shfl_sync(kFullWarp, x, row);
+#pragma unroll
+  for (int i = 1; i < 4; ++i) largest = Larger(__shfl_sync(kFullWarp, x, row + i), largest);
+  x = ExpNeg(x - largest);
+  const auto sum_of = [&x](int first, int step) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum += __shfl_sync(kFullWarp, x, first + i * step);
+    return sum;
+  };
+  x = x / sum_of(row, 1) + shape.mix_epsilon;
+  x /= sum_of(column, 4) + shape.mix_epsilon;
+  for (int i = 1; i < shape.sinkhorn_iterations; ++i) {
+    x /= sum_of(row, 1) + shape.mix_epsilon;
+    x /= sum_of(column, 4) + shape.mix_epsilon;
+  }
+  return x;
+}
+
+// By one warp: pre into shared memory, post to the row's place, comb's logits into shared memory.
 __device__ void SplitMix(const EnterSiteArgs& args, int row, float* pre, float* comb) {
   const int n = args.shape.streams, outputs = args.is_head ? n : (2 + n) * n;
   const float* products = args.products + static_cast<int64_t>(row) * (outputs + 1);
@@ -194,36 +271,88 @@ __device__ void SplitMix(const EnterSiteArgs& args, int row, float* pre, float* 
     }
   }
   __syncwarp();
-  if (args.is_head) return;
+}
+
+__device__ void FinishComb(const EnterSiteArgs& args, int row, float* comb) {
+  const int n = args.shape.streams;
+  if (n == kFewStreams) {
+    const float x = SinkhornOfFour(comb[LaneIndex() % 16], args.shape);
+    if (LaneIndex() < 16) args.comb[row * 16 + LaneIndex()] = x;
+    return;
+  }
   Sinkhorn(comb, args.shape);
   for (int i = LaneIndex(); i < n * n; i += kWarp) args.comb[row * n * n + i] = comb[i];
 }
 
-__global__ void EnterSiteKernel(EnterSiteArgs args) {
-  extern __shared__ float x[];
+// u of eight columns: sum of pre[s] * streams[s], rounded.
+template <int kMost>
+__device__ void MixEight(const Bf16* streams, const ModelShape& shape, const float* pre,
+                         float (&sum)[8]) {
+  float x[kMost][8];
+#pragma unroll
+  for (int s = 0; s < kMost; ++s) {
+    if (s < shape.streams) LoadEight(streams + s * shape.hidden, x[s]);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum[i] = pre[0] * x[0][i];
+#pragma unroll
+  for (int s = 1; s < kMost; ++s) {
+    if (s >= shape.streams) break;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] += pre[s] * x[s][i];
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum[i] = RoundBf16(sum[i]);
+}
+
+// A row, by 16 warps; the last warp splits the products and then normalises comb, which nothing
+// here waits for.
+template <int kMost>
+__global__ void __launch_bounds__(kSiteThreads + kWarp) EnterSiteKernel(EnterSiteArgs args) {
+  extern __shared__ __align__(16) float x[];
   __shared__ float pre[kMaxStreams], comb[kMaxStreams * kMaxStreams];
+  __shared__ float inverse;
   const int row = static_cast<int>(blockIdx.x), hidden = args.shape.hidden;
+  const int thread = static_cast<int>(threadIdx.x);
   if (IsPad(args.num_rows, row)) return;
-  if (WarpIndex() == 0) SplitMix(args, row, pre, comb);
-  __syncthreads();
+  if (thread >= kSiteThreads) {
+    SplitMix(args, row, pre, comb);
+    __syncthreads();
+    if (!args.is_head) FinishComb(args, row, comb);
+    return;
+  }
   const int source = args.x_rows == nullptr ? row : args.x_rows[row];
   const Bf16* streams = args.streams + static_cast<int64_t>(source) * args.shape.streams * hidden;
-  for (int i = static_cast<int>(threadIdx.x); i < hidden; i += kThreads) {
-    float sum = pre[0] * DecodeBf16(streams[i]);
-    for (int s = 1; s < args.shape.streams; ++s) {
-      sum += pre[s] * DecodeBf16(streams[s * hidden + i]);
+  __syncthreads();  // pre is there
+  for (int column = 8 * thread; column < hidden; column += 8 * kSiteThreads) {
+    float sum[8];
+    MixEight<kMost>(streams + column, args.shape, pre, sum);
+    *reinterpret_cast<float4*>(x + column) = make_float4(sum[0], sum[1], sum[2], sum[3]);
+    *reinterpret_cast<float4*>(x + column + 4) = make_float4(sum[4], sum[5], sum[6], sum[7]);
+  }
+  MeetAt(1, kSiteThreads);
+  if (WarpIndex() == 0) {
+    const float value = InverseRms(SquareSum(x, hidden), hidden, args.shape.norm_epsilon);
+    if (LaneIndex() == 0) inverse = value;
+  }
+  MeetAt(1, kSiteThreads);
+  const int64_t first = static_cast<int64_t>(row) * hidden;
+  for (int base = 0; base < hidden; base += 8 * kSiteThreads) {
+    const int column = base + 8 * thread;
+    const bool has_values = column < hidden;
+    float y[8] = {};
+    if (has_values) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const float scaled = x[column + i] * inverse;
+        y[i] = RoundBf16(args.norm == nullptr ? scaled : args.norm[column + i] * scaled);
+      }
+      StoreEight(y, args.normed + first + column);
     }
-    x[i] = RoundBf16(sum);
+    if (args.codes == nullptr) continue;
+    QuantiseEight(y, has_values, args.codes + first + column,
+                  args.scales + (first + column) / kFp8Group);
   }
-  __syncthreads();
-  NormRow(x, hidden, args.norm, args.shape.norm_epsilon);
-  Bf16* normed = args.normed + static_cast<int64_t>(row) * hidden;
-  for (int i = static_cast<int>(threadIdx.x); i < hidden; i += kThreads) {
-    normed[i] = EncodeBf16(x[i]);
-  }
-  if (args.codes == nullptr) return;
-  QuantiseRow(x, hidden, args.codes + static_cast<int64_t>(row) * hidden,
-              args.scales + static_cast<int64_t>(row) * (hidden / kFp8Group));
 }
 
 // Grid: (rows, S + 1): the streams, then the embedding.
@@ -260,24 +389,25 @@ cudaError_t RunEmbed(const EmbedKernelArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t RunLeaveSite(const LeaveSiteArgs& args, cudaStream_t stream) {
-  LeaveSiteKernel<<<Unsigned(args.step.rows), kThreads, 0, stream>>>(args);
+  const dim3 grid(Unsigned(args.step.rows),
+                  Unsigned((args.shape.hidden / 8 + kThreads - 1) / kThreads));
+  if (args.shape.streams <= kFewStreams) {
+    LeaveSiteKernel<kFewStreams><<<grid, kThreads, 0, stream>>>(args);
+  } else {
+    LeaveSiteKernel<kMaxStreams><<<grid, kThreads, 0, stream>>>(args);
+  }
   return cudaPeekAtLastError();
 }
 
 cudaError_t RunMixProducts(const MixProductsArgs& args, cudaStream_t stream) {
-  constexpr int kBytes = kProductStages * sizeof(ProductStage);
-  if (const cudaError_t error = cudaFuncSetAttribute(
-          MixProductsKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
-    return error;
-  }
-  const dim3 grid(Unsigned((args.rows + kProductRows - 1) / kProductRows),
-                  Unsigned((args.fn.rows + kProductOutputs) / kProductOutputs));
-  MixProductsKernel<<<grid, kProductThreads, kBytes, stream>>>(args);
-  return cudaPeekAtLastError();
+  return args.rows < kManyRows ? LaunchProducts<FewRows>(args, stream)
+                               : LaunchProducts<ManyRows>(args, stream);
 }
 
 cudaError_t RunEnterSite(const EnterSiteArgs& args, cudaStream_t stream) {
-  EnterSiteKernel<<<Unsigned(args.rows), kThreads, RowBytes(args.shape.hidden), stream>>>(args);
+  const auto kernel = args.shape.streams <= kFewStreams ? EnterSiteKernel<kFewStreams>
+                                                        : EnterSiteKernel<kMaxStreams>;
+  kernel<<<Unsigned(args.rows), kSiteThreads + kWarp, RowBytes(args.shape.hidden), stream>>>(args);
   return cudaPeekAtLastError();
 }
 

@@ -33,25 +33,51 @@ __device__ __forceinline__ void LoadA(const Bf16* matrix, int stride, int first_
   a[3] = LoadPair(low + 8 * stride + 8);
 }
 
-// B fragment of keys k .. k + 15 (rows), channels n .. n + 7.
-__device__ __forceinline__ void LoadTransposed(const Bf16* keys, int stride, int k, int n,
-                                               uint32_t& b0, uint32_t& b1) {
-  const uint32_t address = SharedAddress(keys + (k + LaneIndex() % 16) * stride + n);
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(b0), "=r"(b1)
+__device__ __forceinline__ void LoadMatrices(uint32_t address, uint32_t (&r)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
+}
+__device__ __forceinline__ void LoadMatricesTransposed(uint32_t address, uint32_t (&r)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
 }
 
-// Sixteen e4m3 codes as bf16 times scale, which is exact.
-__device__ __forceinline__ void WidenCodes(const uint4& codes, float scale, Bf16* out) {
+// Two e4m3 codes, each in the low byte of a half, to two bf16 times the scale (a bf16 power of two,
+// twice), which is exact: the code's bits are a bf16 2^120 too small, subnormal codes included.
+__device__ __forceinline__ uint32_t WidenFp8Pair(uint32_t codes, uint32_t scale) {
+  constexpr uint32_t kLift = 0x7b807b80u;  // 2^120 twice
+  const uint32_t small = ((codes << 4) & 0x07f007f0u) | ((codes << 8) & 0x80008000u);
+  uint32_t value, scaled;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(value) : "r"(small), "r"(kLift));
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(scaled) : "r"(value), "r"(scale));
+  return scaled;
+}
+// A power of two as two bf16.
+__device__ __forceinline__ uint32_t PairOfScale(float scale) {
+  const uint32_t half = BitsOf(scale) >> 16;
+  return half | half << 16;
+}
+
+// Sixteen e4m3 codes as bf16 times the scale.
+__device__ __forceinline__ void WidenFp8Piece(const uint4& codes, uint32_t scale,
+                                              uint32_t (&out)[8]) {
   const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t pair = words[i / 2] >> (16 * (i % 2));
-    const float low = DecodeE4m3(static_cast<uint8_t>(pair)) * scale;
-    const float high = DecodeE4m3(static_cast<uint8_t>(pair >> 8)) * scale;
-    reinterpret_cast<uint32_t*>(out)[i] = (BitsOf(low) >> 16) | (BitsOf(high) & 0xffff0000u);
+  for (int w = 0; w < 4; ++w) {
+    out[2 * w] = WidenFp8Pair(__byte_perm(words[w], 0, 0x4140), scale);
+    out[2 * w + 1] = WidenFp8Pair(__byte_perm(words[w], 0, 0x4342), scale);
   }
+}
+
+// The same into memory.
+__device__ __forceinline__ void WidenCodes(const uint4& codes, float scale, Bf16* out) {
+  uint32_t words[8];
+  WidenFp8Piece(codes, PairOfScale(scale), words);
+  auto* to = reinterpret_cast<uint4*>(out);
+  to[0] = make_uint4(words[0], words[1], words[2], words[3]);
+  to[1] = make_uint4(words[4], words[5], words[6], words[7]);
 }
 
 }  // namespace baton::kernels::cuda

@@ -109,7 +109,6 @@ absl::Status CudaOps::PlanExperts(int tile_rows) {
   plan.num_pairs = scratch_.num_pairs;
   plan.tiles = scratch_.tiles;
   plan.num_tiles = scratch_.num_tiles;
-  plan.shared_tiles = scratch_.shared_tiles;
   plan.num_shared_tiles = scratch_.num_shared_tiles;
   plan.shared_first = launch_.rows * shape_.experts_per_token;
   return ToStatus(RunExpertPlan(plan, stream()), "expert plan");
@@ -121,31 +120,33 @@ absl::Status CudaOps::MultiplyExperts(const ExpertLinearArgs& args, const char* 
                   what);
 }
 
+// Shared and routed experts together.
 absl::Status CudaOps::RunStage(const ExpertStage& stage) {
+  const ExpertTable& table = *stage.table;
   ExpertLinearArgs args;
   args.linear = stage.linear;
   args.linear.weight = ViewOf(stage.routed);
   args.linear.y_stride = stage.routed->rows();
-  args.matrices = stage.table->matrices + stage.matrix * (shape_.experts + 1);
-  args.is_promoted = stage.table->is_promoted;
+  args.matrices = table.matrices + stage.matrix * (shape_.experts + 1);
+  if (stage.second_y != nullptr) {
+    args.second_matrices = args.matrices + shape_.experts + 1;
+    args.second_y = stage.second_y;
+  }
+  args.shared_format = ViewOf(stage.shared).format;
+  args.is_promoted = table.is_promoted;
   args.tiles = scratch_.tiles;
   args.num_tiles = scratch_.num_tiles;
+  args.num_shared_tiles = scratch_.num_shared_tiles;
   args.tile_rows = stage.tile_rows;
   const int pairs = launch_.rows * shape_.experts_per_token;
-  args.max_tiles = std::min(pairs, pairs / stage.tile_rows + shape_.experts);
-  if (stage.table->has_plain) {
-    RETURN_IF_ERROR(MultiplyExperts(args, "routed experts"));
+  args.max_tiles = std::min(pairs, pairs / stage.tile_rows + shape_.experts) +
+                   (launch_.rows + stage.tile_rows - 1) / stage.tile_rows;
+  if (table.has_plain || !table.is_shared_promoted) {
+    RETURN_IF_ERROR(MultiplyExperts(args, "experts"));
   }
-  if (stage.table->has_promoted) {
-    args.promotes_per_32 = true;
-    RETURN_IF_ERROR(MultiplyExperts(args, "routed experts per 32"));
-  }
-  args.linear.weight = ViewOf(stage.shared);
-  args.promotes_per_32 = stage.table->is_shared_promoted;
-  args.tiles = scratch_.shared_tiles;
-  args.num_tiles = scratch_.num_shared_tiles;
-  args.max_tiles = (launch_.rows + stage.tile_rows - 1) / stage.tile_rows;
-  return MultiplyExperts(args, "shared expert");
+  if (!table.has_promoted && !table.is_shared_promoted) return absl::OkStatus();
+  args.promotes_per_32 = true;
+  return MultiplyExperts(args, "experts per 32");
 }
 
 absl::Status CudaOps::Experts(const LayerArgs& args) {
@@ -162,11 +163,7 @@ absl::Status CudaOps::Experts(const LayerArgs& args) {
   stage.linear = in;
   stage.routed = layer.experts[0].w1;
   stage.shared = layer.shared.w1;
-  RETURN_IF_ERROR(RunStage(stage));
-  stage.matrix = 1;
-  stage.linear.y = scratch_.up;
-  stage.routed = layer.experts[0].w3;
-  stage.shared = layer.shared.w3;
+  stage.second_y = scratch_.up;
   RETURN_IF_ERROR(RunStage(stage));
 
   SwigluArgs swiglu;
@@ -183,6 +180,7 @@ absl::Status CudaOps::Experts(const LayerArgs& args) {
   RETURN_IF_ERROR(ToStatus(RunSwiglu(swiglu, stream()), "SwiGLU"));
 
   stage.matrix = 2;
+  stage.second_y = nullptr;
   stage.linear = Fp8Linear(layer.shared.w2, scratch_.hidden8, scratch_.expert_out);
   stage.routed = layer.experts[0].w2;
   stage.shared = layer.shared.w2;

@@ -10,6 +10,44 @@ __device__ __forceinline__ int WarpIndex() { return static_cast<int>(threadIdx.x
 __device__ __forceinline__ int LaneIndex() { return static_cast<int>(threadIdx.x % kWarp); }
 __device__ __forceinline__ int NumWarps() { return static_cast<int>(blockDim.x / kWarp); }
 
+// Eight neighbouring values of a bf16 row, 16 bytes.
+__device__ __forceinline__ void LoadEight(const Bf16* row, float (&x)[8]) {
+  const uint4 words = *reinterpret_cast<const uint4*>(row);
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    x[2 * i] = FloatOf(pairs[i] << 16);
+    x[2 * i + 1] = FloatOf(pairs[i] & 0xffff0000u);
+  }
+}
+__device__ __forceinline__ void StoreEight(const float (&x)[8], Bf16* row) {
+  uint32_t pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = EncodeBf16(x[2 * i]) | static_cast<uint32_t>(EncodeBf16(x[2 * i + 1])) << 16;
+  }
+  *reinterpret_cast<uint4*>(row) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// fp8 group of 128 (model.md 10.1) that 16 neighbouring lanes hold, eight values each: their codes,
+// and the group's scale. The whole warp takes part; lanes with is_live false store nothing.
+__device__ __forceinline__ void QuantiseEight(const float (&x)[8], bool is_live, uint8_t* codes,
+                                              float* scale_of_group) {
+  float amax = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) amax = Larger(amax, Abs(x[i]));
+  const float scale = Fp8ScaleOf(GroupMax(amax, 16));
+  const float inverse = 1.0f / scale;
+  uint32_t words[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    words[i / 4] |= static_cast<uint32_t>(EncodeE4m3(x[i] * inverse)) << (8 * (i % 4));
+  }
+  if (!is_live) return;
+  *reinterpret_cast<uint2*>(codes) = make_uint2(words[0], words[1]);
+  if (threadIdx.x % 16 == 0) *scale_of_group = scale;
+}
+
 // x [n] = bf16 row.
 __device__ __forceinline__ void LoadRow(const Bf16* row, int n, float* x) {
   for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {

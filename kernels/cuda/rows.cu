@@ -73,14 +73,18 @@ __device__ void AddBias(const RowsArgs& args, int row) {
   }
 }
 
-__global__ void RowKernel(RowsArgs args) {
+// Grid: (rows, roles): the query's low form, the window row, the compressors' bias.
+__global__ void __launch_bounds__(kThreads) RowKernel(RowsArgs args) {
   extern __shared__ float x[];
   const int row = static_cast<int>(blockIdx.x);
   if (row >= *args.step.num_rows) return;
-  const RunInfo run = args.step.runs[args.step.sequence[row]];
-  StoreQuery(args, row, x);
-  StoreWindowRow(args, run, row, x);
-  if (args.ratio != 0) AddBias(args, row);
+  if (blockIdx.y == 0) {
+    StoreQuery(args, row, x);
+  } else if (blockIdx.y == 1) {
+    StoreWindowRow(args, args.step.runs[args.step.sequence[row]], row, x);
+  } else {
+    AddBias(args, row);
+  }
 }
 
 // From a pooled entry to its row in the page (model.md 4.3).
@@ -136,61 +140,76 @@ __device__ void FinishIndexEntry(const RowsArgs& args, int run, int64_t entry, f
   }
 }
 
-// Up to eight contributions to one entry, in token order.
+// Up to eight contributions to one entry, in token order: A halves of the window before, B halves
+// of its own; rows of this step from the activations, older ones from the slot.
 struct Contributions {
   const float* kv[2 * kCsaRatio];
   const float* score[2 * kCsaRatio];
-  int count = 0;
+  int first = 0;  // the entries before it are absent
 
   __device__ float Pooled(int channel) const {
-    float max = score[0][channel];
-    for (int t = 1; t < count; ++t) max = Larger(score[t][channel], max);
-    float sum = 0.0f, weighted = 0.0f;
-    for (int t = 0; t < count; ++t) {
-      const float b = ExpNeg(score[t][channel] - max);
+    float s[2 * kCsaRatio], v[2 * kCsaRatio];
+#pragma unroll
+    for (int t = 0; t < 2 * kCsaRatio; ++t) {
+      if (t < first) continue;
+      s[t] = score[t][channel];
+      v[t] = kv[t][channel];
+    }
+    float max = kMinusInfinity, sum = 0.0f, weighted = 0.0f;
+#pragma unroll
+    for (int t = 0; t < 2 * kCsaRatio; ++t) {
+      if (t >= first) max = t == first ? s[t] : Larger(s[t], max);
+    }
+#pragma unroll
+    for (int t = 0; t < 2 * kCsaRatio; ++t) {
+      if (t < first) continue;
+      const float b = ExpNeg(s[t] - max);
       sum = sum + b;
-      weighted = Fma(b, kv[t][channel], weighted);
+      weighted = Fma(b, v[t], weighted);
     }
     return weighted / sum;
   }
 };
 
-// Grid: rows; those that close an entry pool it: A halves of the window before, B halves of its
-// own; rows of this step from the activations, older ones from the slot.
-__global__ void CloseCsaKernel(RowsArgs args) {
+// Grid: (rows, main and index); rows that close an entry pool it.
+__global__ void __launch_bounds__(kThreads) CloseCsaKernel(RowsArgs args) {
   __shared__ float x[kMaxHeadDim];
   const int row = static_cast<int>(blockIdx.x);
+  const bool is_index = blockIdx.y == 1;
   if (row >= *args.step.num_rows) return;
   const int64_t position = args.step.position[row];
   if ((position + 1) % kCsaRatio != 0) return;
   const int run_index = args.step.sequence[row];
   const RunInfo run = args.step.runs[run_index];
-  const int dim = args.shape.head_dim, index_dim = args.shape.index_dim;
-  const int64_t entry = position / kCsaRatio, own = entry * kCsaRatio;
-  Contributions main, index;
-  for (int64_t p = own < kCsaRatio ? 0 : own - kCsaRatio; p < own + kCsaRatio; ++p) {
-    const int half = p < own ? 0 : 1, i = main.count++;
+  const int main_dim = args.shape.head_dim;
+  const int dim = is_index ? args.shape.index_dim : main_dim;
+  const int64_t entry = position / kCsaRatio, start = (entry - 1) * kCsaRatio;
+  const float* step_kv = is_index ? args.index_kv : args.compressor_kv;
+  const float* step_score = is_index ? args.index_score : args.compressor_score;
+  Contributions parts;
+  parts.first = start < 0 ? kCsaRatio : 0;
+#pragma unroll
+  for (int t = 0; t < 2 * kCsaRatio; ++t) {
+    const int64_t p = start + t;
+    const int half = t / kCsaRatio;
+    if (t < parts.first) continue;
     if (p < run.first) {
-      const float* raw = CsaRaw(args.slots, run.slot, args.rank, p);
-      main.kv[i] = raw + half * dim;
-      main.score[i] = raw + 2 * dim + half * dim;
-      index.kv[i] = raw + 4 * dim + half * index_dim;
-      index.score[i] = raw + 4 * dim + 2 * index_dim + half * index_dim;
+      const float* raw = CsaRaw(args.slots, run.slot, args.rank, p) + (is_index ? 4 * main_dim : 0);
+      parts.kv[t] = raw + half * dim;
+      parts.score[t] = raw + 2 * dim + half * dim;
     } else {
-      const int64_t r = run.first_row + (p - run.first);
-      main.kv[i] = args.compressor_kv + r * 2 * dim + half * dim;
-      main.score[i] = args.compressor_score + r * 2 * dim + half * dim;
-      index.kv[i] = args.index_kv + r * 2 * index_dim + half * index_dim;
-      index.score[i] = args.index_score + r * 2 * index_dim + half * index_dim;
+      const int64_t at = (run.first_row + (p - run.first)) * 2 * dim + half * dim;
+      parts.kv[t] = step_kv + at;
+      parts.score[t] = step_score + at;
     }
   }
-  index.count = main.count;
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += kThreads) x[i] = main.Pooled(i);
+  for (int i = static_cast<int>(threadIdx.x); i < dim; i += kThreads) x[i] = parts.Pooled(i);
   __syncthreads();
-  FinishEntry(args, run_index, entry, x);
-  for (int i = static_cast<int>(threadIdx.x); i < index_dim; i += kThreads) x[i] = index.Pooled(i);
-  __syncthreads();
-  FinishIndexEntry(args, run_index, entry, x);
+  if (is_index) {
+    FinishIndexEntry(args, run_index, entry, x);
+  } else {
+    FinishEntry(args, run_index, entry, x);
+  }
 }
 
 // Grid: (rows, channel pieces). A row that begins a window, or its run, folds up to the window's or
@@ -281,38 +300,172 @@ __global__ void RawRowsKernel(RowsArgs args) {
   }
 }
 
-// Grid: (rows, heads + index heads); one warp-sized-group block a head.
-__global__ void QueryKernel(QueryArgs args) {
-  __shared__ float x[kMaxHeadDim];
-  const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
-  if (row >= *args.step.num_rows) return;
+// One head's values in half a warp: lane l of it holds values l, l + 16, .. (the lanes of R11), at
+// most kMost of them. On its way in and out a head passes through shared memory.
+constexpr int kHalf = 16;
+constexpr int kHeadsOfBlock = kThreads / kHalf;
+template <int kMost, bool kIsFull>
+struct HeadValues {
+  static constexpr int kRow = kMost * kHalf + kHalf;  // bf16 values: halves on banks of their own
+  static constexpr int kUsualRope = 4;                // values of a lane
+  float x[kMost];
+  int own;  // values of a lane
+
+  __device__ int Count() const { return kIsFull ? kMost : own; }
+
+  __device__ static int Lane() { return LaneIndex() % kHalf; }
+
+  __device__ void Load(const Bf16* head, Bf16* row) {
+    const auto* from = reinterpret_cast<const uint4*>(head);
+#pragma unroll
+    for (int i = 0; i < kMost / 8; ++i) {
+      const int chunk = i * kHalf + Lane();
+      if (chunk < 2 * Count()) reinterpret_cast<uint4*>(row)[chunk] = from[chunk];
+    }
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < Count()) x[j] = DecodeBf16(row[j * kHalf + Lane()]);
+    }
+  }
+  // The values are bf16 already.
+  __device__ void Store(Bf16* head, Bf16* row, bool is_wanted) const {
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < Count()) row[j * kHalf + Lane()] = static_cast<Bf16>(BitsOf(x[j]) >> 16);
+    }
+    __syncwarp();
+    auto* to = reinterpret_cast<uint4*>(head);
+#pragma unroll
+    for (int i = 0; i < kMost / 8; ++i) {
+      const int chunk = i * kHalf + Lane();
+      if (is_wanted && chunk < 2 * Count()) to[chunk] = reinterpret_cast<const uint4*>(row)[chunk];
+    }
+  }
+
+  // r(x * rsqrt(mean(x^2) + epsilon)).
+  __device__ void Norm(float epsilon) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < Count()) sum = Fma(x[j], x[j], sum);
+    }
+    for (int d = kHalf / 2; d > 0; d /= 2) sum = sum + __shfl_down_sync(kFullWarp, sum, d, kHalf);
+    sum = __shfl_sync(kFullWarp, sum, 0, kHalf);
+    const float inverse = InverseRms(sum, Count() * kHalf, epsilon);
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < Count()) x[j] = RoundBf16(x[j] * inverse);
+    }
+  }
+
+  // Rotates the last values by the angles of their pairs.
+  __device__ void Rope(const SinCos* angles, int rope) {
+    if (kIsFull && rope == kUsualRope * kHalf) {
+      RopeFrom(angles, kMost - kUsualRope);
+    } else {
+      RopeFrom(angles, Count() - rope / kHalf);
+    }
+  }
+  __device__ __forceinline__ void RopeFrom(const SinCos* angles, int first) {
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < first || j >= Count()) continue;
+      const float other = __shfl_xor_sync(kFullWarp, x[j], 1);
+      const SinCos angle = angles[((j - first) * kHalf + Lane()) / 2];
+      const bool is_first = Lane() % 2 == 0;
+      const Pair r = Rotate(is_first ? Pair{x[j], other} : Pair{other, x[j]}, angle);
+      x[j] = RoundBf16(is_first ? r.a : r.b);
+    }
+  }
+
+  // As HadamardRow.
+  __device__ void Hadamard(float norm) {
+#pragma unroll
+    for (int distance = 1; distance < kHalf; distance *= 2) {
+#pragma unroll
+      for (int j = 0; j < kMost; ++j) {
+        if (j >= Count()) continue;
+        const float other = __shfl_xor_sync(kFullWarp, x[j], distance);
+        x[j] = (Lane() & distance) == 0 ? x[j] + other : other - x[j];
+      }
+    }
+#pragma unroll
+    for (int distance = 1; distance < kMost; distance *= 2) {
+      if (distance >= Count()) break;
+#pragma unroll
+      for (int j = 0; j < kMost; ++j) {
+        if ((j & distance) != 0 || j >= Count()) continue;
+        const float a = x[j], b = x[j | distance];
+        x[j] = a + b;
+        x[j | distance] = a - b;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kMost; ++j) {
+      if (j < Count()) x[j] = RoundBf16(x[j] * norm);
+    }
+  }
+
+  // As SimulateFp4Row: a group of 32 is two values of every lane.
+  __device__ void SimulateFp4() {
+#pragma unroll
+    for (int j = 0; j < kMost; j += 2) {
+      if (j >= Count()) continue;
+      const float amax = Larger(Abs(x[j]), Abs(x[j + 1]));
+      const float scale = Fp4ScaleOf(GroupMax(amax, kHalf));
+      const float inverse = 1.0f / scale;
+      x[j] = RoundE2m1InRange(Clamp(x[j] * inverse, kFp4Max)) * scale;
+      x[j + 1] = RoundE2m1InRange(Clamp(x[j + 1] * inverse, kFp4Max)) * scale;
+    }
+  }
+};
+
+// kIsIndex: of the index's queries, else of the main ones; kIsFull: their dimension is the largest.
+// Grid: (rows, groups of heads).
+template <bool kIsIndex, bool kIsFull>
+__global__ void __launch_bounds__(kThreads) QueryKernel(QueryArgs args) {
+  constexpr int kMost = (kIsIndex ? kMaxIndexDim : kMaxHeadDim) / kHalf;
+  using Values = HeadValues<kMost, kIsFull>;
+  __shared__ __align__(16) Bf16 rows[kHeadsOfBlock][Values::kRow];
+  __shared__ SinCos angles[kMaxHeadDim / 2];
+  const int row = static_cast<int>(blockIdx.x);
   const ModelShape& shape = args.shape;
-  const bool is_index = head >= shape.heads;
-  const int dim = is_index ? shape.index_dim : shape.head_dim;
-  Bf16* query =
-      is_index ? args.index_query +
-                     (static_cast<int64_t>(row) * shape.index_heads + (head - shape.heads)) * dim
-               : args.query + (static_cast<int64_t>(row) * shape.heads + head) * dim;
-  LoadRow(query, dim, x);
-  if (!is_index) NormRow(x, dim, nullptr, shape.norm_epsilon);
-  RopeRow(x, dim, shape.rope_dim / 2, args.frequencies, args.step.position[row]);
-  if (is_index) {
-    HadamardRow(x, dim, shape.index_norm);
-    SimulateFp4Row(x, dim);
+  if (row >= *args.step.num_rows) return;
+  for (int i = static_cast<int>(threadIdx.x); i < shape.rope_dim / 2; i += kThreads) {
+    angles[i] = RopeSinCos(RopeAngle(args.step.position[row], args.frequencies[i]));
   }
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += static_cast<int>(blockDim.x)) {
-    query[i] = EncodeBf16(x[i]);
+  __syncthreads();
+  const int heads = kIsIndex ? shape.index_heads : shape.heads;
+  const int dim = kIsIndex ? shape.index_dim : shape.head_dim;
+  const int half = static_cast<int>(threadIdx.x) / kHalf;
+  const int wanted = static_cast<int>(blockIdx.y) * kHeadsOfBlock + half;
+  const int head = min(wanted, heads - 1);  // whole warps take part in the shuffles
+  Bf16* query = kIsIndex ? args.index_query : args.query;
+  query += (static_cast<int64_t>(row) * heads + head) * dim;
+  Values values;
+  values.own = dim / kHalf;
+  values.Load(query, rows[half]);
+  if constexpr (!kIsIndex) values.Norm(shape.norm_epsilon);
+  values.Rope(angles, shape.rope_dim);
+  if constexpr (kIsIndex) {
+    values.Hadamard(shape.index_norm);
+    values.SimulateFp4();
   }
+  values.Store(query, rows[half], wanted < heads);
 }
 
-// Grid: (rows, groups of 128). One warp.
-__global__ void QuantiseKernel(QuantiseArgs args) {
-  __shared__ float x[kFp8Group];
+// Grid: (rows, pieces of the width).
+__global__ void __launch_bounds__(kThreads) QuantiseKernel(QuantiseArgs args) {
   const int64_t row = blockIdx.x;
   if (row >= *args.step.num_rows) return;
-  const int64_t at = row * args.width + blockIdx.y * kFp8Group;
-  LoadRow(args.x + at, kFp8Group, x);
-  QuantiseRow(x, kFp8Group, args.codes + at, args.scales + at / kFp8Group);
+  const int column = 8 * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
+  const bool has_values = column < args.width;
+  const int64_t at = row * args.width + column;
+  float x[8] = {};
+  if (has_values) LoadEight(args.x + at, x);
+  QuantiseEight(x, has_values, args.codes + at, args.scales + at / kFp8Group);
 }
 
 // Grid: (jobs, HCA layers).
@@ -344,8 +497,9 @@ cudaError_t RunStoreRows(const RowsArgs& args, cudaStream_t stream) {
   }
   const int longest = shape.q_lora > shape.head_dim ? shape.q_lora : shape.head_dim;
   static_assert(kMaxQueryLow * sizeof(float) <= 48 * 1024);
-  RowKernel<<<rows, kThreads, Unsigned(longest) * sizeof(float), stream>>>(args);
-  if (args.ratio == kCsaRatio) CloseCsaKernel<<<rows, kThreads, 0, stream>>>(args);
+  const dim3 roles(rows, args.ratio == 0 ? 2 : 3);
+  RowKernel<<<roles, kThreads, Unsigned(longest) * sizeof(float), stream>>>(args);
+  if (args.ratio == kCsaRatio) CloseCsaKernel<<<dim3(rows, 2), kThreads, 0, stream>>>(args);
   if (args.ratio == kHcaRatio) {
     constexpr int kChannels = 64;
     const dim3 grid(rows, Unsigned((shape.head_dim + kChannels - 1) / kChannels));
@@ -357,16 +511,22 @@ cudaError_t RunStoreRows(const RowsArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t RunShapeQueries(const QueryArgs& args, cudaStream_t stream) {
-  const int heads = args.shape.heads + (args.index_query == nullptr ? 0 : args.shape.index_heads);
-  const dim3 grid(Unsigned(args.step.rows), Unsigned(heads));
-  static_assert(kMaxIndexDim <= kMaxHeadDim);
-  QueryKernel<<<grid, 128, 0, stream>>>(args);
+  const auto grid = [&args](int heads) {
+    return dim3(Unsigned(args.step.rows), Unsigned((heads + kHeadsOfBlock - 1) / kHeadsOfBlock));
+  };
+  const auto main =
+      args.shape.head_dim == kMaxHeadDim ? QueryKernel<false, true> : QueryKernel<false, false>;
+  main<<<grid(args.shape.heads), kThreads, 0, stream>>>(args);
+  if (args.index_query == nullptr) return cudaPeekAtLastError();
+  const auto index =
+      args.shape.index_dim == kMaxIndexDim ? QueryKernel<true, true> : QueryKernel<true, false>;
+  index<<<grid(args.shape.index_heads), kThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }
 
 cudaError_t RunQuantiseRows(const QuantiseArgs& args, cudaStream_t stream) {
-  const dim3 grid(Unsigned(args.step.rows), Unsigned(args.width / kFp8Group));
-  QuantiseKernel<<<grid, kWarp, 0, stream>>>(args);
+  const dim3 grid(Unsigned(args.step.rows), Unsigned((args.width / 8 + kThreads - 1) / kThreads));
+  QuantiseKernel<<<grid, kThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }
 

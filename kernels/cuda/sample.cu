@@ -2,8 +2,8 @@
 #include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/sample.h"
 
-// One block a row. Masses and counts are integers, so the order in which threads add them is free;
-// an argmax has one winner whatever the order.
+// One block a row. Masses and counts are integers, so the order in which
+// threads add them is free; an argmax has one winner whatever the order.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -70,21 +70,46 @@ __device__ Wide BlockSum(Wide x) {
   return x;
 }
 
+// Several scores on their way at a time.
 template <typename Score>
 __device__ Best ArgMax(int n, const Score& score) {
+  constexpr int kAtOnce = 8;
   Best best;
-  for (int v = Thread(); v < n; v += kThreads) best.Offer(score(v), v);
+  for (int base = Thread(); base < n; base += kAtOnce * kThreads) {
+    float scores[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int v = base + i * kThreads;
+      scores[i] = v < n ? score(v) : kForbidden;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) best.Offer(scores[i], base + i * kThreads);
+  }
   return BlockBest(best);
 }
 
-// Argmax of z(v) + noise over the tokens whose z is not -inf; a Philox block serves four tokens.
-template <typename Scaled>
-__device__ Best NoisyArgMax(const SampleRowArgs& row, int n, const Scaled& z) {
+// At least Gumbel(word): with k leading ones, 1 - u >= 2^-(k + 1), and
+// -log(-log u) <= -log(1 - u).
+__device__ float GumbelBound(uint32_t word) {
+  constexpr float kLog2 = 0.693148f, kSlack = 0.01f;
+  return static_cast<float>(__clz(static_cast<int>(~word)) + 1) * kLog2 + kSlack;
+}
+
+// Argmax of z(v) + noise over the tokens whose z is not -inf and that
+// is_allowed(v) lets through; a Philox block serves four tokens. `largest`: the
+// z of an allowed token, to 2^-10. Noise is at least -3.13, so that token's sum
+// is a bar from the start (2.2).
+template <typename Scaled, typename Allowed>
+__device__ Best NoisyArgMax(const SampleRowArgs& row, int n, float largest, const Scaled& z,
+                            const Allowed& is_allowed) {
+  constexpr float kMostNoise = 22.9f, kLeastNoise = -3.14f;
   const auto p = static_cast<uint64_t>(row.position);
   const uint2 key =
       make_uint2(static_cast<uint32_t>(row.key), static_cast<uint32_t>(row.key >> 32));
   Best best;
-  float bar = kForbidden;  // z below it cannot win (2.2): noise is at most 22.88, the rest is slack
+  // Sums below the bar cannot win.
+  float bar = Abs(largest) < -kForbidden ? largest + kLeastNoise - (0.01f + Abs(largest) * 0x1p-20f)
+                                         : kForbidden;
   for (int group = Thread(); group < (n + 3) / 4; group += kThreads) {
     float scaled[4];
     bool is_any = false;
@@ -92,8 +117,7 @@ __device__ Best NoisyArgMax(const SampleRowArgs& row, int n, const Scaled& z) {
     for (int i = 0; i < 4; ++i) {
       const int v = 4 * group + i;
       scaled[i] = v < n ? z(v) : kForbidden;
-      if (scaled[i] < bar) scaled[i] = kForbidden;
-      is_any = is_any || scaled[i] > kForbidden;
+      is_any = is_any || scaled[i] + kMostNoise >= bar;
     }
     if (!is_any) continue;
     const uint4 words =
@@ -102,14 +126,18 @@ __device__ Best NoisyArgMax(const SampleRowArgs& row, int n, const Scaled& z) {
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (scaled[i] > kForbidden) best.Offer(scaled[i] + Gumbel(word[i]), 4 * group + i);
+      const int v = 4 * group + i;
+      if (!(scaled[i] > kForbidden) || scaled[i] + GumbelBound(word[i]) < bar) continue;
+      if (!is_allowed(v)) continue;
+      best.Offer(scaled[i] + Gumbel(word[i]), v);
+      bar = best.token >= 0 && best.score > bar ? best.score : bar;
     }
-    if (best.token >= 0) bar = best.score - (22.9f + Abs(best.score) * 0x1p-21f);
   }
   return BlockBest(best);
 }
 
-// Steps 1 to 4: the row's scores in scratch, or the logits themselves where nothing changes them.
+// Steps 1 to 4: the row's scores in scratch, or the logits themselves where
+// nothing changes them.
 __device__ const float* EditScores(const SampleRowArgs& row, const float* logits, int n,
                                    float* scratch) {
   if (row.num_edits == 0 && row.allowed == nullptr) return logits;
@@ -146,37 +174,77 @@ struct Ranked {
   float inv_temperature, top;
   Wide smallest;  // keys below are cut
 
-  __device__ Wide Key(int v) const {
-    const float z = scores[v] * inv_temperature;
+  __device__ float Scaled(int v) const { return scores[v] * inv_temperature; }
+  __device__ Wide KeyOf(float z, int v) const {
     if (!(z > kForbidden)) return 0;
     const Wide key = RankKey(Mass(z - top), v);
     return key < smallest ? 0 : key;
   }
+  __device__ Wide Key(int v) const { return KeyOf(Scaled(v), v); }
 };
 
-// The largest key T for which keys >= T weigh at least `need`; a key weighs weigh(key). 0: all keys
-// together weigh less.
+// Distances from the top outside of which no key begins with `prefix`, the key
+// without its last `rest` bits; with room for rounding.
+struct Band {
+  float low, high;
+};
+__device__ Band BandOf(Wide prefix, int rest) {
+  constexpr float kRoom = 1e-3f, kLowest = -26.0f;  // masses below e^-24 are 0
+  const Wide least = MassOf(prefix << rest), most = MassOf(((prefix + 1) << rest) - 1) + 1;
+  Band band = {kForbidden, Log(static_cast<float>(most) * 0x1p-32f) + kRoom};
+  if (least > 1) band.low = Log(static_cast<float>(least - 1) * 0x1p-32f) - kRoom;
+  return band.low < kLowest ? Band{kForbidden, band.high} : band;
+}
+
+// In which bin, from the top, the sum of weights reaches `left`; what is left
+// in it. By the whole block; -1: nowhere, `left` is then what all weigh too
+// little.
+struct Cut {
+  int bin;
+  Wide left;
+};
+__device__ Cut FindBin(const Wide* bins, Wide left) {
+  __shared__ Wide warp_sums[kThreads / kWarp];
+  __shared__ Cut cut;
+  static_assert(kBins == kThreads);
+  const int bin = kBins - 1 - Thread();
+  const Wide own = bins[bin];
+  Wide sum = own;
+  for (int d = 1; d < kWarp; d *= 2) {
+    const Wide before = __shfl_up_sync(kFullWarp, sum, d);
+    if (LaneIndex() >= d) sum += before;
+  }
+  if (Thread() == 0) cut = {-1, 0};
+  if (LaneIndex() == kWarp - 1) warp_sums[WarpIndex()] = sum;
+  __syncthreads();
+  Wide before = sum - own;
+  for (int w = 0; w < WarpIndex(); ++w) before += warp_sums[w];
+  if (before < left && before + own >= left) cut = {bin, left - before};
+  __syncthreads();
+  return cut;
+}
+
+// The largest key T for which keys >= T weigh at least `need`; a key weighs
+// weigh(key). 0: all keys together weigh less.
 template <typename Weigh>
 __device__ Wide FindCut(const Ranked& ranked, Wide need, const Weigh& weigh) {
   __shared__ Wide bins[kBins];
-  __shared__ Wide prefix, left;
-  __shared__ int is_short;
-  __syncthreads();
-  if (Thread() == 0) {
-    prefix = 0;
-    left = need;
-    is_short = 0;
-  }
+  Wide prefix = 0, left = need;
+  Band band = {kForbidden, -kForbidden};
   for (int shift = kKeyBits - kDigitBits; shift >= 0; shift -= kDigitBits) {
+    __syncthreads();
     for (int i = Thread(); i < kBins; i += kThreads) bins[i] = 0;
     __syncthreads();
-    const Wide wanted = prefix;
-    // Most tokens of a row fall into one bin: a thread adds up what it sees of a bin in a row.
+    // Most tokens of a row fall into one bin: a thread adds up what it sees of
+    // a bin in a row.
     int bin = 0;
     Wide weight = 0;
+#pragma unroll 4
     for (int v = Thread(); v < ranked.n; v += kThreads) {
-      const Wide key = ranked.Key(v);
-      if (key == 0 || key >> (shift + kDigitBits) != wanted) continue;
+      const float z = ranked.Scaled(v), distance = z - ranked.top;
+      if (distance < band.low || distance > band.high) continue;
+      const Wide key = ranked.KeyOf(z, v);
+      if (key == 0 || key >> (shift + kDigitBits) != prefix) continue;
       const int next = static_cast<int>((key >> shift) & (kBins - 1));
       if (next != bin && weight != 0) {
         atomicAdd(&bins[bin], weight);
@@ -187,15 +255,13 @@ __device__ Wide FindCut(const Ranked& ranked, Wide need, const Weigh& weigh) {
     }
     if (weight != 0) atomicAdd(&bins[bin], weight);
     __syncthreads();
-    if (Thread() == 0) {
-      int best = kBins - 1;
-      while (best > 0 && bins[best] < left) left -= bins[best--];
-      if (bins[best] < left) is_short = 1;
-      prefix = prefix << kDigitBits | static_cast<Wide>(best);
-    }
-    __syncthreads();
+    const Cut cut = FindBin(bins, left);
+    if (cut.bin < 0) return 0;
+    left = cut.left;
+    prefix = prefix << kDigitBits | static_cast<Wide>(cut.bin);
+    band = BandOf(prefix, shift);
   }
-  return is_short != 0 ? 0 : prefix;
+  return prefix;
 }
 
 // ceil(p * total / 2^32), at least 1; total < 2^50.
@@ -207,13 +273,15 @@ __device__ Wide NeedOf(Wide p, Wide total) {
   return need > 1 ? need : 1;
 }
 
-// Step 7: the smallest key that stays, by top-k, top-p and min-p in that order (2.3).
+// Step 7: the smallest key that stays, by top-k, top-p and min-p in that order
+// (2.3).
 __device__ void Truncate(const SampleRowArgs& row, Ranked& ranked) {
   if (row.top_k > 0) {
     ranked.smallest = FindCut(ranked, static_cast<Wide>(row.top_k), [](Wide) { return Wide{1}; });
   }
   if (row.top_p < kTopPOff) {
     Wide total = 0;
+#pragma unroll 4
     for (int v = Thread(); v < ranked.n; v += kThreads) total += MassOf(ranked.Key(v));
     total = BlockSum(total);
     const Wide cut =
@@ -233,13 +301,15 @@ __device__ int32_t Choose(const SampleRowArgs& row, const float* scores, int n, 
   const Best scaled = ArgMax(n, [&](int v) { return scores[v] * inverse; });
   if (scaled.token < 0) return top.token;  // all overflowed
   const bool is_truncated = row.top_k > 0 || row.top_p < kTopPOff || row.min_p > 0;
+  const auto z = [&](int v) { return scores[v] * inverse; };
   if (row.is_draft != 0 || !is_truncated) {
-    return NoisyArgMax(row, n, [&](int v) { return scores[v] * inverse; }).token;
+    return NoisyArgMax(row, n, scaled.score, z, [](int) { return true; }).token;
   }
+  // The largest z has the largest mass: it, or one of equal mass, is among
+  // those that stay.
   Ranked ranked = {scores, n, inverse, scaled.score, 0};
   Truncate(row, ranked);
-  const auto allowed = [&](int v) { return ranked.Key(v) == 0 ? kForbidden : scores[v] * inverse; };
-  return NoisyArgMax(row, n, allowed).token;
+  return NoisyArgMax(row, n, scaled.score, z, [&](int v) { return ranked.Key(v) != 0; }).token;
 }
 
 // contracts.md 2.5, from the raw logits.

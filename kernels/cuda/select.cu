@@ -14,19 +14,21 @@ constexpr int kMaxIndexDim = 128;
 constexpr int kStride = kMaxIndexDim + 8;  // bf16 values, against bank conflicts
 constexpr int kDotStride = kWarpKeys + 1;
 constexpr int kCsaRatio = 4;
-constexpr int kBins = 256;
-constexpr int kSelectThreads = 512;
-constexpr int kManyRows = 128;  // from here on blocks take several rows, which mostly share keys
-constexpr int kSharedRows = 8;
+constexpr int kPageEntries = 64;
+constexpr int kMostRows = 32;     // of a block of threads: they mostly share keys
+constexpr int kFewBlocks = 1024;  // below so many blocks they take fewer rows
 
 struct SliceArgs {
   SelectArgs select;
   int first_row;
   int rows;  // of the slice
   int rows_per_block;
+  int64_t stride;  // of scores
 };
 
+// Where a page of the tile lies: index row 0, its scales.
 struct ScoreShared {
+  RowPlace pages[kKeys / kPageEntries];
   Bf16 keys[kKeys * kStride];
   Bf16 queries[kHeads * kStride];
   float weights[kHeads];
@@ -50,11 +52,12 @@ __device__ void LoadIndexChunk(const RowPlace& place, int first, bool is_fp4, Bf
 // Scores of one tile of entries for some rows. Warp = 32 keys: their fragments stay in registers
 // while the rows go by; then lane = key. Queries and keys are e2m1 values times powers of two, so
 // the products of a head add up exactly in fp32 whatever the order, unless the group scales lie
-// very far apart; heads are summed in order.
+// very far apart; heads are summed in order. kIsUsual: 128 values a head, whole sets of kHeads.
+template <bool kIsUsual>
 class TileScorer {
  public:
   __device__ TileScorer(const SliceArgs& slice, ScoreShared& shared)
-      : args_(slice.select), s_(shared), dim_(slice.select.shape.index_dim) {}
+      : args_(slice.select), s_(shared) {}
 
   __device__ int64_t NumVisible(int row) const {
     return (args_.step.position[row] + 1) / kCsaRatio;
@@ -64,23 +67,22 @@ class TileScorer {
     const RunInfo run = args_.step.runs[run_index];
     const int64_t stored = (run.first + run.num_rows) / kCsaRatio;
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < kKeys * dim_ / 16; i += kThreads) {
-      const int key = i / (dim_ / 16), chunk = i % (dim_ / 16);
-      Bf16* out = s_.keys + key * kStride + 16 * chunk;
-      if (first + key < stored) {
-        LoadIndexChunk(IndexPlace(args_.step, args_.pages, run_index, first + key), 16 * chunk,
-                       args_.pages.has_fp4_index, out);
-      } else {
-        reinterpret_cast<uint4*>(out)[0] = reinterpret_cast<uint4*>(out)[1] =
-            make_uint4(0, 0, 0, 0);
-      }
+    const int64_t entry = first + static_cast<int64_t>(threadIdx.x) * kPageEntries;
+    if (threadIdx.x < kKeys / kPageEntries && entry < stored) {
+      s_.pages[threadIdx.x] = IndexPlace(args_.step, args_.pages, run_index, entry);
+    }
+    __syncthreads();
+    if (kIsUsual && !args_.pages.has_fp4_index) {
+      LoadUsualKeys(stored - first);
+    } else {
+      LoadAnyKeys(stored - first);
     }
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int k = 0; k < kMaxIndexDim / 16; ++k) {
-        if (16 * k < dim_)
+        if (16 * k < Dim())
           LoadA(s_.keys, kStride, WarpIndex() * kWarpKeys + 16 * m, 16 * k, a_[m][k]);
       }
     }
@@ -95,8 +97,18 @@ class TileScorer {
         Multiply(group);
         __syncwarp();
         const float* dots = s_.dots[WarpIndex()] + LaneIndex();
-        for (int g = 0; g < min(kHeadGroup, heads - group); ++g) {
-          sum += s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
+        if (kIsUsual || heads - group >= kHeadGroup) {
+          float terms[kHeadGroup];
+#pragma unroll
+          for (int g = 0; g < kHeadGroup; ++g) {
+            terms[g] = s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
+          }
+#pragma unroll
+          for (int g = 0; g < kHeadGroup; ++g) sum += terms[g];
+        } else {
+          for (int g = 0; g < heads - group; ++g) {
+            sum += s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
+          }
         }
         __syncwarp();
       }
@@ -105,14 +117,61 @@ class TileScorer {
   }
 
  private:
+  __device__ int Dim() const { return kIsUsual ? kMaxIndexDim : args_.shape.index_dim; }
+
+  // Keys 0 .. stored - 1 of the tile exist; the others are zero. All loads are on their way before
+  // the first is used.
+  __device__ void LoadUsualKeys(int64_t stored) {
+    constexpr int kChunks = kMaxIndexDim / 16, kOwn = kKeys * kChunks / kThreads;
+    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+    uint4 codes[kOwn];
+    float scales[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int key = (i * kThreads + static_cast<int>(threadIdx.x)) / kChunks;
+      const bool is_stored = key < stored;
+      const RowPlace page = s_.pages[is_stored ? key / kPageEntries : 0];
+      const int row = is_stored ? key % kPageEntries : 0;
+      codes[i] = *reinterpret_cast<const uint4*>(page.data + row * kMaxIndexDim + 16 * chunk);
+      scales[i] = *reinterpret_cast<const float*>(page.scales + row * sizeof(float));
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int key = (i * kThreads + static_cast<int>(threadIdx.x)) / kChunks;
+      const uint32_t keep = key < stored ? ~0u : 0u;
+      WidenCodes(
+          make_uint4(codes[i].x & keep, codes[i].y & keep, codes[i].z & keep, codes[i].w & keep),
+          scales[i], s_.keys + key * kStride + 16 * chunk);
+    }
+  }
+
+  __device__ void LoadAnyKeys(int64_t stored) {
+    const int chunks = Dim() / 16;
+    for (int i = static_cast<int>(threadIdx.x); i < kKeys * chunks; i += kThreads) {
+      const int key = i / chunks, chunk = i % chunks, row = key % kPageEntries;
+      Bf16* out = s_.keys + key * kStride + 16 * chunk;
+      if (key < stored) {
+        const RowPlace page = s_.pages[key / kPageEntries];
+        LoadIndexChunk({page.data + row * args_.pages.index_value_bytes,
+                        page.scales + row * args_.pages.index_scale_bytes},
+                       16 * chunk, args_.pages.has_fp4_index, out);
+      } else {
+        reinterpret_cast<uint4*>(out)[0] = reinterpret_cast<uint4*>(out)[1] =
+            make_uint4(0, 0, 0, 0);
+      }
+    }
+  }
+
   __device__ void LoadQueries(int row, int first_head, int heads) {
     __syncthreads();
     const int64_t head = static_cast<int64_t>(row) * args_.shape.index_heads + first_head;
-    const auto* from = reinterpret_cast<const uint4*>(args_.index_query + head * dim_);
-    for (int i = static_cast<int>(threadIdx.x); i < kHeads * dim_ / 8; i += kThreads) {
-      const int h = i / (dim_ / 8), chunk = i % (dim_ / 8);
+    const auto* from = reinterpret_cast<const uint4*>(args_.index_query + head * Dim());
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < kHeads * Dim() / 8; i += kThreads) {
+      const int h = i / (Dim() / 8), chunk = i % (Dim() / 8);
+      const bool is_head = kIsUsual || h < heads;
       *reinterpret_cast<uint4*>(s_.queries + h * kStride + 8 * chunk) =
-          h < heads ? from[i] : make_uint4(0, 0, 0, 0);
+          is_head ? from[i] : make_uint4(0, 0, 0, 0);
     }
     if (threadIdx.x < heads) s_.weights[threadIdx.x] = args_.index_weights[head + threadIdx.x];
     __syncthreads();
@@ -123,7 +182,7 @@ class TileScorer {
     float d[2][2][4] = {};  // [keys][heads]
 #pragma unroll
     for (int k = 0; k < kMaxIndexDim / 16; ++k) {
-      if (16 * k >= dim_) break;
+      if (!kIsUsual && 16 * k >= Dim()) break;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const Bf16* query =
@@ -149,16 +208,16 @@ class TileScorer {
 
   const SelectArgs& args_;
   ScoreShared& s_;
-  const int dim_;
   uint32_t a_[2][kMaxIndexDim / 16][4];
 };
 
 // Grid: (groups of rows of the slice, tiles of entries).
+template <bool kIsUsual>
 __global__ void __launch_bounds__(kThreads, 2)
     ScoreKernel(const __grid_constant__ SliceArgs slice) {
   extern __shared__ __align__(16) uint8_t raw_shared[];
   const SelectArgs& args = slice.select;
-  TileScorer scorer(slice, *reinterpret_cast<ScoreShared*>(raw_shared));
+  TileScorer<kIsUsual> scorer(slice, *reinterpret_cast<ScoreShared*>(raw_shared));
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kKeys;
   const int begin = static_cast<int>(blockIdx.x) * slice.rows_per_block;
   int loaded = -1;
@@ -172,135 +231,50 @@ __global__ void __launch_bounds__(kThreads, 2)
     loaded = run;
     const float score = scorer.Score(row);
     const int64_t entry = first + threadIdx.x;
-    if (entry < visible) args.scores[static_cast<int64_t>(i) * args.max_entries + entry] = score;
+    if (entry < visible) args.scores[i * slice.stride + entry] = score;
   }
-}
-
-// An integer whose order is the score's; -0 and +0 tie.
-__device__ uint32_t Ordered(float score) {
-  const uint32_t bits = BitsOf(score + 0.0f);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-// The k-th largest of n ordered scores, and how many equal to it belong to the k largest.
-struct Threshold {
-  uint32_t value;
-  int ties;
-};
-__device__ Threshold FindThreshold(const float* scores, int n, int k) {
-  __shared__ int bins[kBins];
-  __shared__ uint32_t prefix;
-  __shared__ int left;
-  if (threadIdx.x == 0) {
-    prefix = 0;
-    left = k;
-  }
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kSelectThreads) bins[i] = 0;
-    __syncthreads();
-    const uint32_t mask = shift == 24 ? 0u : ~0u << (shift + 8);
-    const uint32_t wanted = prefix;
-    for (int i = static_cast<int>(threadIdx.x); i < n; i += kSelectThreads) {
-      const uint32_t value = Ordered(scores[i]);
-      if ((value & mask) == wanted) atomicAdd(&bins[(value >> shift) & 255u], 1);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int bin = kBins - 1;
-      while (bin > 0 && bins[bin] < left) left -= bins[bin--];
-      prefix |= static_cast<uint32_t>(bin) << shift;
-    }
-    __syncthreads();
-  }
-  return {prefix, left};
-}
-
-// Position of this thread's flag among the block's set flags before it, and their number.
-struct Place {
-  int before, total;
-};
-__device__ Place CountFlags(bool flag, int* warp_counts) {
-  const unsigned ballot = __ballot_sync(kFullWarp, flag);
-  if (LaneIndex() == 0) warp_counts[WarpIndex()] = __popc(ballot);
-  __syncthreads();
-  Place place = {__popc(ballot & ((1u << LaneIndex()) - 1u)), 0};
-  for (int w = 0; w < kSelectThreads / kWarp; ++w) {
-    if (w < WarpIndex()) place.before += warp_counts[w];
-    place.total += warp_counts[w];
-  }
-  __syncthreads();
-  return place;
-}
-
-// selected [k] = indices of the k best of n > k scores, ascending; ties to the lowest index.
-__device__ void PickBest(const float* scores, int n, int k, int32_t* selected) {
-  __shared__ int warp_counts[kSelectThreads / kWarp];
-  const Threshold threshold = FindThreshold(scores, n, k);
-  int ties = 0, taken = 0;
-  for (int base = 0; base < n; base += kSelectThreads) {
-    const int i = base + static_cast<int>(threadIdx.x);
-    const uint32_t value = i < n ? Ordered(scores[i]) : 0u;
-    const bool is_tie = i < n && value == threshold.value;
-    const Place tie = CountFlags(is_tie, warp_counts);
-    const bool is_taken =
-        i < n && (value > threshold.value || (is_tie && ties + tie.before < threshold.ties));
-    const Place place = CountFlags(is_taken, warp_counts);
-    if (is_taken) selected[taken + place.before] = i;
-    ties += tie.total;
-    taken += place.total;
-  }
-}
-
-__device__ void PickRow(const float* scores, int n, int k, int32_t* selected, int32_t* count) {
-  if (threadIdx.x == 0) *count = n < k ? n : k;
-  if (n > k) {
-    PickBest(scores, n, k, selected);
-    return;
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += kSelectThreads) selected[i] = i;
-}
-
-__global__ void SelectKernel(SliceArgs slice) {
-  const SelectArgs& args = slice.select;
-  const int row = slice.first_row + static_cast<int>(blockIdx.x);
-  if (row >= *args.step.num_rows) return;
-  PickRow(args.scores + static_cast<int64_t>(blockIdx.x) * args.max_entries,
-          (args.step.position[row] + 1) / kCsaRatio, args.shape.index_topk,
-          args.selected + static_cast<int64_t>(row) * args.shape.index_topk,
-          args.num_selected + row);
-}
-
-__global__ void PickKernel(PickArgs args) {
-  const int64_t row = blockIdx.x;
-  PickRow(args.scores + row * args.stride, args.counts[row], args.k, args.selected + row * args.k,
-          args.num_selected + row);
 }
 
 }  // namespace
 
 cudaError_t RunSelect(const SelectArgs& args, int longest, cudaStream_t stream) {
   constexpr int kBytes = sizeof(ScoreShared);
+  const bool is_usual =
+      args.shape.index_dim == kMaxIndexDim && args.shape.index_heads % kHeads == 0;
+  const auto score = is_usual ? ScoreKernel<true> : ScoreKernel<false>;
   if (const cudaError_t error =
-          cudaFuncSetAttribute(ScoreKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
+          cudaFuncSetAttribute(score, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  const int rows_per_block = args.step.rows > kManyRows ? kSharedRows : 1;
-  for (int first = 0; first < args.step.rows; first += args.slice_rows) {
+  // Rows of scores are as long as this step's longest, so that many fit.
+  const int64_t capacity = static_cast<int64_t>(args.slice_rows) * args.max_entries;
+  const int64_t stride = longest < args.max_entries ? longest : args.max_entries;
+  const int most_rows = static_cast<int>(capacity / stride);
+  const int tiles = (longest + kKeys - 1) / kKeys;
+  for (int first = 0; first < args.step.rows; first += most_rows) {
     const int left = args.step.rows - first;
-    const int rows = args.slice_rows < left ? args.slice_rows : left;
-    const SliceArgs slice = {args, first, rows, rows_per_block};
+    const int rows = most_rows < left ? most_rows : left;
+    const int fair = static_cast<int>(static_cast<int64_t>(rows) * tiles / kFewBlocks);
+    const int rows_per_block = fair < 1 ? 1 : (fair < kMostRows ? fair : kMostRows);
+    const SliceArgs slice = {args, first, rows, rows_per_block, stride};
     if (longest > args.shape.index_topk) {
       const dim3 grid(static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block),
-                      static_cast<unsigned>((longest + kKeys - 1) / kKeys));
-      ScoreKernel<<<grid, kThreads, kBytes, stream>>>(slice);
+                      static_cast<unsigned>(tiles));
+      score<<<grid, kThreads, kBytes, stream>>>(slice);
     }
-    SelectKernel<<<static_cast<unsigned>(rows), kSelectThreads, 0, stream>>>(slice);
+    PickArgs pick;
+    pick.scores = args.scores;
+    pick.stride = stride;
+    pick.positions = args.step.position + first;
+    pick.num_rows = args.step.num_rows;
+    pick.first_row = first;
+    pick.rows = rows;
+    pick.longest = longest;
+    pick.k = args.shape.index_topk;
+    pick.selected = args.selected + static_cast<int64_t>(first) * args.shape.index_topk;
+    pick.num_selected = args.num_selected + first;
+    if (const cudaError_t error = RunPick(pick, stream)) return error;
   }
-  return cudaPeekAtLastError();
-}
-
-cudaError_t RunPick(const PickArgs& args, cudaStream_t stream) {
-  PickKernel<<<static_cast<unsigned>(args.rows), kSelectThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }
 

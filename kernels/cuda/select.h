@@ -16,8 +16,8 @@ struct SelectArgs {
   LayerPages pages;
   const uint16_t* index_query = nullptr;  // [rows, index heads, I]
   const float* index_weights = nullptr;   // [rows, index heads]
-  float* scores = nullptr;                // [slice_rows, max_entries]
-  int slice_rows = 0;                     // rows scored at a time
+  float* scores = nullptr;  // [slice_rows, max_entries]: what is scored at a time, in rows as long
+  int slice_rows = 0;       // as the step needs
   int max_entries = 0;
   int32_t* selected = nullptr;      // [rows, index_topk]
   int32_t* num_selected = nullptr;  // [rows]
@@ -25,12 +25,16 @@ struct SelectArgs {
 // `longest`: at least the entries that any row may see; bounds the grid.
 cudaError_t RunSelect(const SelectArgs& args, int longest, cudaStream_t stream);
 
-// The k best of scores [rows, stride], `counts[r]` of row r: test entry of the selection alone.
+// The k best of each row's scores, ascending; ties to the lowest index (pick.cu).
 struct PickArgs {
-  const float* scores = nullptr;
+  const float* scores = nullptr;  // [rows, stride]
   int64_t stride = 0;
-  const int32_t* counts = nullptr;
+  const int32_t* counts = nullptr;     // [rows] scores of a row, or
+  const int32_t* positions = nullptr;  // [rows] the row's position, which says how many it has
+  const int32_t* num_rows = nullptr;   // [1] live rows of the step; null: all
+  int first_row = 0;                   // of the step, for num_rows
   int rows = 0;
+  int longest = 0;  // at least the scores of any row
   int k = 0;
   int32_t* selected = nullptr;  // [rows, k]
   int32_t* num_selected = nullptr;

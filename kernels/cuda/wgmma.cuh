@@ -25,8 +25,16 @@ __device__ __forceinline__ void WgmmaFence() {
 __device__ __forceinline__ void WgmmaCommit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+// All but the last kLeft committed groups are done.
+template <int kLeft = 0>
 __device__ __forceinline__ void WgmmaWait() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
+}
+// Keeps the compiler from reading results before the wait.
+template <int kCount>
+__device__ __forceinline__ void HoldResults(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 // What ordinary stores and cp.async wrote to shared memory becomes visible to wgmma.
 __device__ __forceinline__ void FenceAsyncProxy() {

@@ -25,6 +25,8 @@ std::string_view HttpReason(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -43,6 +45,8 @@ std::string_view HttpReason(int status) {
       return "Service Unavailable";
     case 504:
       return "Gateway Timeout";
+    case 529:
+      return "Overloaded";
     default:
       return "Status";
   }
@@ -74,11 +78,12 @@ void HttpAnswer::Head(int status, const HttpHeaders& headers) {
 void HttpAnswer::Respond(int status, HttpHeaders headers, std::string body) {
   if (is_over()) return;
   Head(status, headers);
-  queued_ += absl::StrFormat("Content-Length: %d\r\n\r\n", body.size());
+  const bool has_no_body = status == 204;  // RFC 9110 8.6: then it has no length either
+  queued_ += has_no_body ? "\r\n" : absl::StrFormat("Content-Length: %d\r\n\r\n", body.size());
   // An answer that a slow reader leaves here takes room from new requests; a small one is bounded
   // like a stream's backlog.
   if (body.size() > shared_.limits.max_backlog_bytes) lease_.Hold(body.size());
-  if (!is_head_) queued_ += body;
+  if (!is_head_ && !has_no_body) queued_ += body;
   is_ended_ = true;
   Changed();
 }

@@ -47,13 +47,16 @@ std::string LowerCase(boost::beast::string_view text) {
   return out;
 }
 
+std::string PathOf(const std::string& target) {
+  return target.substr(0, std::min(target.find('?'), target.size()));
+}
+
 HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arrival) {
   HttpRequest request;
   request.method = std::string(message.method_string());
   const std::string target(message.target());
-  const size_t question = std::min(target.find('?'), target.size());
-  request.path = target.substr(0, question);
-  request.query = target.substr(std::min(question + 1, target.size()));
+  request.path = PathOf(target);
+  request.query = target.substr(std::min(request.path.size() + 1, target.size()));
   for (const auto& field : message)
     request.headers[LowerCase(field.name_string())] = std::string(field.value());
   request.body = std::move(message.body());
@@ -64,9 +67,9 @@ HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arriv
 }  // namespace
 
 HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socket,
-                               HttpShared& shared)
+                               HttpShared& shared, asio::ssl::context* tls)
     : io_(io),
-      stream_(std::move(socket)),
+      stream_(std::move(socket), tls),
       shared_(shared),
       buffer_(shared.limits.max_header_bytes + (64 << 10)),
       watch_(io) {
@@ -77,17 +80,24 @@ HttpConnection::~HttpConnection() { --shared_.counters.connections; }
 
 asio::awaitable<void> HttpConnection::Run() {
   const auto self = shared_from_this();
+  stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
+  const bool is_open = co_await stream_.Handshake();
+  if (is_open) co_await Serve();
+}
+
+asio::awaitable<void> HttpConnection::Serve() {
   bool is_usable = true;
   while (is_usable) {
     bool keep_alive = false, is_http11 = true;
     HttpRefusal refusal;
     std::optional<HttpRequest> request = co_await ReadRequest(keep_alive, is_http11, refusal);
     if (!request && refusal.status == 0) break;  // the client left between requests
-    const bool is_head = request && request->method == "HEAD";
-    auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11,
-                                               request ? keep_alive : false, is_head);
+    const bool has_request = request.has_value();
+    const bool is_head = has_request && request->method == "HEAD";
+    auto answer =
+        std::make_shared<HttpAnswer>(io_, shared_, is_http11, has_request && keep_alive, is_head);
     ++shared_.counters.exchanges;
-    if (request) {
+    if (has_request) {
       ++shared_.counters.requests;
       asio::co_spawn(io_, WatchClient(answer), asio::detached);
       shared_.handler.Handle(*std::move(request), answer);
@@ -97,13 +107,12 @@ asio::awaitable<void> HttpConnection::Run() {
     is_usable = co_await WriteAnswer(answer);
     --shared_.counters.exchanges;
     lease_.reset();
-    if (!request) {
+    if (!has_request) {
       co_await Linger();
       co_return;
     }
   }
-  error_code ignored;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  co_await stream_.ShutDownSend();
 }
 
 asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive,
@@ -137,6 +146,8 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
   }
   if (error) co_return std::nullopt;
   refusal.request_id = std::string(parser.get()["x-request-id"]);
+  refusal.path = PathOf(std::string(parser.get().target()));
+  refusal.origin = std::string(parser.get()[http::field::origin]);
   lease_ = std::make_shared<BodyLease>(shared_.counters);
   const bool has_body = co_await ReadBody(parser, refusal);
   if (!has_body) co_return std::nullopt;
@@ -247,8 +258,8 @@ asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpAnswer> an
 }
 
 asio::awaitable<void> HttpConnection::Linger() {
+  co_await stream_.ShutDownSend();
   error_code error;
-  stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, error);
   std::array<char, 16 << 10> scratch;
   stream_.expires_after(kLingerTime);
   for (size_t taken = 0; !error && taken < kLingerBytes;)

@@ -9,11 +9,11 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
 
 #include "router/http/http_server.h"
+#include "router/http/http_stream.h"
 
 namespace baton::router {
 
@@ -85,12 +85,14 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
 // One client connection: reads requests, hands them on, writes the answers in order.
 class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
  public:
+  // `tls` null: plain HTTP; else it outlives the connection.
   HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket,
-                 HttpShared& shared);
+                 HttpShared& shared, boost::asio::ssl::context* tls);
   ~HttpConnection();
   boost::asio::awaitable<void> Run();
 
  private:
+  boost::asio::awaitable<void> Serve();  // requests until the connection is done with
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11,
                                                                  HttpRefusal& refusal);
@@ -103,7 +105,7 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   boost::asio::awaitable<bool> WriteAll(std::string bytes);
 
   boost::asio::io_context& io_;
-  boost::beast::tcp_stream stream_;
+  HttpStream stream_;
   HttpShared& shared_;
   boost::beast::flat_buffer buffer_;
   std::shared_ptr<BodyLease> lease_;  // of the body that is being read

@@ -13,6 +13,8 @@
 // What HTTP mechanics and endpoints say to each other. No API knowledge here, no sockets there.
 namespace baton::router {
 
+class KeyAccount;  // router/http/api_keys.h
+
 struct HttpRequest {
   std::string method;
   std::string path;                            // without the query, as received
@@ -21,6 +23,7 @@ struct HttpRequest {
   std::string body;
   absl::Time arrival;           // of the first byte, router's clock
   std::shared_ptr<void> lease;  // counts the body's bytes while this or a copy of it lives
+  std::shared_ptr<KeyAccount> account = nullptr;  // of the API key; null: none was asked for
 
   // The header's value, or empty.
   std::string_view Header(const std::string& lower_case_name) const {
@@ -35,6 +38,8 @@ struct HttpRefusal {
   std::string message;     // names the value and the limit
   std::string field;       // of the request, where one is at fault
   std::string request_id;  // the header x-request-id as it came, if it did
+  std::string path{};      // as far as it was read
+  std::string origin{};    // the header
 };
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;

@@ -12,6 +12,15 @@
 
 namespace baton::router {
 
+// Where to listen, and in which way.
+struct HttpEndpoint {
+  std::string host = "0.0.0.0";  // numeric
+  int port = 8000;               // 0: any
+  // PEM files: the certificate and those above it, and its private key. Both empty: no TLS.
+  std::string tls_certificate_file{};
+  std::string tls_key_file{};
+};
+
 struct HttpLimits {
   int threads = 2;
   int max_connections = 4096;
@@ -37,13 +46,13 @@ struct HttpCounters {
   std::atomic<uint64_t> clients_gone = 0;
 };
 
-// HTTP/1.1 with keep-alive and pipelining. One io_context per thread; a connection lives and dies
-// on one of them (style.md 3.5).
+// HTTP/1.1 with keep-alive and pipelining, in plain or under TLS 1.2 and 1.3. One io_context per
+// thread; a connection lives and dies on one of them (style.md 3.5).
 class HttpServer {
  public:
-  // Listens on host:port (port 0: any). `handler` and `clock` outlive the server. Errors name the
-  // address.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const std::string& host, int port,
+  // `handler` and `clock` outlive the server. kUnavailable names the address, kInvalidArgument the
+  // file that is no certificate or key, or does not fit the other.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpEndpoint& endpoint,
                                                            HttpLimits limits, HttpHandler& handler,
                                                            const Clock& clock);
   ~HttpServer();  // closes every connection

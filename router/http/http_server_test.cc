@@ -34,6 +34,8 @@ class EchoHandler final : public HttpHandler {
     } else if (request.path == "/keep") {
       kept = request.lease;
       exchange->Respond(200, {}, "kept");
+    } else if (request.path == "/none") {
+      exchange->Respond(204, {}, "");
     } else if (request.path == "/large") {
       exchange->Respond(200, {}, std::string(32 << 20, 'x'));
     } else if (request.path == "/flood") {
@@ -46,9 +48,10 @@ class EchoHandler final : public HttpHandler {
     }
   }
   void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override {
-    exchange.Respond(
-        refusal.status, {{"x-request-id", refusal.request_id}},
-        absl::StrFormat("{\"field\":\"%s\",\"message\":\"%s\"}", refusal.field, refusal.message));
+    exchange.Respond(refusal.status,
+                     {{"x-request-id", refusal.request_id}, {"x-origin", refusal.origin}},
+                     absl::StrFormat("{\"path\":\"%s\",\"field\":\"%s\",\"message\":\"%s\"}",
+                                     refusal.path, refusal.field, refusal.message));
   }
 
   std::promise<void> gone;
@@ -64,7 +67,7 @@ class EchoHandler final : public HttpHandler {
 class HttpServerTest : public testing::Test {
  protected:
   void Start(HttpLimits limits) {
-    auto started = HttpServer::Start("127.0.0.1", 0, limits, handler_, clock_);
+    auto started = HttpServer::Start({.host = "127.0.0.1", .port = 0}, limits, handler_, clock_);
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
     Connect();
@@ -103,7 +106,8 @@ TEST_F(HttpServerTest, AnswersSeveralRequestsOnOneConnection) {
 
 TEST_F(HttpServerTest, ReportsAPortThatIsTaken) {
   Start({});
-  const auto second = HttpServer::Start("127.0.0.1", server_->port(), {}, handler_, clock_);
+  const auto second =
+      HttpServer::Start({.host = "127.0.0.1", .port = server_->port()}, {}, handler_, clock_);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
@@ -135,6 +139,22 @@ TEST_F(HttpServerTest, ContinuesWhenAskedAndAnswersHeadWithoutBody) {
   const std::string head = ReadUntil("\r\n\r\n");
   EXPECT_NE(head.find("Content-Length: 4\r\n"), std::string::npos);
   EXPECT_EQ(ReadUntil("/d||").rfind("HTTP/1.1 200", 0), 0u);
+}
+
+// RFC 9110 8.6: no length, and the next answer follows at once.
+TEST_F(HttpServerTest, AnAnswerWithoutContentHasNoLength) {
+  Start({});
+  Send("OPTIONS /none HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_EQ(ReadUntil("\r\n\r\n"), "HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n");
+  EXPECT_EQ(ReadUntil("/next||").rfind("HTTP/1.1 200", 0), 0u);
+}
+
+TEST_F(HttpServerTest, ARefusalSaysWhatWasAskedForAndFromWhere) {
+  Start({.max_body_bytes = 100});
+  Send("POST /b?x=1 HTTP/1.1\r\nHost: h\r\nOrigin: https://o\r\nContent-Length: 101\r\n\r\n");
+  const std::string answer = ReadUntil("}");
+  EXPECT_NE(answer.find("\"path\":\"/b\""), std::string::npos) << answer;
+  EXPECT_NE(answer.find("x-origin: https://o\r\n"), std::string::npos) << answer;
 }
 
 TEST_F(HttpServerTest, RefusesWhatPassesItsLimits) {

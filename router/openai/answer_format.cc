@@ -95,14 +95,35 @@ std::string PromptMember(const ChoiceText& choice) {
   return choice.prompt_logprobs.empty() ? "" : ",\"prompt_logprobs\":" + choice.prompt_logprobs;
 }
 
+// As in a message, or with `index` as in a chunk, where later parts bring arguments alone.
+std::string CallJson(const CallText& call, bool has_index) {
+  std::string json = "{";
+  if (has_index) absl::StrAppendFormat(&json, "\"index\":%d,", call.index);
+  if (call.is_start)
+    absl::StrAppendFormat(&json, "\"id\":%s,\"type\":\"function\",", Quoted(call.id));
+  json += "\"function\":{";
+  if (call.is_start) absl::StrAppendFormat(&json, "\"name\":%s,", Quoted(call.name));
+  return json + "\"arguments\":" + Quoted(call.arguments) + "}}";
+}
+
+std::string CallsJson(const std::vector<CallText>& calls, bool has_index) {
+  std::string json = "\"tool_calls\":[";
+  for (const CallText& call : calls) {
+    if (&call != &calls.front()) json += ",";
+    json += CallJson(call, has_index);
+  }
+  return json + "]";
+}
+
 std::string ChoiceJson(const AnswerHead& head, const ChoiceText& choice, const ShownFields& shown) {
   std::string body;
   if (head.kind == CompletionKind::kChat) {
-    const bool has_content = !choice.content.empty() || choice.reasoning.empty();
+    const bool is_bare = choice.reasoning.empty() && choice.calls.empty();
     body = absl::StrFormat(
-        "\"message\":{\"role\":\"assistant\",\"content\":%s,\"reasoning_content\":%s}",
-        has_content ? Quoted(choice.content) : "null",
-        choice.reasoning.empty() || !shown.reasoning ? "null" : Quoted(choice.reasoning));
+        "\"message\":{\"role\":\"assistant\",\"content\":%s,\"reasoning_content\":%s%s}",
+        is_bare || !choice.content.empty() ? Quoted(choice.content) : "null",
+        choice.reasoning.empty() || !shown.reasoning ? "null" : Quoted(choice.reasoning),
+        choice.calls.empty() ? "" : "," + CallsJson(choice.calls, /*has_index=*/false));
   } else {
     body = "\"text\":" + Quoted(choice.content);
   }
@@ -200,6 +221,7 @@ std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& ch
     list += (list.empty() ? "" : ",") + ChoiceJson(head, choice, shown);
   std::string prompt;
   if (head.kind == CompletionKind::kChat && !choices.empty()) prompt = PromptMember(choices[0]);
+  if (shown.prompt_ids != nullptr) prompt += ",\"prompt_token_ids\":" + IdsJson(*shown.prompt_ids);
   return absl::StrFormat("{%s,\"choices\":[%s],\"usage\":%s,\"system_fingerprint\":\"%s\"%s}",
                          HeadJson(head, "chat.completion"), list, UsageJson(usage), kFingerprint,
                          prompt);
@@ -212,6 +234,8 @@ std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {
     if (!chunk.delta_field.empty())
       delta += absl::StrFormat("%s\"%s\":%s", delta.empty() ? "" : ",", chunk.delta_field,
                                Quoted(chunk.text));
+    if (chunk.calls != nullptr)
+      delta += (delta.empty() ? "" : ",") + CallsJson(*chunk.calls, /*has_index=*/true);
     body = "\"delta\":{" + delta + "}";
   } else {
     body = "\"text\":" + Quoted(chunk.text);
@@ -219,7 +243,8 @@ std::string ChunkEvent(const AnswerHead& head, const ChunkText& chunk) {
   std::string extra;
   if (chunk.token_ids != nullptr) extra = ",\"token_ids\":" + IdsJson(*chunk.token_ids);
   std::string usage;
-  if (chunk.usage != nullptr) usage = ",\"usage\":" + UsageJson(*chunk.usage);
+  if (chunk.prompt_ids != nullptr) usage = ",\"prompt_token_ids\":" + IdsJson(*chunk.prompt_ids);
+  if (chunk.usage != nullptr) usage += ",\"usage\":" + UsageJson(*chunk.usage);
   return absl::StrFormat("data: {%s,\"choices\":[{\"index\":%d,%s,\"logprobs\":%s,%s%s}]%s}\n\n",
                          HeadJson(head, "chat.completion.chunk"), chunk.index, body,
                          chunk.logprobs.empty() ? std::string_view("null") : chunk.logprobs,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,10 +36,20 @@ struct ChoiceEnd {
   bool has_stop_string = false;
 };
 
+// A tool call, or the part of one that a chunk adds: id and name come with its first part only.
+struct CallText {
+  int index = 0;  // within the choice
+  std::string id{};
+  std::string name{};
+  std::string arguments{};  // JSON
+  bool is_start = true;
+};
+
 struct ChoiceText {
   int index = 0;
   std::string content;
   std::string reasoning;
+  std::vector<CallText> calls;
   std::string logprobs = "null";  // JSON
   std::string prompt_logprobs;    // JSON; empty: none. A chat's choices share the first one's.
   std::vector<int32_t> token_ids;
@@ -49,6 +60,7 @@ struct ChoiceText {
 struct ShownFields {
   bool reasoning = true;
   bool token_ids = false;
+  std::shared_ptr<const std::vector<int32_t>> prompt_ids;  // null: not shown
 };
 
 std::string ErrorJson(const ApiError& error);
@@ -70,15 +82,17 @@ std::string PromptLogprobsJson(const std::vector<TokenRecord>& records, const To
 std::string AnswerJson(const AnswerHead& head, const std::vector<ChoiceText>& choices,
                        const UsageCounts& usage, const ShownFields& shown);
 
-// One SSE event ("data: ...\n\n"). `delta_field` is "content", "reasoning_content", or empty for an
-// empty delta; text completions show `text` alone. `usage` null: none.
+// One SSE event ("data: ...\n\n"). `delta_field` is "content", "reasoning_content", or empty: then
+// the delta holds the calls, if any. Text completions show `text` alone. `usage` null: none.
 struct ChunkText {
   int index = 0;
   std::string_view delta_field{};
   std::string_view text{};
+  const std::vector<CallText>* calls = nullptr;
   bool starts_choice = false;   // the role goes along
   std::string_view logprobs{};  // JSON; empty: null
   const std::vector<int32_t>* token_ids = nullptr;
+  const std::vector<int32_t>* prompt_ids = nullptr;
   const ChoiceEnd* end = nullptr;
   const UsageCounts* usage = nullptr;
 };

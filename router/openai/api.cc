@@ -12,23 +12,9 @@ namespace {
 
 constexpr std::string_view kJson = "application/json";
 
-std::string TakeOrDrawId(std::string_view given) {
-  if (IsRequestId(given)) return std::string(given);
-  SystemRng rng;
-  return rng.DrawBytes<TransferId>().Hex();
-}
-
-// Parameters such as a charset are allowed.
-bool IsJsonType(std::string_view content_type) {
-  std::string type(content_type.substr(0, std::min(content_type.find(';'), content_type.size())));
-  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.pop_back();
-  std::transform(type.begin(), type.end(), type.begin(),
-                 [](unsigned char c) { return static_cast<char>(tolower(c)); });
-  return type == kJson;
-}
-
-constexpr std::string_view kPosts[] = {"/v1/chat/completions", "/v1/completions", "/tokenize",
-                                       "/v1/tokenize",         "/detokenize",     "/v1/detokenize"};
+constexpr std::string_view kPosts[] = {
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize",
+    "/v1/tokenize",         "/detokenize",     "/v1/detokenize"};
 constexpr std::string_view kGets[] = {"/v1/models", "/health",  "/ping",
                                       "/ready",     "/metrics", "/version"};
 
@@ -39,20 +25,19 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
 
 }  // namespace
 
-bool IsRequestId(std::string_view text) {
-  const auto is_fine = [](unsigned char c) {
-    return isalnum(c) != 0 || c == '.' || c == '_' || c == ':' || c == '-';
-  };
-  return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), is_fine);
-}
-
 Api::Api(ApiParts parts)
     : parts_(std::move(parts)),
+      replay_(std::make_unique<CallReplay>(parts_.clock, parts_.config.replay)),
+      runs_(std::make_unique<RunCache>(parts_.config.run_cache_bytes)),
+      dsml_(std::make_unique<DsmlCounts>()),
       context_{.config = parts_.config,
                .tokenizer = parts_.tokenizer,
                .markup = parts_.markup,
                .dispatcher = parts_.dispatcher,
-               .cpu_pool = parts_.cpu_pool},
+               .cpu_pool = parts_.cpu_pool,
+               .clock = parts_.clock,
+               .replay = *replay_,
+               .dsml = *dsml_},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
 void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
@@ -163,10 +148,22 @@ void Api::Offload(Call call, std::function<ApiResult<T>(Call&)> make,
     Fail(*shared, {429, "TooManyRequestsError", "too many large requests are being read", ""});
 }
 
+ApiResult<GenerationJob> Api::PrepareTranslated(HttpRequest request, const std::string& id,
+                                                const JsonValue& chat) const {
+  const Call call = {.request = std::move(request), .id = id, .exchange = nullptr};
+  ApiResult<GenerationJob> job = PrepareChat(call, chat);
+  if (!job.ok()) return job;
+  if (auto error = FillRequest(call, *job)) return *error;
+  job->request.account = call.request.account;
+  job->head.created = absl::ToUnixSeconds(WallNow());
+  return job;
+}
+
 void Api::Generate(Call call) {
   Offload<GenerationJob>(
       std::move(call), [this](Call& c) { return Prepare(c); },
       [this](const Call& c, GenerationJob job) {
+        job.request.account = c.request.account;
         Generation::Start(context_, std::move(job), c.exchange);
       });
 }

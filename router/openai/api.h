@@ -8,9 +8,11 @@
 #include "common/clock.h"
 #include "common/rng.h"
 #include "router/http/cpu_pool.h"
+#include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
 #include "router/text/chat_encoder.h"
+#include "router/text/run_cache.h"
 
 namespace baton::router {
 
@@ -26,9 +28,6 @@ struct ApiParts {
   std::function<std::string()> render_metrics;  // any thread
 };
 
-// Whether a client's request id is taken over: [A-Za-z0-9._:-]{1,128} (protocol.md 5.2).
-bool IsRequestId(std::string_view text);
-
 // The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the
 // CPU pool and come back.
 class Api final : public HttpHandler {
@@ -39,6 +38,21 @@ class Api final : public HttpHandler {
   void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
   // From now on new work is refused with 503 and /ready says no. Any thread.
   void Drain() { is_draining_ = true; }
+  bool is_draining() const { return is_draining_; }
+
+  // For a surface that translates its requests to bodies of /v1/chat/completions (protocol.md 6.2):
+  // the job of such a body but for its length, which that surface fits into MaxContext. `request`
+  // gives arrival, deadlines and account; its body is not read. Any thread.
+  ApiResult<GenerationJob> PrepareTranslated(HttpRequest request, const std::string& id,
+                                             const JsonValue& chat) const;
+  // Runs a job; on the exchange's thread.
+  void Start(GenerationJob job, const std::shared_ptr<HttpExchange>& exchange) const {
+    Generation::Start(context_, std::move(job), exchange);
+  }
+  // Counted so far. Any thread.
+  const DsmlCounts& dsml_counts() const { return *dsml_; }
+  const RunCache& run_cache() const { return *runs_; }
+  int MaxContext() const;  // tokens of prompt and answer, as served now; any thread
 
  private:
   struct Call {  // one request on its way
@@ -48,13 +62,13 @@ class Api final : public HttpHandler {
   };
   // Reads the body and prepares a generation. Pure but for the seed and the clock; any thread.
   ApiResult<GenerationJob> PrepareChat(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareResponse(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> Prepare(Call& call) const;  // may take the request id from the body
   std::optional<ApiError> FillRequest(const Call& call, GenerationJob& job) const;
   std::optional<ApiError> CheckModel(const JsonValue& body, std::string& model) const;
   std::optional<ApiError> FitLength(GenerationJob& job) const;
 
-  int MaxContext() const;
   void Generate(Call call);
   void Reply(const Call& call, int status, std::string json) const;
   void Fail(const Call& call, const ApiError& error) const;
@@ -69,12 +83,18 @@ class Api final : public HttpHandler {
   void Answer(Call call, ApiResult<std::string> (Api::*make)(const Call&) const);
   void Health(const Call& call) const;
   void Ready(const Call& call) const;
-  ApiResult<std::vector<int32_t>> RenderChat(const JsonValue& body) const;
+  ApiResult<std::vector<int32_t>> RenderChat(ChatInput input) const;
+  ApiResult<std::vector<int32_t>> ChatPrompt(const JsonValue& body, GenerationJob& job) const;
+  void Truncate(GenerationJob& job) const;
+  std::optional<ApiError> ForceOutput(GenerationJob& job) const;
   ApiResult<JsonValue> ReadBody(const Call& call) const;
   bool RouteGet(const Call& call) const;
   bool RoutePost(Call& call);
 
   const ApiParts parts_;
+  const std::unique_ptr<CallReplay> replay_;
+  const std::unique_ptr<RunCache> runs_;
+  const std::unique_ptr<DsmlCounts> dsml_;
   const ApiContext context_;
   const int64_t started_;  // UNIX seconds
   std::atomic<bool> is_draining_ = false;

@@ -5,6 +5,7 @@
 
 #include "absl/time/time.h"
 
+#include "router/openai/call_replay.h"
 #include "router/openai/chat_messages.h"
 
 namespace baton::router {
@@ -18,6 +19,11 @@ struct ApiConfig {
   absl::Duration request_deadline = absl::Seconds(600);  // arrival to first token
   absl::Duration ping_interval = absl::Seconds(15);      // SSE comments while nothing is sent
   size_t offload_bytes = 64 << 10;  // larger bodies are parsed and tokenized off the I/O threads
+  // Whether a thinking budget ends the reasoning (protocol.md 4). Off: it is accepted and ignored;
+  // the model was not trained for it, and some clients always send one.
+  bool honours_thinking_budget = false;
+  size_t run_cache_bytes = 256 << 20;  // ids of texts that may come again
+  CallReplay::Limits replay;           // of sampled tool calls kept for the next turn
   ChatDefaults chat;
 };
 

@@ -334,9 +334,8 @@ MaybeError ParsePlacement(const JsonValue& body, GenerateParams& out) {
 
 // What is asked for and not served: named, instead of silently left out.
 MaybeError RefuseUnserved(const JsonValue& body) {
-  for (const std::string_view key :
-       {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-        "regex", "ebnf", "thinking_token_budget", "prompt_token_ids", "truncate_prompt_tokens"}) {
+  for (const std::string_view key : {"structured_outputs", "guided_json", "guided_regex",
+                                     "guided_choice", "guided_grammar", "regex", "ebnf"}) {
     if (body.FindNonNull(key) != nullptr)
       return BadRequest(absl::StrFormat("%s is not supported by this server", key),
                         std::string(key));
@@ -359,7 +358,32 @@ MaybeError ParseFlags(const JsonValue& body, GenerateParams& out) {
       Take(BoolMemberOr(body, "return_tokens_as_token_ids", false), out.tokens_as_ids));
   RETURN_IF_API_ERROR(
       Take(BoolMemberOr(body, "separate_reasoning", true), out.separates_reasoning));
+  RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "stream_reasoning", true), out.streams_reasoning));
   return Take(BoolMemberOr(body, "include_reasoning", true), out.includes_reasoning);
+}
+
+MaybeError ParseTruncationOfPrompt(const JsonValue& body, GenerateParams& out) {
+  if (body.FindNonNull("truncate_prompt_tokens") == nullptr) return std::nullopt;
+  int64_t tokens = 0;
+  RETURN_IF_API_ERROR(Take(IntMember(body, "truncate_prompt_tokens", 0), tokens));
+  if (tokens != -1 && tokens < 1)
+    return BadRequest(
+        absl::StrFormat("truncate_prompt_tokens must be -1 (what fits) or at least 1, got %d.",
+                        tokens),
+        "truncate_prompt_tokens");
+  out.truncation = tokens;
+  return std::nullopt;
+}
+
+MaybeError ParseThinkingBudget(const JsonValue& body, GenerateParams& out) {
+  if (body.FindNonNull("thinking_token_budget") == nullptr) return std::nullopt;
+  int64_t budget = 0;
+  RETURN_IF_API_ERROR(Take(IntMember(body, "thinking_token_budget", 0), budget));
+  if (budget < 0)
+    return BadRequest(absl::StrFormat("thinking_token_budget must be at least 0, got %d.", budget),
+                      "thinking_token_budget");
+  out.thinking_budget = budget;
+  return std::nullopt;
 }
 
 MaybeError ParseStopTokens(const JsonValue& body, const Tokenizer& tokenizer, int32_t eos,
@@ -445,6 +469,8 @@ ApiResult<GenerateParams> ParseGenerateParams(const JsonValue& body, CompletionK
   RETURN_IF_API_ERROR(ParseSeed(body, out));
   RETURN_IF_API_ERROR(ParsePlacement(body, out));
   RETURN_IF_API_ERROR(ParseFlags(body, out));
+  RETURN_IF_API_ERROR(ParseTruncationOfPrompt(body, out));
+  if (kind == CompletionKind::kChat) RETURN_IF_API_ERROR(ParseThinkingBudget(body, out));
   RETURN_IF_API_ERROR(RefuseUnserved(body));
   return out;
 }

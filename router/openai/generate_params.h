@@ -28,12 +28,15 @@ struct GenerateParams {
   bool continuous_usage = false;  // usage on every chunk
   bool wants_logprobs = false;
   std::optional<int> prompt_logprobs;  // best entries to show per prompt token
+  std::optional<int64_t> truncation;   // prompt tokens to keep, the last ones; -1: what fits
   bool echoes = false;                 // the prompt's text first
   bool scores_only = false;  // max_tokens 0: the echo and its logprobs alone; max_tokens is then 1
   bool return_token_ids = false;
   bool tokens_as_ids = false;  // token strings become token_id:N
   bool separates_reasoning = true;
   bool includes_reasoning = true;
+  bool streams_reasoning = true;           // false: in one piece, once it has ended
+  std::optional<int64_t> thinking_budget;  // reasoning tokens at most
   std::string salt;
   int priority = 0;
 };

@@ -9,16 +9,6 @@
 #include "common/log.h"
 
 namespace baton::router {
-namespace {
-
-constexpr size_t kMaxEntriesHere = 1024;  // formatted within 1 ms (style.md 3.5)
-
-// Token and best entries alike.
-size_t EntriesOf(const std::vector<TokenRecord>& records) {
-  return records.empty() ? 0 : records.size() * (1 + records.back().top.size());
-}
-
-}  // namespace
 
 ApiError ToApiError(const absl::Status& status) {
   const std::string message(status.message());
@@ -36,19 +26,24 @@ ApiError ToApiError(const absl::Status& status) {
   }
 }
 
-void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
-                  absl::Duration retry_after) {
+void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+                      const std::string& request_id, absl::Duration retry_after) {
   HttpHeaders headers = {{"Content-Type", "application/json"}};
   if (!request_id.empty()) headers.emplace_back("x-request-id", request_id);
-  if (error.http_status == 429 || error.http_status == 503) {
+  if (error.http_status == 429 || error.http_status == 503 || error.http_status == 529) {
     const auto seconds = static_cast<int64_t>(std::ceil(absl::ToDoubleSeconds(retry_after)));
     headers.emplace_back("Retry-After", absl::StrFormat("%d", std::max<int64_t>(1, seconds)));
   }
-  exchange.Respond(error.http_status, std::move(headers), ErrorJson(error));
+  exchange.Respond(error.http_status, std::move(headers), std::move(body));
+}
+
+void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
+                  absl::Duration retry_after) {
+  RespondErrorBody(exchange, error, ErrorJson(error), request_id, retry_after);
 }
 
 void Generation::Start(const ApiContext& context, GenerationJob job,
-                       std::shared_ptr<HttpExchange> exchange) {
+                       const std::shared_ptr<HttpExchange>& exchange) {
   const auto generation = std::make_shared<Generation>(context, std::move(job), exchange);
   exchange->OnGone([weak = std::weak_ptr(generation)] {
     if (const auto self = weak.lock()) self->CancelAll("client gone");
@@ -58,44 +53,83 @@ void Generation::Start(const ApiContext& context, GenerationJob job,
 
 Generation::Generation(const ApiContext& context, GenerationJob job,
                        std::shared_ptr<HttpExchange> exchange)
-    : context_(context), job_(std::move(job)), exchange_(std::move(exchange)) {
-  const bool is_chat = job_.head.kind == CompletionKind::kChat;
+    : context_(context),
+      job_(std::move(job)),
+      exchange_(std::move(exchange)),
+      plan_(job_.forced, context_.markup, StartsInReasoning(*job_.prompts[0], context_.markup),
+            job_.request.finish.max_tokens) {
+  if (job_.writer == nullptr) {
+    ShownFields shown = {.reasoning = job_.params.includes_reasoning,
+                         .token_ids = job_.params.return_token_ids,
+                         .prompt_ids = nullptr};
+    if (job_.params.return_token_ids && job_.prompts.size() == 1)
+      shown.prompt_ids = job_.prompts[0];
+    job_.writer = std::make_shared<OpenAiWriter>(job_.head, shown, job_.params.include_usage);
+  }
   for (size_t prompt = 0; prompt < job_.prompts.size(); ++prompt) {
-    const ChoiceOutputOptions options = {
-        .stops = job_.params.stops,
-        .include_stop = job_.params.include_stop,
-        .skip_special = job_.params.skip_special,
-        .splits_reasoning = is_chat && job_.params.separates_reasoning,
-        .starts_in_reasoning = is_chat && StartsInReasoning(*job_.prompts[prompt], context_.markup),
-        .tools = nullptr};
     for (int k = 0; k < job_.params.num_choices; ++k) {
-      choices_.push_back(
-          Choice{.output = ChoiceOutput(context_.tokenizer, context_.markup, options),
-                 .text = {},
-                 .records = {}});
+      choices_.push_back(MakeChoice(prompt));
       choices_.back().text.index = static_cast<int>(choices_.size()) - 1;
-      if (!job_.echoes.empty()) choices_.back().text.content = job_.echoes[prompt];
     }
   }
   parts_.resize(job_.prompts.size());
 }
 
+Generation::Choice Generation::MakeChoice(size_t prompt) const {
+  const bool is_chat = job_.head.kind == CompletionKind::kChat;
+  std::unique_ptr<ToolCallParser> calls;
+  if (job_.tools.schemas != nullptr)
+    calls = std::make_unique<ToolCallParser>(*job_.tools.schemas, job_.tools.max_calls);
+  ChoiceOutputOptions options = {
+      .stops = job_.params.stops,
+      .include_stop = job_.params.include_stop,
+      .skip_special = job_.params.skip_special,
+      .splits_reasoning = is_chat && job_.params.separates_reasoning,
+      .starts_in_reasoning = is_chat && StartsInReasoning(*job_.prompts[prompt], context_.markup),
+      .tools = calls.get()};
+  ChoiceText text;
+  if (!job_.echoes.empty()) text.content = job_.echoes[prompt];
+  return Choice{.calls = std::move(calls),
+                .output = ChoiceOutput(context_.tokenizer, context_.markup, std::move(options)),
+                .text = std::move(text),
+                .records = {},
+                .held_reasoning = {},
+                .owes_forced = !plan_.forced().empty()};
+}
+
 void Generation::Submit() {
   if (is_over_) return;  // the client left while its body was being read
-  const auto self = shared_from_this();
-  for (size_t part = 0; part < parts_.size(); ++part) {
-    GenerateRequest request = job_.request;
-    request.prompt = job_.prompts[part];
-    parts_[part].key = context_.dispatcher.Submit(
-        std::move(request), [self, part, exchange = exchange_](std::vector<RequestEvent> events) {
-          exchange->Post([self, part, events = std::move(events)]() mutable {
-            self->OnEvents(part, std::move(events));
-          });
-        });
-  }
+  for (size_t part = 0; part < parts_.size(); ++part) SubmitPart(part);
   exchange_->PostAfter(context_.config.ping_interval, [weak = weak_from_this()] {
     if (const auto generation = weak.lock()) generation->Ping();
   });
+}
+
+// The first request of a prompt, or the one that goes on behind what was sampled and is forced.
+void Generation::SubmitPart(size_t part) {
+  GenerateRequest request = job_.request;
+  request.prompt = job_.prompts[part];
+  if (job_.forced.is_any()) {
+    std::vector<int32_t> prompt = *job_.prompts[part];
+    const Choice& choice = ChoiceOf(part, 0);
+    const std::vector<int32_t>& done = choice.text.token_ids;
+    prompt.insert(prompt.end(), done.begin(), done.end());
+    prompt.insert(prompt.end(), plan_.forced().begin(), plan_.forced().end());
+    request.prompt = std::make_shared<const std::vector<int32_t>>(std::move(prompt));
+    plan_.Apply(static_cast<int64_t>(done.size()), request);
+    if (parts_[part].has_advanced) {
+      // A first token was there; a further one is waited for as long as after a loss.
+      request.first_token_deadline = context_.clock.Now() + context_.config.request_deadline;
+      request.paid_tokens = static_cast<int64_t>(job_.prompts[part]->size() + done.size());
+    }
+  }
+  parts_[part].key = context_.dispatcher.Submit(
+      std::move(request),
+      [self = shared_from_this(), part, exchange = exchange_](std::vector<RequestEvent> events) {
+        exchange->Post([self, part, events = std::move(events)]() mutable {
+          self->OnEvents(part, std::move(events));
+        });
+      });
 }
 
 void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
@@ -112,18 +146,13 @@ void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
 // What the choices say waits for the report on the prompt, which is shown first.
 bool Generation::MustWait(size_t part, const RequestEvent& event) const {
   if (parts_[part].is_formatting) return true;
-  const bool is_answer = std::holds_alternative<TokensEmitted>(event) ||
-                         std::holds_alternative<ChoiceFinished>(event);
+  const bool is_answer =
+      std::holds_alternative<TokensEmitted>(event) || std::holds_alternative<ChoiceFinished>(event);
   return !is_over_ && is_answer && IsReportDue(part);
 }
 
 Generation::Choice& Generation::ChoiceOf(size_t part, int k) {
   return choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(k)];
-}
-
-bool Generation::IsReportDue(size_t part) const {
-  return job_.request.prompt_logprobs &&
-         parts_[part].report.size() + 1 < job_.prompts[part]->size();
 }
 
 // The one line per request (style.md 3.7), also when the client has left.
@@ -155,66 +184,26 @@ void Generation::On(size_t, const RequestAccepted&) {
   if (job_.params.is_stream && !is_streaming_) StartStream();
 }
 
-void Generation::On(size_t part, const PromptLogprobsEmitted& event) {
-  std::vector<TokenRecord>& report = parts_[part].report;
-  report.insert(report.end(), event.tokens.begin(), event.tokens.end());
-  if (IsReportDue(part)) return;
-  if (!job_.params.is_stream || !job_.params.echoes || !job_.params.wants_logprobs)
-    return OnReportComplete(part);
-  parts_[part].is_formatting = true;
-  Format(
-      EntriesOf(report), [this, part] { parts_[part].echo = MakeEcho(part); },
-      [this, part] { OnReportComplete(part); });
+// True: the choice has all it may show.
+bool Generation::Take(Choice& choice, const TokenRecord& record, std::vector<OutputDelta>& deltas) {
+  ++choice.completion_tokens;
+  choice.text.token_ids.push_back(record.token);
+  choice.output.Push(record.token, deltas);
+  if (choice.output.matched_stop() != nullptr) return true;
+  const ToolCallParser* calls = choice.calls.get();
+  return calls != nullptr && (calls->is_full() || (job_.tools.is_required && calls->is_closed()));
 }
 
-void Generation::OnReportComplete(size_t part) {
-  parts_[part].is_formatting = false;
-  if (job_.params.scores_only && !is_over_) EndScored(part);
-  OnEvents(part, std::exchange(parts_[part].held, {}));
-}
-
-// `make` touches only what nothing else does before `use`, which runs on this thread. A pool that
-// has no room must not cost an answer that is complete: it is then made here.
-void Generation::Format(size_t num_entries, std::function<void()> make,
-                        std::function<void()> use) {
-  const bool is_taken =
-      num_entries > kMaxEntriesHere &&
-      context_.cpu_pool.TryRun([self = shared_from_this(), exchange = exchange_, make, use] {
-        make();
-        exchange->Post([self, use] { use(); });
-      });
-  if (is_taken) return;
-  make();
-  use();
-}
-
-// Nothing is generated: the engine's one token is neither shown nor counted.
-void Generation::EndScored(size_t part) {
-  for (int k = 0; k < job_.params.num_choices; ++k) {
-    Choice& choice = ChoiceOf(part, k);
-    if (choice.is_ended) continue;
-    context_.dispatcher.Cancel(parts_[part].key, k, "the prompt is scored");
-    EndChoice(choice, {.finish_reason = "length"});
+// What was forced counts as sampled (protocol.md 3.5). Cut at the answer's limit.
+void Generation::TakeForced(Choice& choice, std::vector<OutputDelta>& deltas,
+                            std::vector<TokenRecord>& records) {
+  if (!std::exchange(choice.owes_forced, false)) return;
+  const int64_t left = job_.request.finish.max_tokens - choice.completion_tokens;
+  for (const int32_t token : plan_.forced()) {
+    if (static_cast<int64_t>(records.size()) >= left) return;
+    records.push_back({.token = token, .logprob = 0, .top = {}});
+    if (Take(choice, records.back(), deltas)) return;
   }
-}
-
-// The echoed prompt as the arrays of its answer show it; the first token has no value.
-std::vector<TokenRecord> Generation::EchoRecords(size_t part) const {
-  std::vector<TokenRecord> records = {
-      {.token = job_.prompts[part]->front(), .logprob = 0, .top = {}}};
-  records.insert(records.end(), parts_[part].report.begin(), parts_[part].report.end());
-  const auto entries = static_cast<size_t>(std::max(job_.params.sampling.top_logprobs, 0));
-  for (TokenRecord& record : records)
-    if (record.top.size() > entries) record.top.resize(entries);
-  return records;
-}
-
-Generation::Echo Generation::MakeEcho(size_t part) const {
-  Echo echo;
-  echo.logprobs = TextLogprobsJson(EchoRecords(part), context_.tokenizer,
-                                   job_.params.tokens_as_ids, echo.text_offset,
-                                   /*starts_prompt=*/true);
-  return echo;
 }
 
 void Generation::On(size_t part, const TokensEmitted& event) {
@@ -223,29 +212,58 @@ void Generation::On(size_t part, const TokensEmitted& event) {
   if (job_.params.scores_only) return EndScored(part);  // a prompt of one token has no report
   std::vector<OutputDelta> deltas;
   std::vector<TokenRecord> records;
+  TakeForced(choice, deltas, records);
+  bool has_enough = choice.output.matched_stop() != nullptr;
   for (const TokenRecord& record : event.tokens) {
-    ++choice.completion_tokens;
-    choice.text.token_ids.push_back(record.token);
+    if (has_enough) break;
     records.push_back(record);
-    choice.output.Push(record.token, deltas);
-    if (choice.output.matched_stop() != nullptr) break;
+    has_enough = Take(choice, record, deltas);
   }
-  const std::string* stop = choice.output.matched_stop();
-  if (stop != nullptr) choice.output.Finish(deltas);
+  if (has_enough) choice.output.Finish(deltas);
   Show(choice, deltas, records);
-  if (stop == nullptr) return;
-  context_.dispatcher.Cancel(parts_[part].key, event.choice, "stop string");
-  EndChoice(choice, {.finish_reason = "stop", .stop_string = *stop, .has_stop_string = true});
+  if (!has_enough) return;
+  const std::string* stop = choice.output.matched_stop();
+  context_.dispatcher.Cancel(parts_[part].key, event.choice,
+                             stop != nullptr ? "stop string" : "the calls are complete");
+  ChoiceEnd end = {.finish_reason = "stop"};
+  if (stop != nullptr)
+    end = {.finish_reason = "stop", .stop_string = *stop, .has_stop_string = true};
+  EndChoice(choice, std::move(end));
+}
+
+// Whether the answer goes on with another request; then it is submitted when this one has ended.
+bool Generation::Advance(size_t part, Choice& choice, const ChoiceFinished& event) {
+  if (!plan_.may_advance()) return false;
+  const std::vector<int32_t>& done = choice.text.token_ids;
+  const bool is_in_reasoning =
+      !choice.output.is_in_block() &&
+      std::find(done.begin(), done.end(), context_.markup.think_close) == done.end();
+  const auto num_done = static_cast<int64_t>(done.size());
+  if (!plan_.Advance(event, is_in_reasoning, num_done)) return false;
+  choice.owes_forced = !plan_.forced().empty();
+  if (plan_.NumLeft(num_done) > 0) {
+    parts_[part].is_advancing = true;
+    return true;
+  }
+  std::vector<OutputDelta> deltas;
+  std::vector<TokenRecord> records;
+  TakeForced(choice, deltas, records);
+  Show(choice, deltas, records);
+  return false;
 }
 
 void Generation::On(size_t part, const ChoiceFinished& event) {
   Choice& choice = ChoiceOf(part, event.choice);
-  if (choice.is_ended) return;
+  if (choice.is_ended || Advance(part, choice, event)) return;
   std::vector<OutputDelta> deltas;
   choice.output.Finish(deltas);
   Show(choice, deltas, {});
-  ChoiceEnd end = {.finish_reason = event.reason == FinishReason::kStop ? "stop" : "length"};
-  if (event.stop_token != context_.markup.eos) end.stop_token = event.stop_token;
+  // A </think> that the plan stops at is the end only where the limit left no room for more.
+  const bool is_plans_stop =
+      event.stop_token == context_.markup.think_close && job_.tools.is_required;
+  const bool is_stop = event.reason == FinishReason::kStop && !is_plans_stop;
+  ChoiceEnd end = {.finish_reason = is_stop ? "stop" : "length"};
+  if (is_stop && event.stop_token != context_.markup.eos) end.stop_token = event.stop_token;
   if (const std::string* stop = choice.output.matched_stop();
       stop != nullptr)  // in what was held back
     end = {.finish_reason = "stop", .stop_string = *stop, .has_stop_string = true};
@@ -258,171 +276,18 @@ void Generation::On(size_t, const ContinuationInexact&) {
 }
 
 void Generation::On(size_t part, const RequestEnded& event) {
-  parts_[part].is_ended = true;
-  parts_[part].cached_tokens = event.cached_tokens;
+  Part& state = parts_[part];
+  if (!state.has_advanced) state.cached_tokens = event.cached_tokens;
+  if (event.status.ok() && std::exchange(state.is_advancing, false)) {
+    state.has_advanced = true;
+    return SubmitPart(part);
+  }
+  state.is_ended = true;
   if (!event.status.ok()) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
-}
-
-HttpHeaders Generation::CommonHeaders() const {
-  HttpHeaders headers = {{"x-request-id", job_.request_id}};
-  if (!is_exact_) headers.emplace_back("x-baton-exact", "false");
-  return headers;
-}
-
-void Generation::StartStream() {
-  is_streaming_ = true;
-  HttpHeaders headers = CommonHeaders();
-  headers.emplace_back("Content-Type", "text/event-stream; charset=utf-8");
-  headers.emplace_back("Cache-Control", "no-cache");
-  headers.emplace_back("X-Accel-Buffering", "no");
-  exchange_->StartStream(200, std::move(headers));
-}
-
-void Generation::Ping() {
-  if (is_over_) return;
-  if (is_streaming_ && was_quiet_) exchange_->Write(": ping\n\n");
-  was_quiet_ = true;
-  exchange_->PostAfter(context_.config.ping_interval, [weak = weak_from_this()] {
-    if (const auto generation = weak.lock()) generation->Ping();
-  });
-}
-
-void Generation::StartChoice(Choice& choice) {
-  if (choice.is_started) return;
-  choice.is_started = true;
-  const bool is_chat = job_.head.kind == CompletionKind::kChat;
-  if (!is_chat && !job_.params.echoes)
-    return;  // the role is a chat's; an echo comes first in a text completion
-  std::string logprobs;
-  if (job_.params.echoes && job_.params.wants_logprobs) {
-    const auto part = static_cast<size_t>(choice.text.index / job_.params.num_choices);
-    Echo& echo = parts_[part].echo;
-    if (echo.logprobs.empty()) echo = MakeEcho(part);  // a prompt of one token has no report
-    logprobs = echo.logprobs;
-    choice.text_offset = echo.text_offset;
-  }
-  exchange_->Write(ChunkEvent(
-      job_.head, {.index = choice.text.index,
-                  .delta_field = "content",
-                  .text = is_chat ? std::string_view() : std::string_view(choice.text.content),
-                  .starts_choice = true,
-                  .logprobs = logprobs}));
-}
-
-void Generation::Show(Choice& choice, const std::vector<OutputDelta>& deltas,
-                      const std::vector<TokenRecord>& records) {
-  const bool is_stream = job_.params.is_stream;
-  if (is_stream && (!records.empty() || !deltas.empty())) StartChoice(choice);
-  std::string logprobs;
-  if (job_.params.wants_logprobs && is_stream && !records.empty())
-    logprobs = job_.head.kind == CompletionKind::kChat
-                   ? ChatLogprobsJson(records, context_.tokenizer, job_.params.tokens_as_ids)
-                   : TextLogprobsJson(records, context_.tokenizer, job_.params.tokens_as_ids,
-                                      choice.text_offset);
-  if (job_.params.wants_logprobs && !is_stream)
-    choice.records.insert(choice.records.end(), records.begin(), records.end());
-  std::vector<int32_t> ids;
-  if (job_.params.return_token_ids)
-    for (const TokenRecord& record : records) ids.push_back(record.token);
-  std::vector<OutputDelta> shown;
-  for (const OutputDelta& delta : deltas) {
-    const bool is_reasoning = delta.field == OutputField::kReasoning;
-    if (is_reasoning && !job_.params.includes_reasoning) continue;
-    (is_reasoning ? choice.text.reasoning : choice.text.content) += delta.text;
-    shown.push_back(delta);
-  }
-  if (!is_stream) return;
-  if (shown.empty() && (!logprobs.empty() || !ids.empty()))
-    shown.push_back({.field = OutputField::kContent, .text = ""});
-  const UsageCounts usage = job_.params.continuous_usage ? Usage() : UsageCounts{};
-  for (const OutputDelta& delta : shown) {
-    exchange_->Write(ChunkEvent(
-        job_.head,
-        {.index = choice.text.index,
-         .delta_field = delta.field == OutputField::kReasoning ? "reasoning_content" : "content",
-         .text = delta.text,
-         .logprobs = std::exchange(logprobs, {}),
-         .token_ids = job_.params.return_token_ids && &delta == &shown.front() ? &ids : nullptr,
-         .usage = job_.params.continuous_usage ? &usage : nullptr}));
-    was_quiet_ = false;
-  }
-}
-
-void Generation::EndChoice(Choice& choice, ChoiceEnd end) {
-  choice.is_ended = true;
-  choice.text.end = std::move(end);
-  if (!job_.params.is_stream) return;
-  StartChoice(choice);
-  exchange_->Write(ChunkEvent(job_.head, {.index = choice.text.index, .end = &choice.text.end}));
-}
-
-void Generation::EndAll() {
-  is_over_ = true;
-  const bool all_ended =
-      std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) { return c.is_ended; });
-  if (!all_ended)
-    Log(LogLevel::kError, "choices_open_at_end", absl::StrFormat("request=%s", job_.request_id));
-  if (is_streaming_) {
-    if (job_.params.include_usage) exchange_->Write(UsageEvent(job_.head, Usage()));
-    exchange_->Write(std::string(kDoneEvent));
-    exchange_->EndStream();
-    return;
-  }
-  Format(
-      NumEntries(), [this] { answer_ = WholeAnswer(); },
-      [this] {
-        HttpHeaders headers = CommonHeaders();
-        headers.emplace_back("Content-Type", "application/json");
-        exchange_->Respond(200, std::move(headers), std::move(answer_));
-      });
-}
-
-// Of logprobs in an answer that is not streamed.
-size_t Generation::NumEntries() const {
-  const GenerateParams& params = job_.params;
-  size_t entries = 0;
-  if (params.prompt_logprobs || params.echoes)
-    for (const Part& part : parts_)
-      entries += EntriesOf(part.report) * static_cast<size_t>(params.num_choices);
-  for (const Choice& choice : choices_) entries += EntriesOf(choice.records);
-  return entries;
-}
-
-// Takes the choices' texts. The generation is over: nothing else touches them.
-std::string Generation::WholeAnswer() {
-  std::vector<ChoiceText> texts;
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    FillLogprobs(i);
-    texts.push_back(std::move(choices_[i].text));
-  }
-  return AnswerJson(job_.head, texts, Usage(),
-                    {.reasoning = job_.params.includes_reasoning,
-                     .token_ids = job_.params.return_token_ids});
-}
-
-// Of an answer that is not streamed.
-void Generation::FillLogprobs(size_t choice_index) {
-  Choice& choice = choices_[choice_index];
-  const GenerateParams& params = job_.params;
-  const size_t part = choice_index / static_cast<size_t>(params.num_choices);
-  const bool is_chat = job_.head.kind == CompletionKind::kChat;
-  const bool is_first = choice_index % static_cast<size_t>(params.num_choices) == 0;
-  if (params.prompt_logprobs && (!is_chat || is_first))
-    choice.text.prompt_logprobs =
-        PromptLogprobsJson(parts_[part].report, context_.tokenizer, *params.prompt_logprobs);
-  if (!params.wants_logprobs) return;
-  std::vector<TokenRecord> records;
-  if (params.echoes) records = EchoRecords(part);
-  records.insert(records.end(), choice.records.begin(), choice.records.end());
-  int64_t offset = 0;
-  choice.text.logprobs =
-      is_chat ? ChatLogprobsJson(records, context_.tokenizer, params.tokens_as_ids)
-              : TextLogprobsJson(records, context_.tokenizer, params.tokens_as_ids, offset,
-                                 /*starts_prompt=*/params.echoes);
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
@@ -431,11 +296,10 @@ void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
     if (!part.is_ended)
       context_.dispatcher.Cancel(part.key, std::nullopt, "another prompt of the request failed");
   if (is_streaming_) {
-    exchange_->Write(ErrorEvent(error));
-    exchange_->Write(std::string(kDoneEvent));
+    Send(job_.writer->StreamError(error));
     exchange_->EndStream();
   } else {
-    RespondError(*exchange_, error, job_.request_id, retry_after);
+    RespondErrorBody(*exchange_, error, job_.writer->Error(error), job_.request_id, retry_after);
   }
 }
 
@@ -444,19 +308,6 @@ void Generation::CancelAll(const std::string& reason) {
   for (const Part& part : parts_)
     if (part.key.value != 0 && !part.is_ended)
       context_.dispatcher.Cancel(part.key, std::nullopt, reason);
-}
-
-UsageCounts Generation::Usage() const {
-  UsageCounts usage;
-  for (size_t part = 0; part < parts_.size(); ++part) {
-    usage.prompt_tokens += static_cast<int64_t>(job_.prompts[part]->size());
-    usage.cached_tokens += parts_[part].cached_tokens;
-  }
-  for (const Choice& choice : choices_) {
-    usage.completion_tokens += choice.completion_tokens;
-    usage.reasoning_tokens += choice.output.reasoning_tokens();
-  }
-  return usage;
 }
 
 }  // namespace baton::router

@@ -1,11 +1,10 @@
 #include "router/openai/generation.h"
 
 #include <functional>
+#include <gtest/gtest.h>
 #include <memory>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "router/openai/api_fakes.h"
 #include "router/text/test_data.h"
@@ -28,7 +27,10 @@ class GenerationTest : public testing::Test {
                                 .tokenizer = RealTokenizer(),
                                 .markup = markup_,
                                 .dispatcher = dispatcher_,
-                                .cpu_pool = pool};
+                                .cpu_pool = pool,
+                                .clock = clock_,
+                                .replay = replay_,
+                                .dsml = dsml_};
     auto exchange = std::make_shared<FakeExchange>();
     Generation::Start(context, job, exchange);
     return exchange;
@@ -83,6 +85,9 @@ class GenerationTest : public testing::Test {
   const MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
   std::vector<int32_t> prompt_;
   ApiConfig config_;
+  ManualClock clock_;
+  CallReplay replay_{clock_, {}};
+  DsmlCounts dsml_;
   FakeDispatcher dispatcher_;
   CpuPool pool_{1, 4};
   CpuPool full_pool_{1, 0};  // takes nothing: all is formatted where it is asked for

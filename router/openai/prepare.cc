@@ -5,6 +5,7 @@
 
 #include "common/rng.h"
 #include "router/openai/api.h"
+#include "router/openai/responses_writer.h"
 
 // From a request's body to a GenerationJob, and the endpoints that stop halfway: tokenize and
 // detokenize.
@@ -149,55 +150,145 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
                          !IsRequestId(call.request.Header("x-request-id"));
     if (is_used) call.id = id->text();
   }
-  ApiResult<GenerationJob> job = call.request.path == "/v1/chat/completions"
-                                     ? PrepareChat(call, *body)
-                                     : PrepareCompletion(call, *body);
+  const std::string& path = call.request.path;
+  ApiResult<GenerationJob> job = path == "/v1/chat/completions" ? PrepareChat(call, *body)
+                                 : path == "/v1/responses"      ? PrepareResponse(call, *body)
+                                                                : PrepareCompletion(call, *body);
   if (!job.ok()) return job;
+  Truncate(*job);
   if (auto error = FillRequest(call, *job)) return *error;
   if (auto error = FitLength(*job)) return *error;
   if (auto error = CheckStreamedEcho(*job)) return *error;
-  job->head.created = absl::ToUnixSeconds(WallNow());
   return job;
 }
 
-ApiResult<std::vector<int32_t>> Api::RenderChat(const JsonValue& body) const {
-  ApiResult<ChatInput> input = ParseChatInput(body, parts_.config.chat);
-  if (!input.ok()) return input.error();
+ApiResult<std::vector<int32_t>> Api::RenderChat(ChatInput input) const {
   size_t bytes = 0;
-  for (const ChatMessage& message : input->messages)
+  for (const ChatMessage& message : input.messages)
     bytes += message.content.size() + message.reasoning.size();
   const int context = MaxContext();
   if (bytes > kBytesPerToken * static_cast<size_t>(context))
     return TooLong({}, context, 0, static_cast<int64_t>(bytes / kBytesPerToken));
-  const auto segments = parts_.encoder.Encode(input->messages, input->options);
+  replay_->Restore(input.messages);
+  const auto segments = parts_.encoder.Encode(input.messages, input.options);
   if (!segments.ok()) {
     const std::string message(segments.status().message());
     return BadRequest(message, message.rfind("messages[", 0) == 0
                                    ? message.substr(0, message.find(' '))
                                    : "messages");
   }
-  return parts_.tokenizer.EncodeSegments(*segments);
+  return runs_->EncodeSegments(parts_.tokenizer, *segments);
 }
 
 ApiResult<GenerationJob> Api::PrepareChat(const Call& call, const JsonValue& body) const {
   GenerationJob job;
   job.head.kind = CompletionKind::kChat;
   job.head.id = "chatcmpl-" + call.id;
+  job.head.created = absl::ToUnixSeconds(WallNow());
   if (auto error = CheckModel(body, job.head.model)) return *error;
   ApiResult<GenerateParams> params =
       ParseGenerateParams(body, CompletionKind::kChat, parts_.tokenizer, parts_.markup.eos);
   if (!params.ok()) return params.error();
   job.params = *std::move(params);
-  ApiResult<std::vector<int32_t>> prompt = RenderChat(body);
+  ApiResult<std::vector<int32_t>> prompt = ChatPrompt(body, job);
   if (!prompt.ok()) return prompt.error();
   job.prompts.push_back(std::make_shared<const std::vector<int32_t>>(*std::move(prompt)));
+  if (auto error = ForceOutput(job)) return *error;
   return job;
+}
+
+// The prompt of a chat, rendered or given as ids; fills what the answer needs to know of it.
+ApiResult<std::vector<int32_t>> Api::ChatPrompt(const JsonValue& body, GenerationJob& job) const {
+  const JsonValue* given = body.FindNonNull("prompt_token_ids");
+  std::optional<ChatInput> input;
+  if (given == nullptr) {
+    ApiResult<ChatInput> parsed = ParseChatInput(body, parts_.config.chat);
+    if (!parsed.ok()) return parsed.error();
+    input = *std::move(parsed);
+  }
+  ApiResult<ToolRequest> tools = ParseToolRequest(body);
+  if (!tools.ok()) return tools.error();
+  job.tools = *std::move(tools);
+  ApiResult<bool> echoes = BoolMemberOr(body, "echo", false);
+  if (!echoes.ok()) return echoes.error();
+  if (input) {
+    if (*echoes && input->options.continue_final)
+      job.echoes.push_back(input->messages.back().content);
+    return RenderChat(*std::move(input));
+  }
+  if (!given->is_array()) return WrongType("prompt_token_ids", "array", *given);
+  ApiResult<std::vector<int32_t>> ids =
+      TokenList(*given, "prompt_token_ids", parts_.tokenizer.vocab_size());
+  if (ids.ok() && ids->empty())
+    return BadRequest("prompt_token_ids must not be empty", "prompt_token_ids");
+  return ids;
+}
+
+// Keeps the ends of prompts that are longer than the request allows (protocol.md 5.4).
+void Api::Truncate(GenerationJob& job) const {
+  if (!job.params.truncation) return;
+  const int64_t left =
+      MaxContext() - std::min<int64_t>(job.params.max_tokens.value_or(1), MaxContext() - 1);
+  const auto kept =
+      static_cast<size_t>(*job.params.truncation == -1 ? left : *job.params.truncation);
+  for (size_t i = 0; i < job.prompts.size(); ++i) {
+    const std::vector<int32_t>& prompt = *job.prompts[i];
+    if (prompt.size() <= kept) continue;
+    std::vector<int32_t> end(prompt.end() - static_cast<ptrdiff_t>(kept), prompt.end());
+    if (job.params.echoes) job.echoes[i] = parts_.tokenizer.Decode(end, job.params.skip_special);
+    job.prompts[i] = std::make_shared<const std::vector<int32_t>>(std::move(end));
+  }
+}
+
+ApiResult<GenerationJob> Api::PrepareResponse(const Call& call, const JsonValue& body) const {
+  ApiResult<TranslatedResponse> translated = TranslateResponses(body);
+  if (!translated.ok()) return translated.error();
+  const absl::StatusOr<JsonValue> chat = JsonValue::Parse(translated->chat);
+  if (!chat.ok()) return BadRequest(std::string(chat.status().message()), "input");
+  ApiResult<GenerationJob> job = PrepareChat(call, *chat);
+  if (!job.ok()) return job;
+  AnswerHead head = job->head;
+  head.id = call.id;
+  job->writer = std::make_shared<ResponsesWriter>(std::move(head), std::move(translated->echo));
+  return job;
+}
+
+// What the tool choice and the thinking budget make the sampler emit or not (protocol.md 2.8.6,
+// 3.5, 4). Refused by name: what forced tokens cannot give without masks in the engine.
+std::optional<ApiError> Api::ForceOutput(GenerationJob& job) const {
+  GenerateParams& params = job.params;
+  if (job.tools.is_banned) params.sampling.bad_words.push_back({parts_.markup.dsml});
+  if (job.tools.is_required)
+    job.forced.call_prefix =
+        parts_.tokenizer.EncodeSegments(parts_.encoder.CallPrefix(job.tools.required_name));
+  const bool thinks = StartsInReasoning(*job.prompts[0], parts_.markup);
+  if (parts_.config.honours_thinking_budget && thinks)
+    job.forced.thinking_budget = params.thinking_budget;
+  if (!job.forced.is_any()) return std::nullopt;
+  const std::string cause =
+      job.tools.is_required ? "a required tool call" : "thinking_token_budget";
+  const auto refuse = [&](const std::string& key) {
+    return BadRequest(absl::StrFormat("%s is not available with %s", key, cause), key);
+  };
+  if (params.wants_logprobs) return refuse("logprobs");  // forced tokens have none
+  if (params.prompt_logprobs) return refuse("prompt_logprobs");
+  if (thinks) {  // two requests: the second knows of the first one's tokens as a prompt
+    if (params.num_choices > 1) return refuse("n");
+    if (params.sampling.presence_penalty != 0) return refuse("presence_penalty");
+    if (params.sampling.frequency_penalty != 0) return refuse("frequency_penalty");
+  }
+  const auto num_forced = static_cast<int64_t>(job.forced.call_prefix.size()) + (thinks ? 1 : 0);
+  if (params.max_tokens.value_or(INT64_MAX) > num_forced) return std::nullopt;
+  return BadRequest(absl::StrFormat("max_tokens must be at least %d with %s, got %d.",
+                                    num_forced + 1, cause, *params.max_tokens),
+                    "max_tokens");
 }
 
 ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValue& body) const {
   GenerationJob job;
   job.head.kind = CompletionKind::kText;
   job.head.id = "cmpl-" + call.id;
+  job.head.created = absl::ToUnixSeconds(WallNow());
   if (auto error = CheckModel(body, job.head.model)) return *error;
   ApiResult<GenerateParams> params =
       ParseGenerateParams(body, CompletionKind::kText, parts_.tokenizer, parts_.markup.eos);
@@ -255,7 +346,9 @@ ApiResult<std::string> Api::Tokenize(const Call& call) const {
                      static_cast<int64_t>(prompt->text().size() / kBytesPerToken));
     ids = parts_.tokenizer.Encode(prompt->text(), SpecialTokens::kRecognise);
   } else {
-    ApiResult<std::vector<int32_t>> rendered = RenderChat(*body);
+    ApiResult<ChatInput> input = ParseChatInput(*body, parts_.config.chat);
+    if (!input.ok()) return input.error();
+    ApiResult<std::vector<int32_t>> rendered = RenderChat(*std::move(input));
     if (!rendered.ok()) return rendered.error();
     ids = *std::move(rendered);
   }

@@ -18,6 +18,8 @@
 // text.
 namespace baton::router {
 
+class KeyAccount;  // router/http/api_keys.h
+
 using RequestKey =
     StrongId<struct RequestKeyTag, uint64_t>;  // unique in the process; drawn by Dispatcher::Submit
 
@@ -36,6 +38,8 @@ struct GenerateRequest {
   absl::Duration parse_time;  // parse, render and tokenize
   absl::Time first_token_deadline = absl::InfiniteFuture();
   absl::Time total_deadline = absl::InfiniteFuture();
+  std::shared_ptr<KeyAccount> account = nullptr;  // pays for the tokens; null: nobody
+  int64_t paid_tokens = 0;  // of the prompt, where the request goes on with another one's answer
 };
 
 // How the time to the first token and to the second one divides (router's

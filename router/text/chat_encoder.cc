@@ -147,7 +147,22 @@ class ChatRenderer {
     return absl::OkStatus();
   }
 
+  // Markup that we know was sampled: only its tokens are tokens.
+  void AddSampled(const SampledBlock& block) {
+    size_t begin = 0;
+    for (const size_t at : block.tokens_at) {
+      AddText(std::string_view(block.text).substr(begin, at - begin));
+      AddToken(tokens_.dsml);
+      begin = at + kDsmlText.size();
+    }
+    AddText(std::string_view(block.text).substr(begin));
+  }
+
   absl::Status AddCalls(const ChatMessage& message) {
+    if (!message.sampled_calls.text.empty()) {
+      AddSampled(message.sampled_calls);
+      return absl::OkStatus();
+    }
     AddTemplate(encoder_.calls_open_);
     for (size_t i = 0; i < message.tool_calls.size(); ++i) {
       const ChatToolCall& call = message.tool_calls[i];
@@ -246,6 +261,7 @@ absl::StatusOr<ChatEncoder> ChatEncoder::Create(const Tokenizer& tokenizer) {
       {"<｜latest_reminder｜>", &t.latest_reminder},
       {"<think>", &t.think_open},
       {"</think>", &t.think_close},
+      {kDsmlText, &t.dsml},
       {"<｜action｜>", &t.action},
       {"<｜query｜>", &t.query},
       {"<｜authority｜>", &t.authority},
@@ -258,9 +274,6 @@ absl::StatusOr<ChatEncoder> ChatEncoder::Create(const Tokenizer& tokenizer) {
     if (!id)
       return absl::InvalidArgumentError(absl::StrFormat("tokenizer lacks the token %s", name));
     *place = *id;
-  }
-  if (!tokenizer.IdOf("｜DSML｜")) {
-    return absl::InvalidArgumentError("tokenizer lacks the token ｜DSML｜");
   }
   encoder.tools_before_ = tokenizer.Cut(kToolsBlockBefore);
   encoder.tools_after_ = tokenizer.Cut(kToolsBlockAfter);
@@ -292,6 +305,13 @@ absl::StatusOr<std::vector<Segment>> ChatEncoder::Encode(const std::vector<ChatM
   }
   ChatRenderer renderer(*this, options, turns, drops);
   return renderer.Render(context.size(), messages.data());
+}
+
+std::vector<Segment> ChatEncoder::CallPrefix(std::string_view name) const {
+  std::vector<Segment> segments = calls_open_;
+  segments.insert(segments.end(), invoke_open_.begin(), invoke_open_.end());
+  if (!name.empty()) segments.push_back(Segment::Text(std::string(name) + "\">\n"));
+  return segments;
 }
 
 }  // namespace baton::router

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 
 #include "router/text/tokenizer.h"
+#include "router/text/tool_call_parser.h"
 
 namespace baton::router {
 
@@ -28,6 +29,7 @@ struct ChatMessage {
   std::string content{};
   std::string reasoning{};                 // assistant
   std::vector<ChatToolCall> tool_calls{};  // assistant
+  SampledBlock sampled_calls{};            // the same calls as they were sampled (2.6), if known
   std::string tool_call_id{};              // tool
   std::vector<std::string> tools{};  // system, developer: each tool's `function`, JSON as in 2.3
   std::optional<std::string> response_format{};  // system, developer: the schema, JSON as in 2.3
@@ -61,10 +63,14 @@ class ChatEncoder {
   absl::StatusOr<std::vector<Segment>> Encode(const std::vector<ChatMessage>& messages,
                                               const ChatOptions& options) const;
 
+  // The beginning of a block that calls `name`, up to behind its invoke tag; without a name up to
+  // where the name begins (3.5).
+  std::vector<Segment> CallPrefix(std::string_view name) const;
+
  private:
   friend class ChatRenderer;
   struct Tokens {
-    TokenId bos, eos, user, assistant, latest_reminder, think_open, think_close;
+    TokenId bos, eos, user, assistant, latest_reminder, think_open, think_close, dsml;
     TokenId action, query, authority, domain, title, read_url;
   };
   ChatEncoder() = default;

@@ -1,7 +1,6 @@
 #include "router/text/chat_encoder.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "common/hash.h"
 #include "common/ids.h"
 #include "router/text/chat_literals.h"
+#include "router/text/render_vectors.h"
 #include "router/text/test_data.h"
 
 namespace baton::router {
@@ -21,63 +21,6 @@ using ::testing::HasSubstr;
 const ChatEncoder& Encoder() {
   static const ChatEncoder encoder = *ChatEncoder::Create(RealTokenizer());
   return encoder;
-}
-
-std::string TextOf(const JsonValue* value) {
-  return value == nullptr || value->is_null() ? std::string() : value->text();
-}
-
-// The vectors write messages as the checkpoint's encoder takes them.
-std::string ToolContent(const JsonValue* content) {
-  if (content == nullptr || !content->is_array()) return TextOf(content);
-  std::string text;
-  for (const JsonValue& part : content->items()) {
-    if (!text.empty()) text += "\n\n";
-    const std::string& type = part.Find("type")->text();
-    text += type == "text" ? part.Find("text")->text() : "[Unsupported " + type + "]";
-  }
-  return text;
-}
-
-ChatMessage MessageOf(const JsonValue& in) {
-  const std::map<std::string, ChatRole> roles = {
-      {"system", ChatRole::kSystem},       {"user", ChatRole::kUser},
-      {"developer", ChatRole::kDeveloper}, {"assistant", ChatRole::kAssistant},
-      {"tool", ChatRole::kTool},           {"latest_reminder", ChatRole::kLatestReminder}};
-  ChatMessage out;
-  out.role = roles.at(in.Find("role")->text());
-  out.content = ToolContent(in.Find("content"));
-  out.reasoning = TextOf(in.Find("reasoning_content"));
-  out.tool_call_id = TextOf(in.Find("tool_call_id"));
-  out.task = TextOf(in.Find("task"));
-  if (const JsonValue* tools = in.FindNonNull("tools")) {
-    for (const JsonValue& tool : tools->items()) out.tools.push_back(tool.Find("function")->Dump());
-  }
-  if (const JsonValue* format = in.FindNonNull("response_format"))
-    out.response_format = format->Dump();
-  if (const JsonValue* calls = in.FindNonNull("tool_calls")) {
-    for (const JsonValue& call : calls->items()) {
-      const JsonValue& function = *call.Find("function");
-      out.tool_calls.push_back({.id = TextOf(call.Find("id")),
-                                .name = function.Find("name")->text(),
-                                .arguments = function.Find("arguments")->text()});
-    }
-  }
-  return out;
-}
-
-ChatOptions OptionsOf(const JsonValue& item) {
-  const JsonValue& in = *item.Find("options");
-  const std::map<std::string, Effort> efforts = {
-      {"", Effort::kUnset}, {"low", Effort::kLow}, {"high", Effort::kHigh}, {"max", Effort::kMax}};
-  ChatOptions options;
-  options.is_thinking = in.Find("thinking_mode")->text() == "thinking";
-  options.effort = efforts.at(TextOf(in.Find("reasoning_effort")));
-  options.profile =
-      item.Find("profile")->text() == "preview" ? EffortProfile::kPreview : EffortProfile::k0731;
-  options.drop_thinking = in.Find("drop_thinking")->boolean();
-  options.add_bos = in.Find("add_bos")->boolean();
-  return options;
 }
 
 // Its messages went through a writer that turned 1e16, 1.0, -0.0 and a 20-digit integer into other
@@ -94,13 +37,13 @@ TEST(ChatEncoder, RendersTheVectors) {
       continue;
     }
     std::vector<ChatMessage> messages;
-    ChatOptions options = OptionsOf(item);
+    ChatOptions options = VectorOptions(item);
     if (const JsonValue* context = item.Find("context")) {
-      for (const JsonValue& message : context->items()) messages.push_back(MessageOf(message));
+      for (const JsonValue& message : context->items()) messages.push_back(VectorMessage(message));
     }
     options.num_context = messages.size();
     for (const JsonValue& message : item.Find("messages")->items())
-      messages.push_back(MessageOf(message));
+      messages.push_back(VectorMessage(message));
     const auto segments = Encoder().Encode(messages, options);
     ASSERT_TRUE(segments.ok()) << id << ": " << segments.status();
     const std::string text = RealTokenizer().ToText(*segments);
@@ -134,7 +77,7 @@ TEST(ChatEncoder, SpellsTheNumbersOfAToolLikePython) {
     if (item.Find("id")->text() != kRespelledCase) continue;
     ChatMessage system = {.role = ChatRole::kSystem, .content = "n", .tools = {function.Dump()}};
     const auto segments =
-        Encoder().Encode({system, {.role = ChatRole::kUser, .content = "go"}}, OptionsOf(item));
+        Encoder().Encode({system, {.role = ChatRole::kUser, .content = "go"}}, VectorOptions(item));
     ASSERT_TRUE(segments.ok()) << segments.status();
     EXPECT_EQ(RealTokenizer().ToText(*segments), item.Find("prompt")->text());
     EXPECT_EQ(RealTokenizer().EncodeSegments(*segments), IdsOf(*item.Find("ids")));

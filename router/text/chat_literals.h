@@ -52,6 +52,7 @@ inline constexpr std::string_view kEffortTextB =
     "Do not stop reasoning until you have independently verified the solution from multiple angles "
     "and are certain that no assumption remains unchecked and no error remains undiscovered.\n\n";
 
+inline constexpr std::string_view kDsmlText = "｜DSML｜";  // a token
 inline constexpr std::string_view kCallsOpen = "\n\n<｜DSML｜tool_calls>\n";
 inline constexpr std::string_view kCallsClose = "\n</｜DSML｜tool_calls>";
 inline constexpr std::string_view kInvokeOpen = "<｜DSML｜invoke name=\"";

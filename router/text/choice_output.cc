@@ -91,6 +91,7 @@ void ChoiceOutput::ReleaseRun(const Run& run, std::vector<OutputDelta>& out) {
 }
 
 void ChoiceOutput::Finish(std::vector<OutputDelta>& out) {
+  is_finished_ = true;
   if (matched_stop() == nullptr) {
     std::string tail = detokenizer_.Finish();
     std::string released = stop_.Push(tail);

@@ -48,6 +48,9 @@ class ChoiceOutput {
   // The end of the output: emits what is held. Call once, also after a stop string matched.
   void Finish(std::vector<OutputDelta>& out);
 
+  bool is_finished() const { return is_finished_; }
+  // Inside or behind a tool call block.
+  bool is_in_block() const { return parser_.state() == ReasoningParser::State::kBlock; }
   // The stop string that ended the choice; null while none did.
   const std::string* matched_stop() const { return stop_.matched(); }
   // Tokens in front of </think>, without it and without skipped special tokens (protocol.md 4).
@@ -76,6 +79,7 @@ class ChoiceOutput {
   std::deque<Run> runs_;       // text given to stop_ but not yet to parser_
   size_t released_bytes_ = 0;  // that stop_ has let go of but whose run is not complete
   int64_t reasoning_tokens_ = 0;
+  bool is_finished_ = false;
 };
 
 // True if generation starts inside the reasoning: the prompt ends in <think> (protocol.md 4).

@@ -77,7 +77,10 @@ TEST(ChoiceOutput, LeavesMarkupInTheTextWhenItDoesNotSplit) {
 class RecordingSink final : public ToolBlockSink {
  public:
   void OnStart(std::string_view marker) override { text += marker; }
-  void OnPiece(const OutputPiece& piece, std::vector<OutputDelta>&) override { text += piece.text; }
+  size_t OnPiece(const OutputPiece& piece, std::vector<OutputDelta>&) override {
+    text += piece.text;
+    return piece.text.size();
+  }
   void OnFinish(std::vector<OutputDelta>&) override {}
   std::string text;
 };

@@ -1,8 +1,10 @@
 #include "router/text/json_value.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -326,6 +328,44 @@ void AppendJsonString(std::string_view text, std::string& out) {
     }
   }
   out += '"';
+}
+
+namespace {
+
+bool NumbersEqual(const JsonValue& a, const JsonValue& b) {
+  const bool are_integers =
+      a.kind() == JsonValue::Kind::kInteger && b.kind() == JsonValue::Kind::kInteger;
+  return a.text() == b.text() || (!are_integers && a.AsDouble() == b.AsDouble());
+}
+
+bool MembersEqual(const JsonValue& a, const JsonValue& b) {
+  if (a.members().size() != b.members().size()) return false;
+  std::map<std::string_view, const JsonValue*> values;
+  for (const auto& [key, value] : a.members()) values.emplace(key, &value);
+  return std::all_of(b.members().begin(), b.members().end(), [&](const JsonValue::Member& member) {
+    const auto found = values.find(member.first);
+    return found != values.end() && JsonEqual(*found->second, member.second);
+  });
+}
+
+}  // namespace
+
+bool JsonEqual(const JsonValue& a, const JsonValue& b) {
+  if (a.is_number() && b.is_number()) return NumbersEqual(a, b);
+  if (a.kind() != b.kind()) return false;
+  switch (a.kind()) {
+    case JsonValue::Kind::kBool:
+      return a.boolean() == b.boolean();
+    case JsonValue::Kind::kString:
+      return a.text() == b.text();
+    case JsonValue::Kind::kArray:
+      return std::equal(a.items().begin(), a.items().end(), b.items().begin(), b.items().end(),
+                        JsonEqual);
+    case JsonValue::Kind::kObject:
+      return MembersEqual(a, b);
+    default:
+      return true;
+  }
 }
 
 }  // namespace baton::router

@@ -64,6 +64,9 @@ class JsonValue {
   std::vector<Member> members_;
 };
 
+// Whether two texts mean the same: members in any order, numbers by value (integers exactly).
+bool JsonEqual(const JsonValue& a, const JsonValue& b);
+
 // Appends `text` as a JSON string literal with Python's escapes (protocol.md 2.3).
 void AppendJsonString(std::string_view text, std::string& out);
 

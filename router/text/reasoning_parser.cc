@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "router/text/chat_literals.h"
+
 namespace baton::router {
 namespace {
 
-constexpr std::string_view kDsmlText = "｜DSML｜";
 constexpr std::string_view kStartTag = "<｜DSML｜tool_calls>";
 constexpr size_t kDsmlEnd = 1 + kDsmlText.size();  // of the token inside the start tag
 constexpr size_t kMaxNewlines = 2;  // in front of a block, part of it (protocol.md 3.1)
@@ -18,10 +19,7 @@ ReasoningParser::ReasoningParser(bool starts_in_reasoning, ToolBlockSink* tools)
     : state_(starts_in_reasoning ? State::kReason : State::kContent), tools_(tools) {}
 
 void ReasoningParser::Push(const OutputPiece& piece, std::vector<OutputDelta>& out) {
-  if (state_ == State::kBlock) {
-    tools_->OnPiece(piece, out);
-    return;
-  }
+  if (state_ == State::kBlock) return PushToBlock(piece, out);
   switch (piece.markup) {
     case Markup::kNone:
       PushText(piece.text, out);
@@ -43,6 +41,13 @@ void ReasoningParser::Push(const OutputPiece& piece, std::vector<OutputDelta>& o
   }
 }
 
+void ReasoningParser::PushToBlock(const OutputPiece& piece, std::vector<OutputDelta>& out) {
+  const size_t taken = tools_->OnPiece(piece, out);
+  if (taken == piece.text.size()) return;
+  state_ = State::kContent;
+  Push({.text = piece.text.substr(taken), .markup = piece.markup}, out);
+}
+
 void ReasoningParser::PushText(std::string_view text, std::vector<OutputDelta>& out) {
   if (is_at_start_) {
     const size_t begin = text.find_first_not_of(kWhiteSpace);
@@ -56,7 +61,7 @@ void ReasoningParser::PushText(std::string_view text, std::vector<OutputDelta>& 
     return;
   }
   while (!text.empty() && state_ != State::kBlock) text.remove_prefix(Hold(text, out));
-  if (!text.empty()) tools_->OnPiece({.text = text}, out);
+  if (!text.empty()) PushToBlock({.text = text}, out);
 }
 
 // Takes some bytes of `text`: either a stretch that no block can start in, which is emitted, or one
@@ -104,6 +109,8 @@ void ReasoningParser::StartBlock() {
   state_ = State::kBlock;
   tools_->OnStart(held_);
   held_.clear();
+  held_newlines_ = 0;
+  marker_progress_ = 0;
 }
 
 void ReasoningParser::Emit(std::string_view text, std::vector<OutputDelta>& out) const {

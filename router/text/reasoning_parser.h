@@ -17,23 +17,33 @@ struct OutputPiece {
   Markup markup = Markup::kNone;
 };
 
-enum class OutputField : uint8_t { kReasoning, kContent };
+enum class OutputField : uint8_t {
+  kReasoning,
+  kContent,
+  kCallName,       // a call begins: its name, whole
+  kCallArguments,  // more of its arguments' JSON
+  kCallEnd,        // the call is complete; the text is empty
+};
 
-// Text for one field of the answer; never empty.
+// Text for one field of the answer; not empty but for kCallEnd and a call without a name.
 struct OutputDelta {
   OutputField field = OutputField::kContent;
   std::string text;
+  int call = -1;  // which one, of the kCall fields: 0, 1, ...
   bool operator==(const OutputDelta&) const = default;
 };
 
-// Takes over the output where a tool call block starts (states BLOCK to AFTER of protocol.md 3.3);
-// it stays in charge to the end. It may emit content: a malformed block becomes text again (3.4).
+// Takes over the output where a tool call block starts (states BLOCK to AFTER of protocol.md 3.3).
+// It stays in charge to the end, unless the block is malformed before any call: then it becomes
+// text again (3.4).
 class ToolBlockSink {
  public:
   virtual ~ToolBlockSink() = default;
   // `marker` is the raw text dropped from the field before: up to two newlines and the start tag.
   virtual void OnStart(std::string_view marker) = 0;
-  virtual void OnPiece(const OutputPiece& piece, std::vector<OutputDelta>& out) = 0;
+  // Bytes of `piece` taken; a markup token is taken whole or not at all. Fewer than all: the block
+  // was no block, it is in `out` as content, and the rest goes on as content.
+  virtual size_t OnPiece(const OutputPiece& piece, std::vector<OutputDelta>& out) = 0;
   virtual void OnFinish(std::vector<OutputDelta>& out) = 0;
 };
 
@@ -57,6 +67,7 @@ class ReasoningParser {
  private:
   void EndStart(std::vector<OutputDelta>& out);
   void PushText(std::string_view text, std::vector<OutputDelta>& out);
+  void PushToBlock(const OutputPiece& piece, std::vector<OutputDelta>& out);
   void PushDsml(std::string_view text, std::vector<OutputDelta>& out);
   size_t Hold(std::string_view text, std::vector<OutputDelta>& out);
   void StartBlock();

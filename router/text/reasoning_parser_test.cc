@@ -20,8 +20,9 @@ constexpr std::string_view kStartTag = "<｜DSML｜tool_calls>";
 class RecordingSink final : public ToolBlockSink {
  public:
   void OnStart(std::string_view marker) override { marker_ = marker; }
-  void OnPiece(const OutputPiece& piece, std::vector<OutputDelta>&) override {
+  size_t OnPiece(const OutputPiece& piece, std::vector<OutputDelta>&) override {
     rest_ += piece.text;
+    return piece.text.size();
   }
   void OnFinish(std::vector<OutputDelta>&) override { is_finished_ = true; }
   std::string marker_, rest_;

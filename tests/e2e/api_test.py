@@ -55,6 +55,67 @@ class Api:
         expect_equal(text, answer.choices[0].message.content, "the streamed answer")
         expect_equal(chunks[-1].usage.completion_tokens, answer.usage.completion_tokens, "usage")
 
+    def anthropic_messages(self):
+        asked = {"messages": FRANCE["messages"], "thinking": {"type": "disabled"}}
+        request = {**asked, "max_tokens": 10 ** 6, "temperature": 0}
+        whole = self.running.post("/v1/messages", request).json()
+        expect_equal([block["type"] for block in whole["content"]], ["text"], "blocks")
+        text = whole["content"][0]["text"]
+        assert "Paris" in text, text
+        counted = self.running.post("/v1/messages/count_tokens", asked).json()["input_tokens"]
+        usage = whole["usage"]
+        expect_equal(usage["input_tokens"] + usage["cache_read_input_tokens"], counted, "input tokens")
+        events = self.running.stream("/v1/messages", request)
+        expect_equal([events[0]["type"], events[-1]["type"]], ["message_start", "message_stop"], "the ends of the stream")
+        deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+        expect_equal("".join(delta["text"] for delta in deltas), text, "the streamed answer")
+        last = [event for event in events if event["type"] == "message_delta"][0]
+        expect_equal((last["delta"]["stop_reason"], last["usage"]["output_tokens"]), ("end_turn", usage["output_tokens"]), "the end")
+        stop = text[len(text) // 2:len(text) // 2 + 4]
+        cut = self.running.post("/v1/messages", {**request, "stop_sequences": [stop]}).json()
+        expect_equal((cut["stop_reason"], cut["stop_sequence"]), ("stop_sequence", stop), "the reason")
+        limit = self.running.get("/v1/models").json()["data"][0]["max_model_len"]
+        refused = self.running.post("/v1/messages", {**request, "system": "word " * limit})
+        assert refused.status == 400 and "prompt is too long" in refused.json()["error"]["message"], refused.text
+
+    def anthropic_client(self):
+        try:
+            import anthropic  # pylint: disable=import-outside-toplevel
+        except ImportError:
+            print("        the anthropic module is not installed: the wire shapes are checked by the other checks alone")
+            return
+        client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{self.running.port}", api_key="none")
+        model = client.models.list().data[0].id
+        tools = [{"name": "get_weather", "description": "Get the weather of a city", "input_schema": {
+            "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}]
+        messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+        common = {"model": model, "max_tokens": 300, "tools": tools, "extra_body": {"temperature": 0}}
+        with client.messages.stream(messages=messages, **common) as stream:
+            answer = stream.get_final_message()
+        whole = client.messages.create(messages=messages, **common)
+        calls = [block for block in answer.content if block.type == "tool_use"]
+        expect_equal((answer.stop_reason, [call.input for call in calls]), ("tool_use", [{"city": "Paris"}]), "the call")
+        expect_equal([block.type for block in whole.content], [block.type for block in answer.content], "blocks of both ways")
+        messages += [{"role": "assistant", "content": [block.model_dump(exclude_none=True) for block in answer.content]},
+                     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": calls[0].id, "content": "20 degrees"}]}]
+        end = client.messages.create(messages=messages, **common)
+        expect_equal(end.stop_reason, "end_turn", "the end of the round trip")
+        assert end.usage.cache_read_input_tokens > 0, end.usage  # the call came back as it was sampled
+        try:
+            client.messages.create(model="other", max_tokens=5, messages=messages[:1])
+        except anthropic.NotFoundError as error:
+            expect_equal(error.status_code, 404, "the status of the typed error")
+        else:
+            raise AssertionError("an unknown model was served")
+
+    def document_is_served(self):
+        document = self.running.get("/openapi.json").json()
+        for path in ("/v1/chat/completions", "/v1/messages", "/health"):
+            assert path in document["paths"], path
+        expect_equal(self.running.get("/health_generate").status, 200, "/health_generate")
+        expect_equal(self.running.get("/server_info").status, 404, "an operator's path, without leave")
+        expect_equal(self.running.get("/get_model_info").json()["is_generation"], True, "is_generation")
+
     def thinking_is_split(self):
         answer = self.running.post(CHAT, {**FRANCE, "reasoning_effort": "high"}).json()
         message = answer["choices"][0]["message"]
@@ -180,7 +241,8 @@ def main():
     with cluster.Cluster(args) as running:
         api = Api(running)
         code = cluster.run_checks(
-            [api.capital_of_france, api.openai_client, api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
+            [api.capital_of_france, api.openai_client, api.anthropic_messages, api.anthropic_client, api.document_is_served,
+             api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
              api.text_completions, api.prompts_are_scored, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
              api.stages_add_up, api.promtool_is_content, api.nothing_is_left], args.only)
     sys.exit(code)

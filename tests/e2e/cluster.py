@@ -194,6 +194,19 @@ def text_of(events):
     return content, reasoning, finish, usage
 
 
+def calls_of(events):
+    """The tool calls of a streamed chat answer with one choice, put together as clients do."""
+    calls = []
+    for event in events:
+        for choice in [] if event == "[DONE]" else event["choices"]:
+            for part in choice["delta"].get("tool_calls", []):
+                if part["index"] == len(calls):
+                    calls.append({"id": part["id"], "type": part["type"],
+                                  "function": {"name": part["function"]["name"], "arguments": ""}})
+                calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+    return calls
+
+
 def run_checks(checks, only=""):
     """Runs named functions, prints one line each; returns the exit code."""
     failures = 0

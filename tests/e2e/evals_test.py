@@ -14,30 +14,46 @@ import cluster
 
 
 def load_cases(model):
-    """The cases that must be exact and need neither tools nor a schema."""
+    """The cases that must be exact, those with tools and with a schema among them."""
     with open(os.path.join(model, "evals.json"), encoding="utf-8") as file:
-        cases = json.load(file)
-    return [case for case in cases if case["exact"] and "tools" not in case["request"]
-            and case["request"].get("response_format", {"type": "text"})["type"] == "text"]
+        return [case for case in json.load(file) if case["exact"]]
+
+
+def judge_calls(calls, expected):
+    """Compares tool calls with the expected ones; returns an error or None."""
+    got = [{"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])} for call in calls]
+    if got != expected:
+        return f"calls {got!r}, want {expected!r}"
+    ids = [call["id"] for call in calls]
+    if len(set(ids)) != len(ids) or any(call["type"] != "function" for call in calls):
+        return f"calls with ids {ids}"
+    return None
 
 
 def judge(running, case, index):
     """Asks one case, streamed or whole in turn; returns an error or None."""
     if index % 2 == 0:
-        content, reasoning, finish, _ = cluster.text_of(running.stream("/v1/chat/completions", case["request"]))
+        events = running.stream("/v1/chat/completions", case["request"])
+        content, reasoning, finish, _ = cluster.text_of(events)
+        calls = cluster.calls_of(events)
     else:
         answer = running.post("/v1/chat/completions", case["request"])
         if answer.status != 200:
             return f"status {answer.status}: {answer.text}"
         choice = answer.json()["choices"][0]
         content, reasoning = choice["message"]["content"] or "", choice["message"]["reasoning_content"] or ""
-        finish = choice["finish_reason"]
+        calls, finish = choice["message"].get("tool_calls", []), choice["finish_reason"]
     expected = case["expected"]
-    if content != expected["answer"]:
-        return f"content {content!r}, want {expected['answer']!r}"
+    if content != expected.get("answer", ""):
+        return f"content {content!r}, want {expected.get('answer', '')!r}"
+    if "json" in expected and json.loads(content) != expected["json"]:
+        return f"JSON {content!r}, want {expected['json']!r}"
+    error = judge_calls(calls, expected.get("calls", []))
+    if error:
+        return error
     if "reasoning" in expected and reasoning != expected["reasoning"]:
         return f"reasoning {reasoning!r}, want {expected['reasoning']!r}"
-    if finish != expected.get("finish_reason", "stop"):
+    if finish != expected.get("finish_reason", "tool_calls" if "calls" in expected else "stop"):
         return f"finish_reason {finish!r}"
     return None
 
