@@ -71,10 +71,11 @@ def run(args, cases, drafts, decode):
                 if error:
                     failures += 1
                     print(f"FAILED  {jobs[job]['id']}: {error}", flush=True)
+        left = running.wait_until_clean(5)
+        time.sleep(0.6)  # workers update their metrics every 250 ms
         decoders = running.processes("decode")
         accepted = sum(running.metric(p, "baton_worker_drafts_accepted_total") for p in decoders)
         used = sum(running.metric(p, "baton_worker_finished_total") > 0 for p in decoders)
-        left = running.wait_until_clean(5)
     if (accepted > 0) != (drafts > 0):
         failures += 1
         print(f"FAILED  drafts accepted: {accepted} with k = {drafts}")
