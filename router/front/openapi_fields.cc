@@ -217,7 +217,7 @@ constexpr Field kResponses[] = {
     {"conversation", kAny, kRefusal, FieldUse::kRefused},
     {"prompt", kAny, kRefusal, FieldUse::kRefused},
     {"max_tool_calls", kAny, kRefusal, FieldUse::kRefused},
-    {"metadata", kAny, "Repeated in the answer.", FieldUse::kIgnored},
+    {"metadata", R"("type":"object","maxProperties":16)", "Strings, repeated in the answer."},
     {"store", kAny, "Accepted; nothing is stored.", FieldUse::kIgnored},
     {"include", kAny, kIgnored, FieldUse::kIgnored},
     {"service_tier", kAny, kIgnored, FieldUse::kIgnored},

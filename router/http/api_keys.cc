@@ -69,7 +69,7 @@ absl::Status ReadOption(const std::string& word, ApiKeySpec& spec) {
                                                        : nullptr;
   if (limit == nullptr)
     return absl::InvalidArgumentError(
-        absl::StrFormat("'%s' is none of requests_per_minute=N, tokens_per_minute=N, admin", name));
+        "a word behind the key is none of requests_per_minute=N, tokens_per_minute=N, admin");
   const char* const end = word.data() + word.size();
   const char* const from = std::min(word.data() + equals + 1, end);
   const auto [stop, error] = std::from_chars(from, end, *limit);
@@ -87,7 +87,9 @@ absl::StatusOr<ApiKeySpec> ParseLine(const std::string& line) {
   if (!IsName(spec.name))
     return absl::InvalidArgumentError(absl::StrFormat(
         "a name has 1..%d characters of [A-Za-z0-9._-] and is not 'none'", kMaxNameBytes));
-  if (key.empty()) return absl::InvalidArgumentError(absl::StrFormat("%s has no key", spec.name));
+  if (spec.name.starts_with("sk-"))
+    return absl::InvalidArgumentError("the first word begins with sk-: the name comes first");
+  if (key.empty()) return absl::InvalidArgumentError("the second word, the key, is missing");
   ASSIGN_OR_RETURN(spec.hash, HashOf(key));
   while (words >> word) RETURN_IF_ERROR(ReadOption(word, spec));
   return spec;

@@ -38,14 +38,18 @@ TEST(ApiKeys, ErrorsNameTheLineAndNotTheKey) {
   EXPECT_EQ(ErrorOf("a short\n"),
             "keys:1: the key has 5 bytes, want 8..256 visible ASCII characters");
   EXPECT_EQ(ErrorOf("a sha256:12\n"), "keys:1: sha256: wants 64 hexadecimal digits after it");
-  EXPECT_EQ(ErrorOf("a\n"), "keys:1: a has no key");
+  EXPECT_EQ(ErrorOf("abc-secret-1\n"), "keys:1: the second word, the key, is missing");
+  EXPECT_EQ(ErrorOf("sk-secret-1 alice-the-first\n"),
+            "keys:1: the first word begins with sk-: the name comes first");
   EXPECT_NE(ErrorOf("none sk-secret-1\n"), "");
   EXPECT_NE(ErrorOf("a{b=\"c\"} sk-secret-1\n"), "");
   EXPECT_NE(ErrorOf("a sk-secret-1 requests_per_minute=0\n").find("requests_per_minute wants"),
             std::string::npos);
   EXPECT_NE(ErrorOf("a sk-secret-1 requests_per_minute\n").find("requests_per_minute wants"),
             std::string::npos);
-  EXPECT_NE(ErrorOf("a sk-secret-1 fast\n").find("'fast' is none of"), std::string::npos);
+  EXPECT_EQ(ErrorOf("a sk-secret rest-of-it\n"),
+            "keys:1: a word behind the key is none of requests_per_minute=N, tokens_per_minute=N, "
+            "admin");
   EXPECT_NE(ErrorOf("# nobody\n").find("no key"), std::string::npos);
   EXPECT_EQ(ReadApiKeys("/nowhere/keys").status().code(), absl::StatusCode::kNotFound);
 }

@@ -54,6 +54,9 @@ class Api final : public HttpHandler {
   const RunCache& run_cache() const { return *runs_; }
   int MaxContext() const;  // tokens of prompt and answer, as served now; any thread
 
+  // Once the answer's limit is known: the forced beginning of a call must leave room for more.
+  static std::optional<ApiError> CheckForced(const GenerationJob& job);
+
  private:
   struct Call {  // one request on its way
     HttpRequest request;

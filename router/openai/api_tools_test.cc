@@ -251,6 +251,9 @@ TEST_F(ApiToolsTest, RefusesWhatForcedTokensCannotGive) {
   EXPECT_EQ(param(R"("n": 2)", true), "n");
   EXPECT_EQ(param(R"("presence_penalty": 1)", true), "presence_penalty");
   EXPECT_EQ(param(R"("frequency_penalty": 1)", true), "frequency_penalty");
+  config_.default_max_tokens = 3;  // less than the beginning of a call
+  EXPECT_EQ(param(R"("top_p": 1)", false), "tool_choice");
+  EXPECT_TRUE(dispatcher_.submitted.empty());
   const auto unknown = Ask(R"("tool_choice": {"type": "function", "function": {"name": "no"}})");
   EXPECT_NE(unknown->body.find("does not match any of the specified `tools`"), std::string::npos);
 }

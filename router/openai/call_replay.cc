@@ -1,6 +1,7 @@
 #include "router/openai/call_replay.h"
 
 #include <iterator>
+#include <set>
 #include <utility>
 
 #include "common/check.h"
@@ -73,11 +74,15 @@ std::shared_ptr<const CallReplay::Kept> CallReplay::Find(const std::string& firs
   return *found->second;
 }
 
+// A block is looked at once: a history repeats no call, and one that does must not cost the work
+// and the memory of many.
 void CallReplay::Restore(std::vector<ChatMessage>& messages) {
+  std::set<std::shared_ptr<const Kept>> seen;
   for (ChatMessage& message : messages) {
     if (message.tool_calls.empty()) continue;
     const std::shared_ptr<const Kept> kept = Find(message.tool_calls.front().id);
-    if (kept != nullptr && Matches(*kept, message)) message.sampled_calls = kept->block;
+    if (kept == nullptr || !seen.insert(kept).second) continue;
+    if (Matches(*kept, message)) message.sampled_calls = kept->block;
   }
 }
 

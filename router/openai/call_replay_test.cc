@@ -51,6 +51,16 @@ TEST_F(CallReplayTest, RendersTheJsonOfCallsThatDiffer) {
   EXPECT_EQ(Restored({{"", "f", arguments}}), "");
 }
 
+TEST_F(CallReplayTest, RestoresABlockOncePerRequest) {
+  replay_.Keep({"x", "y"}, Calls(), BlockOf("<block"));
+  const std::vector<ChatToolCall> calls = {{"x", "f", Calls()[0].arguments}, {"y", "g", "{}"}};
+  std::vector<ChatMessage> messages(3, MessageWith(calls)[1]);
+  replay_.Restore(messages);
+  EXPECT_EQ(messages[0].sampled_calls.text, "<block");
+  EXPECT_EQ(messages[1].sampled_calls.text, "");
+  EXPECT_EQ(messages[2].sampled_calls.text, "");
+}
+
 TEST_F(CallReplayTest, ForgetsAfterItsAge) {
   replay_.Keep({"x", "y"}, Calls(), BlockOf("<block"));
   clock_.Advance(absl::Hours(1));

@@ -137,7 +137,17 @@ std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
         absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
                         job.request.finish.max_tokens, job.params.min_tokens),
         "min_tokens");
-  return std::nullopt;
+  return CheckForced(job);
+}
+
+std::optional<ApiError> Api::CheckForced(const GenerationJob& job) {
+  const auto num_forced = static_cast<int64_t>(job.forced.call_prefix.size()) + 1;
+  const int64_t most = job.request.finish.max_tokens;
+  if (job.forced.call_prefix.empty() || most > num_forced) return std::nullopt;
+  return BadRequest(absl::StrFormat("a required tool call needs room for %d tokens or more, the "
+                                    "answer may have %d.",
+                                    num_forced + 1, most),
+                    "tool_choice");
 }
 
 ApiResult<GenerationJob> Api::Prepare(Call& call) const {

@@ -12,6 +12,8 @@ namespace {
 
 using MaybeError = std::optional<ApiError>;
 
+constexpr size_t kMaxEchoBytes = 256 << 10;  // of text.format, of tool_choice
+
 std::string Quoted(std::string_view text) {
   std::string out;
   AppendJsonString(text, out);
@@ -283,6 +285,33 @@ MaybeError AddFormat(const JsonValue& body, std::string& chat, ResponsesEcho& ec
 }
 
 // Members that the chat has as well, under its own name.
+MaybeError TooLarge(const char* path, size_t bytes) {
+  return BadRequest(
+      absl::StrFormat("%s has %d bytes, the limit is %d.", path, bytes, kMaxEchoBytes), path);
+}
+
+// As OpenAI limits it.
+MaybeError CheckMetadata(const JsonValue& body) {
+  constexpr size_t kMaxPairs = 16, kMaxKeyBytes = 64, kMaxValueBytes = 512;
+  const JsonValue* metadata = body.FindNonNull("metadata");
+  if (metadata == nullptr) return std::nullopt;
+  if (!metadata->is_object()) return WrongType("metadata", "object", *metadata);
+  if (metadata->members().size() > kMaxPairs)
+    return BadRequest(absl::StrFormat("metadata has %d pairs, the limit is %d.",
+                                      metadata->members().size(), kMaxPairs),
+                      "metadata");
+  for (const auto& [key, value] : metadata->members()) {
+    if (!value.is_string()) return WrongType("metadata", "strings as values", value);
+    if (key.size() > kMaxKeyBytes || value.text().size() > kMaxValueBytes)
+      return BadRequest(
+          absl::StrFormat("metadata has a key of %d and a value of %d bytes, the limits are %d and "
+                          "%d.",
+                          key.size(), value.text().size(), kMaxKeyBytes, kMaxValueBytes),
+          "metadata");
+  }
+  return std::nullopt;
+}
+
 MaybeError AddPlain(const JsonValue& body, std::string& chat, ResponsesEcho& echo) {
   int64_t limit = 0;
   if (body.FindNonNull("max_output_tokens") != nullptr) {
@@ -306,7 +335,16 @@ MaybeError AddPlain(const JsonValue& body, std::string& chat, ResponsesEcho& ech
   repeat("temperature", echo.temperature);
   repeat("top_p", echo.top_p);
   repeat("parallel_tool_calls", echo.parallel_tool_calls);
+  if (auto error = CheckMetadata(body)) return error;
   repeat("metadata", echo.metadata);
+  return std::nullopt;
+}
+
+// What is repeated in the answer is kept until its end, and costs no prompt.
+MaybeError CheckEcho(const ResponsesEcho& echo) {
+  if (echo.format.size() > kMaxEchoBytes) return TooLarge("text.format", echo.format.size());
+  if (echo.tool_choice.size() > kMaxEchoBytes)
+    return TooLarge("tool_choice", echo.tool_choice.size());
   return std::nullopt;
 }
 
@@ -322,6 +360,7 @@ ApiResult<TranslatedResponse> TranslateResponses(const JsonValue& body) {
   for (const Add add : {AddTools, AddToolChoice, AddReasoning, AddFormat, AddPlain}) {
     if (auto error = add(body, out.chat, out.echo)) return *error;
   }
+  if (auto error = CheckEcho(out.echo)) return *error;
   out.chat += "}";
   return out;
 }

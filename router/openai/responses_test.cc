@@ -99,6 +99,22 @@ TEST(TranslateResponses, NamesWhatItRefuses) {
   for (const auto& [body, param] : cases) EXPECT_EQ(Param(body), param) << body;
 }
 
+// What the answer repeats is kept until its end.
+TEST(TranslateResponses, BoundsWhatItRepeats) {
+  const auto with = [](const std::string& members) { return R"({"input": "x", )" + members + "}"; };
+  EXPECT_EQ(Param(with(R"("metadata": 1)")), "metadata");
+  EXPECT_EQ(Param(with(R"("metadata": {"a": 1})")), "metadata");
+  EXPECT_EQ(Param(with(R"("metadata": {"a": ")" + std::string(513, 'v') + "\"}")), "metadata");
+  EXPECT_EQ(Param(with(R"("metadata": {")" + std::string(65, 'k') + R"(": "v"})")), "metadata");
+  std::string many;
+  for (int i = 0; i < 17; ++i) many += (i > 0 ? ",\"k" : "\"k") + std::to_string(i) + R"(": "v")";
+  EXPECT_EQ(Param(with(R"("metadata": {)" + many + "}")), "metadata");
+  const std::string padding(300 << 10, 'p');
+  EXPECT_EQ(Param(with(R"("text": {"format": {"type": "text", "x": ")" + padding + "\"}}")),
+            "text.format");
+  EXPECT_TRUE(TranslateResponses(*JsonValue::Parse(with(R"("metadata": {"a": "b"})"))).ok());
+}
+
 class ResponsesTest : public ApiTest {
  protected:
   std::shared_ptr<FakeExchange> Ask(const std::string& members) {
