@@ -89,13 +89,15 @@ absl::StatusOr<OpenTransport> OpenUcx(const TransportRequest& request) {
   config.listen = request.listen;
   config.advertise = request.advertise;
   config.tls = request.transports;
+  config.can_pull_devices = request.transports.find("cuda_ipc") != std::string::npos;
   ASSIGN_OR_RETURN(auto transport, kvtransfer::UcxTransport::Create(config));
   const SteadyClock clock;
   RETURN_IF_ERROR(kvtransfer::SelfTest(*transport, clock, {}));
   const auto facts = transport->Facts({});
   return OpenTransport{.transport = std::move(transport),
                        .transports = facts.transports,
-                       .self_test_gbps = facts.self_test_gbps};
+                       .self_test_gbps = facts.self_test_gbps,
+                       .reaches_devices = config.can_pull_devices};
 }
 
 }  // namespace

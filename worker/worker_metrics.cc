@@ -212,7 +212,8 @@ void WorkerMetrics::AddHardwareMetrics(MetricRegistry& registry) {
   const char* const waiting = "Pages that wait for a staging slot";
   gauge("baton_kv_staging_waiting", waiting, "to_host", &StagingStats::offers_waiting);
   gauge("baton_kv_staging_waiting", waiting, "to_device", &StagingStats::pulls_waiting);
-  for (const auto& [backend, memory] : {std::pair("cpu", "host"), std::pair("cuda", "staged")}) {
+  for (const auto& [backend, memory] :
+       {std::pair("cpu", "host"), std::pair("cuda", "staged"), std::pair("cuda", "direct")}) {
     backends_.push_back({backend, memory,
                          registry.AddGauge("baton_worker_backend",
                                            "1 for what computes and how pages reach the transport",

@@ -17,7 +17,7 @@ struct WorkerStart {
   double self_test_gbps = 0;
   int experts_promoted = 0;
   std::string backend;      // cpu, cuda
-  std::string page_memory;  // host, staged
+  std::string page_memory;  // host, staged, direct
 };
 
 // The metrics of a worker process. Constructed at start; Update: engine thread.

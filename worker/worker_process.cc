@@ -66,8 +66,9 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                      .experts_promoted = engine_->num_promoted_experts(),
                      .backend = engine_->backend(),
                      .page_memory = page_memory_});
-  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create({}, *agent_, transport, clock_,
-                                                                  [this] { inbox_.Wake(); }));
+  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create(
+                                      {.on_start = [this] { engine_->device().EnterThread(); }},
+                                      *agent_, transport, clock_, [this] { inbox_.Wake(); }));
   return absl::OkStatus();
 }
 
@@ -82,8 +83,12 @@ absl::StatusOr<kvtransfer::RegionId> WorkerProcess::RegisterPages() {
     digester_->AddHostRegion(pages, engine_->pages());
     return pages;
   }
-  page_memory_ = "staged";  // no transport of this build reaches device memory
-  ASSIGN_OR_RETURN(const kvtransfer::RegionId pages, StagePages());
+  page_memory_ = transport_.reaches_devices ? "direct" : "staged";
+  ASSIGN_OR_RETURN(
+      const kvtransfer::RegionId pages,
+      transport_.reaches_devices
+          ? pages_transport_->Register(engine_->pages(), kvtransfer::MemoryKind::kDevice)
+          : StagePages());
   digester_->AddDeviceRegion(pages, engine_->pages());
   return pages;
 }
