@@ -404,21 +404,14 @@ void UcxTransport::HandleHello(Peer& peer, std::span<const std::byte> bytes) {
   }
   if (peer.is_up) return;
   peer.is_own = hello.own == config_.incarnation.value;
-  if (absl::Status lane = CheckDeviceLane(peer); !lane.ok()) return MarkDown(peer, lane);
+  if (config_.can_pull_devices && !peer.is_own) {
+    absl::Status lane = CheckDeviceLane(peer.endpoint, config_.tls);
+    if (!lane.ok()) return MarkDown(peer, std::move(lane));
+  }
   peer.is_up = true;
   queue_.push_back(StateChange{peer.id, PeerState::kUp, absl::OkStatus()});
   // Posted by Progress, outside the callback that brought the welcome.
   greeted_.push_back(peer.id);
-}
-
-absl::Status UcxTransport::CheckDeviceLane(const Peer& peer) const {
-  if (!config_.can_pull_devices || peer.is_own) return absl::OkStatus();
-  const std::string lanes = EndpointTransports(peer.endpoint);
-  if (lanes.find("cuda_ipc") != std::string::npos) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrFormat(
-      "peer %d is reached by %s, not by cuda_ipc as kv.transports %s promises: leave cuda_ipc out "
-      "where workers do not share a machine's GPUs",
-      peer.id.value, lanes, config_.tls));
 }
 
 ucs_status_t UcxTransport::OnFrameMessage(void* arg, const void* header, size_t header_bytes, void*,

@@ -148,8 +148,6 @@ class UcxTransport final : public Transport {
   void PostOrWait(std::unique_ptr<Message> message);
   void Post(std::unique_ptr<Message> message);
   void PostWaiting();
-  // Whether device blocks of a peer that has come up go by cuda_ipc; OK where none are sent.
-  absl::Status CheckDeviceLane(const Peer& peer) const;
   void EndPull(ReceiveId receive, ucs_status_t status);
   void DropWaiting(Peer& peer);
   void MessageDone(Message& message, ucs_status_t status);

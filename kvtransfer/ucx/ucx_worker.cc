@@ -88,6 +88,16 @@ std::string EndpointTransports(ucp_ep_h endpoint) {
   return transports;
 }
 
+absl::Status CheckDeviceLane(ucp_ep_h endpoint, std::string_view tls) {
+  const std::string lanes = EndpointTransports(endpoint);
+  if (lanes.find("cuda_ipc") != std::string::npos) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("peer is reached by %s, not by cuda_ipc as kv.transports %s promises: leave "
+                      "cuda_ipc out where "
+                      "workers do not share a machine's GPUs",
+                      lanes, tls));
+}
+
 absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {
   const auto invalid = [&] {
     return absl::InvalidArgumentError(

@@ -46,6 +46,9 @@ std::string EndpointTransports(ucp_ep_h endpoint);
 // The same from UCX's description of the endpoint (`ucp_ep_print_info`: 1.13 has no other way).
 std::string TransportsOfLanes(std::string_view description);
 
+// Whether an endpoint's device blocks go by cuda_ipc; kFailedPrecondition names what carries it.
+absl::Status CheckDeviceLane(ucp_ep_h endpoint, std::string_view tls);
+
 // Context, worker and listener with their order of destruction. One thread.
 class UcxWorker {
  public:
