@@ -14,7 +14,7 @@ namespace baton::kernels::cuda {
 namespace {
 
 // k_segments of R1 (contracts.md 1.3): how the sum over K is cut, a constant of the op.
-constexpr int kInputSegments = 4;   // wq_a, wkv
+constexpr int kInputSegments = 4;   // all of ProjectIn
 constexpr int kOutputSegments = 8;  // wo_b
 
 }  // namespace
@@ -75,7 +75,6 @@ absl::Status CudaOps::ProjectIn(const LayerArgs& args) {
   const LayerWeights& layer = args.layer;
   std::vector<LinearArgs> linears = {Fp8Linear(layer.wq_a, act_.normed8, act_.query_low),
                                      Fp8Linear(layer.wkv, act_.normed8, act_.kv)};
-  for (LinearArgs& linear : linears) linear.k_segments = kInputSegments;
   // Both widths of a compressor use the buffers' full stride of 2 d.
   const auto compress = [&](const CompressorWeights& weights, int d, float* values, float* score) {
     if (weights.wkv == nullptr) return;
@@ -96,6 +95,7 @@ absl::Status CudaOps::ProjectIn(const LayerArgs& args) {
                            std::sqrt(static_cast<double>(shape_.index_heads)));
     linears.push_back(weights);
   }
+  for (LinearArgs& linear : linears) linear.k_segments = kInputSegments;
   return MultiplyAll(linears, "ProjectIn");
 }
 

@@ -6,8 +6,9 @@
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kBandRows = 8;       // row tiles that run beside one another, to share weights in L2
-constexpr int kMaxCluster = 8;     // blocks that hold the segments of one sum
+constexpr int kBandRows = 8;    // row tiles that run beside one another, to share weights in L2
+constexpr int kMaxCluster = 8;  // blocks that hold the segments of one sum
+constexpr int kFewestLargeUnits = 64;
 constexpr int kClusterRows = 128;  // up to so many rows segments run beside one another
 
 // Linears of one launch. A unit is a tile of outputs of one of them, in a
@@ -120,7 +121,7 @@ template <int kN>
 using ExpertRing = RingShape<kN, kN == 128 ? 2 : 1, false, false>;
 using WholeRing = RingShape<128, 2, false, false>;
 using CutRing = RingShape<128, 1, false, true>;
-using Bf16Ring = RingShape<128, 2, true, false>;
+using Bf16Ring = RingShape<128, 1, true, true>;
 
 template <typename Kernel>
 cudaError_t AllowShared(Kernel kernel, int bytes) {
@@ -195,14 +196,19 @@ cudaError_t LaunchSmall(LinearGroup& group, cudaStream_t stream) {
                      : Launch<Ring, false>(group, 1, stream);
 }
 
-// The linears that `belongs` picks, with large tiles.
-template <typename Ring, typename Belongs>
-cudaError_t LaunchLarge(const LinearGroup& all, const Belongs& belongs, cudaStream_t stream) {
+// The linears that `belongs` picks.
+template <typename Belongs>
+LinearGroup Pick(const LinearGroup& all, const Belongs& belongs) {
   LinearGroup group = {};
   group.rows = all.rows;
   for (int i = 0; i < all.count; ++i) {
     if (belongs(all.linears[i])) group.linears[group.count++] = all.linears[i];
   }
+  return group;
+}
+
+template <typename Ring>
+cudaError_t LaunchLarge(LinearGroup group, cudaStream_t stream) {
   return group.count == 0 ? cudaSuccess : Launch<Ring, false>(group, 1, stream);
 }
 
@@ -220,9 +226,15 @@ cudaError_t LaunchExperts(const ExpertLinearArgs& args, cudaStream_t stream) {
 
 bool IsBf16(const LinearArgs& args) { return args.weight.format == ValueFormat::kBf16; }
 
-// A sum of bf16 weights is never cut (R1).
-bool IsSupported(const LinearArgs& args) {
-  return args.weight.format != ValueFormat::kF32 && (!IsBf16(args) || args.k_segments == 1);
+// Enough blocks of threads for tiles of 128 rows where there are not more rows.
+bool FillsLargeTiles(const LinearGroup& group) {
+  int units = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const LinearArgs& args = group.linears[i];
+    if (IsBf16(args)) return false;
+    units += TilesOf(args.weight.rows / args.groups, CutRing::kM) * args.groups * args.k_segments;
+  }
+  return units >= kFewestLargeUnits;
 }
 
 }  // namespace
@@ -242,7 +254,7 @@ cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream
   LinearGroup group = {};
   group.rows = linears[0].rows;
   for (int i = 0; i < count; ++i) {
-    if (!IsSupported(linears[i])) return cudaErrorNotSupported;
+    if (linears[i].weight.format == ValueFormat::kF32) return cudaErrorNotSupported;
     if (linears[i].rows != group.rows) return cudaErrorInvalidValue;
     group.linears[group.count++] = linears[i];
   }
@@ -252,13 +264,14 @@ cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream
     case 32:
       return LaunchSmall<SmallRing<32>>(group, stream);
     case 64:
+      if (group.rows > 64 && FillsLargeTiles(group)) return LaunchSmall<CutRing>(group, stream);
       return LaunchSmall<SmallRing<64>>(group, stream);
   }
-  const auto is_cut = [](const LinearArgs& args) { return args.k_segments > 1; };
+  const auto is_cut = [](const LinearArgs& args) { return !IsBf16(args) && args.k_segments > 1; };
   const auto is_whole = [&](const LinearArgs& args) { return !IsBf16(args) && !is_cut(args); };
-  if (const cudaError_t error = LaunchLarge<CutRing>(group, is_cut, stream)) return error;
-  if (const cudaError_t error = LaunchLarge<WholeRing>(group, is_whole, stream)) return error;
-  return LaunchLarge<Bf16Ring>(group, IsBf16, stream);
+  if (const cudaError_t error = LaunchLarge<CutRing>(Pick(group, is_cut), stream)) return error;
+  if (const cudaError_t error = LaunchLarge<WholeRing>(Pick(group, is_whole), stream)) return error;
+  return LaunchLarge<Bf16Ring>(Pick(group, IsBf16), stream);
 }
 
 cudaError_t RunExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream) {

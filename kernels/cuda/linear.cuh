@@ -56,7 +56,7 @@ struct RingShape {
     if (kN == 8) return kHasBf16 ? 6 : 7;
     if (kN == 32) return kHasBf16 ? 4 : 6;
     if (kN == 64) return kHasBf16 ? 3 : 4;
-    return kStageBytes >= 48 * 1024 ? 3 : 4;
+    return kStageBytes > 48 * 1024 ? 2 : (kStageBytes > 32 * 1024 ? 3 : 4);
   }
   static constexpr int kStages = NumStages();
   static constexpr int kOut = kStages * kStageBytes;  // offsets

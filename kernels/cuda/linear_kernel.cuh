@@ -57,21 +57,21 @@ class TileSums {
     }
   }
 
-  // All blocks of the job; `per_segment` of 128 columns are a sum of their own.
-  __device__ void Run(Cursor<Ring>& cursor, int per_segment) {
+  // All blocks of the job; of `segments` each is a sum of its own.
+  __device__ void Run(Cursor<Ring>& cursor, int segments) {
     constexpr int kFactor = 128 / kBlockK;
     if constexpr (!Ring::kIsSegmented) {
       if (job_.first_block < job_.end_block) {
         RunSegment(cursor, job_.first_block * kFactor, job_.end_block * kFactor);
       }
     } else {
-      const bool is_whole = job_.end_block - job_.first_block <= per_segment;
+      const int per_segment = (job_.weight.cols / 128 + segments - 1) / segments;
       for (int first = job_.first_block; first < job_.end_block; first += per_segment) {
         const int end = min(first + per_segment, job_.end_block);
         RunSegment(cursor, first * kFactor, end * kFactor);
 #pragma unroll
         for (int i = 0; i < kSums; ++i) {
-          total_[i] = is_whole ? sums_[0][i] : total_[i] + sums_[0][i];
+          total_[i] = segments == 1 ? sums_[0][i] : total_[i] + sums_[0][i];
         }
       }
     }
@@ -304,7 +304,8 @@ __device__ __forceinline__ void StoreSum(const LinearArgs& args, const TileJob& 
                                          uint8_t* shared) {
   const uint32_t out = SharedAddress(OwnOutputs<Ring>(shared));
   const int ranks = args.k_segments, rank = static_cast<int>(blockIdx.x) % ranks;
-  StoreOutputs(args, job, 0, {rank, ranks}, [out, ranks](int row, int column) {
+  const int first = static_cast<int>(threadIdx.x / kGroupThreads) * 64;
+  StoreOutputs(args, job, first, {rank, ranks}, [out, ranks](int row, int column) {
     const uint32_t address = out + (row * Ring::kOutStride + column) * 4;
     float total = 0.0f;
     for (int r = 0; r < ranks; ++r) {
@@ -321,7 +322,7 @@ __device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob
   const int group = static_cast<int>(threadIdx.x / kGroupThreads);
   uint8_t* out = OwnOutputs<Ring>(shared);
   MeetAt(group + 1, kGroupThreads);  // the outputs before are read
-  if constexpr (Ring::kRows == 128 && kKind != LinearKind::kBf16) {
+  if constexpr (Ring::kRows == 128 && !kIsClustered && kKind != LinearKind::kBf16) {
     if (HasWideOutputs(args, job)) {
       sums.template WriteBf16<kBlock>(SharedAddress(out));
       MeetAt(group + 1, kGroupThreads);
@@ -338,9 +339,8 @@ __device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob
 template <LinearKind kKind, typename Ring, bool kIsClustered>
 __device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJob& job,
                                             uint8_t* shared, Cursor<Ring>& cursor) {
-  const int blocks = job.weight.cols / 128;
   TileSums<kKind, Ring> sums(job, shared);
-  sums.Run(cursor, (blocks + args.k_segments - 1) / args.k_segments);
+  sums.Run(cursor, args.k_segments);
   WriteBlock<0, kIsClustered>(args, job, shared, sums);
   if constexpr (Ring::kMBlocks == 2) WriteBlock<1, kIsClustered>(args, job, shared, sums);
 }

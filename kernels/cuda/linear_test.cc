@@ -128,6 +128,8 @@ std::vector<Case> Cases() {
   cases.push_back({"fp4 of spread 14", testing::RandomFp4(128, 256, 14, 6), true});
   cases.push_back({"bf16", bf16(5, 512), false});
   cases.push_back({"bf16 wide", bf16(320, 1024), false});
+  cases.push_back({"bf16 4 segments", bf16(192, 1152), false, 4});
+  cases.push_back({"fp8 8 segments, wide", testing::RandomFp8(1152, 1024, 10), true, 8});
   cases.push_back({"fp8 widened, 2 groups", testing::RandomFp8(128, 256, 8), false, 1, 2});
   cases.push_back({"fp8 widened, 8 groups", testing::RandomFp8(512, 384, 9), false, 1, 8});
   return cases;

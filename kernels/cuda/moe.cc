@@ -10,6 +10,8 @@
 namespace baton::kernels::cuda {
 namespace {
 
+constexpr int kGateSegments = 8;  // k_segments of R1 (contracts.md 1.3)
+
 bool PromotesPer32(const ExpertWeights& expert) {
   return ViewOf(expert.w1).is_wide || ViewOf(expert.w3).is_wide || ViewOf(expert.w2).is_wide;
 }
@@ -44,8 +46,9 @@ int CountPromotedExperts(const ModelWeights& weights) {
 }
 
 absl::Status CudaOps::Route(const LayerArgs& args) {
-  RETURN_IF_ERROR(
-      Multiply(PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits), "gate"));
+  LinearArgs gate = PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits);
+  gate.k_segments = kGateSegments;
+  RETURN_IF_ERROR(Multiply(gate, "gate"));
   RouteArgs route;
   route.step = Step();
   route.shape = shape_;
