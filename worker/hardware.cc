@@ -63,6 +63,7 @@ ComputeBackend CudaBackend() {
   backend.numerics = [](bool is_float32) {
     NumericsClass numerics = CpuNumericsClass(is_float32);
     numerics.arch = "sm_90a";
+    numerics.kernels = 2;
     return numerics;
   };
   backend.make_device =

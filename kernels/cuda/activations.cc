@@ -29,10 +29,6 @@ class Allocator {
       status_ = memory.status();
     }
   }
-  void Make(QuantisedRows& rows, int64_t num_rows, int64_t width) {
-    Make(rows.codes, num_rows, width);
-    Make(rows.scales, num_rows, width / 128);
-  }
   const absl::Status& status() const { return status_; }
   size_t bytes() const { return bytes_; }
 
@@ -95,7 +91,6 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   make.Make(s.row_pairs, rows, c.num_experts_per_tok);
   make.Make(s.num_pairs, 1, 1);
   make.Make(s.num_tiles, 1, 1);
-  make.Make(s.num_shared_tiles, 1, 1);
   make.Make(s.tiles, pairs + experts, 1);
   make.Make(s.gate, pairs, c.moe_intermediate_size);
   make.Make(s.up, pairs, c.moe_intermediate_size);

@@ -349,9 +349,8 @@ __global__ void __launch_bounds__(kSiteThreads + kWarp) EnterSiteKernel(EnterSit
       }
       StoreEight(y, args.normed + first + column);
     }
-    if (args.codes == nullptr) continue;
-    QuantiseEight(y, has_values, args.codes + first + column,
-                  args.scales + (first + column) / kFp8Group);
+    if (args.normed8 == nullptr) continue;
+    QuantiseEight(y, has_values, args.normed8 + first + column);
   }
 }
 
@@ -367,8 +366,7 @@ __global__ void DraftNormKernel(DraftNormArgs args) {
           hidden, x);
   NormRow(x, hidden, is_embed ? args.enorm : args.hnorm, args.shape.norm_epsilon);
   const int64_t line = is_embed ? row : static_cast<int64_t>(row) * num_streams + part;
-  QuantiseRow(x, hidden, (is_embed ? args.embed_codes : args.stream_codes) + line * hidden,
-              (is_embed ? args.embed_scales : args.stream_scales) + line * (hidden / kFp8Group));
+  QuantiseRow(x, hidden, (is_embed ? args.embed8 : args.streams8) + line * hidden);
 }
 
 __global__ void DraftAddKernel(DraftAddArgs args) {

@@ -37,8 +37,7 @@ __device__ void StoreQuery(const RowsArgs& args, int row, float* x) {
   LoadRow(query, low, x);
   NormRow(x, low, args.q_norm, args.shape.norm_epsilon);
   for (int i = static_cast<int>(threadIdx.x); i < low; i += kThreads) query[i] = EncodeBf16(x[i]);
-  QuantiseRow(x, low, args.query_low_codes + static_cast<int64_t>(row) * low,
-              args.query_low_scales + static_cast<int64_t>(row) * (low / kFp8Group));
+  QuantiseRow(x, low, args.query_low8 + static_cast<int64_t>(row) * low);
 }
 
 __device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row, float* x) {
@@ -465,7 +464,7 @@ __global__ void __launch_bounds__(kThreads) QuantiseKernel(QuantiseArgs args) {
   const int64_t at = row * args.width + column;
   float x[8] = {};
   if (has_values) LoadEight(args.x + at, x);
-  QuantiseEight(x, has_values, args.codes + at, args.scales + at / kFp8Group);
+  QuantiseEight(x, has_values, args.quantised + at);
 }
 
 // Grid: (jobs, HCA layers).

@@ -23,9 +23,8 @@ struct RowsArgs {
 
   uint16_t* query_low = nullptr;  // [rows, q_lora] in: qa, out: qr
   const float* q_norm = nullptr;
-  uint8_t* query_low_codes = nullptr;
-  float* query_low_scales = nullptr;
-  uint16_t* kv = nullptr;  // [rows, D] in: projection, out: row as attended
+  uint16_t* query_low8 = nullptr;  // qr as wq_b takes it
+  uint16_t* kv = nullptr;          // [rows, D] in: projection, out: row as attended
   const float* kv_norm = nullptr;
   uint16_t* old_window = nullptr;  // [sequences, window - 1, D]
 
@@ -58,9 +57,8 @@ cudaError_t RunShapeQueries(const QueryArgs& args, cudaStream_t stream);
 struct QuantiseArgs {
   DeviceStep step;
   int width = 0;
-  const uint16_t* x = nullptr;  // [rows, width]
-  uint8_t* codes = nullptr;
-  float* scales = nullptr;
+  const uint16_t* x = nullptr;    // [rows, width]
+  uint16_t* quantised = nullptr;  // [rows, width] codes times scales
 };
 cudaError_t RunQuantiseRows(const QuantiseArgs& args, cudaStream_t stream);
 

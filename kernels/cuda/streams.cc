@@ -64,8 +64,7 @@ absl::Status CudaOps::MixBoundary(const MixArgs& args) {
   enter.post = act_.post;
   enter.comb = act_.comb;
   enter.normed = act_.normed;
-  enter.codes = act_.normed8.codes;
-  enter.scales = act_.normed8.scales;
+  enter.normed8 = act_.normed8;
   return ToStatus(RunEnterSite(enter, stream()), "MixBoundary: pre");
 }
 
@@ -132,10 +131,8 @@ absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
   norm.embed = Bf16Values(args.embed);
   norm.enorm = args.mtp.enorm.data;
   norm.hnorm = args.mtp.hnorm.data;
-  norm.stream_codes = scratch_.draft_streams8.codes;
-  norm.stream_scales = scratch_.draft_streams8.scales;
-  norm.embed_codes = act_.normed8.codes;
-  norm.embed_scales = act_.normed8.scales;
+  norm.streams8 = scratch_.draft_streams8;
+  norm.embed8 = act_.normed8;
   RETURN_IF_ERROR(ToStatus(RunDraftNorm(norm, stream()), "DraftInput: norms"));
   RETURN_IF_ERROR(Multiply(Fp8Linear(args.mtp.e_proj, act_.normed8, act_.branch), "e_proj"));
   LinearArgs h = Fp8Linear(args.mtp.h_proj, scratch_.draft_streams8, act_.streams);
