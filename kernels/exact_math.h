@@ -40,8 +40,8 @@ struct ExpParts {
   float fraction;
   int32_t exponent;
 };
-BATON_EXACT ExpParts SplitExp(float d) {
-  const float k = Rint(d * 1.44269502f);
+// e^d * 2^-k, k the integer nearest to d / ln 2.
+BATON_EXACT float ExpFraction(float d, float k) {
   float r = Fma(k, -0.693359375f, d);
   r = Fma(k, 2.12194442e-4f, r);
   float p = 1.98756912e-4f;
@@ -50,7 +50,12 @@ BATON_EXACT ExpParts SplitExp(float d) {
   p = Fma(p, r, 4.16657962e-2f);
   p = Fma(p, r, 1.66666657e-1f);
   p = Fma(p, r, 0.5f);
-  return {Fma(p, r * r, r) + 1.0f, static_cast<int32_t>(k)};
+  return Fma(p, r * r, r) + 1.0f;
+}
+constexpr float kLog2E = 1.44269502f;
+BATON_EXACT ExpParts SplitExp(float d) {
+  const float k = Rint(d * kLog2E);
+  return {ExpFraction(d, k), static_cast<int32_t>(k)};
 }
 
 // e^d for |d| <= 87.

@@ -83,8 +83,8 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   const int64_t hca_entries = sizes.max_context / kHcaRatio + 1;
   const int64_t segments = std::max(AttendSegments(kCsaRatio, c.index_topk, 0),
                                     AttendSegments(kHcaRatio, 0, hca_entries));
-  make.Make(s.attend_partials, std::min<int64_t>(rows, kMaxSplitRows) * segments,
-            c.num_attention_heads * (dim + 2));
+  make.Make(s.attend_partials, 1,
+            AttendPartialFloats(rows, segments, c.num_attention_heads, c.head_dim));
   make.Make(s.low_out, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.low_out8, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.gate_logits, rows, experts);

@@ -51,7 +51,7 @@ struct Scratch {
   float* hca_state = nullptr;      // [sequences, 3, D]
   float* index_scores = nullptr;   // [select_rows, max_entries]
   int select_rows = 0, max_entries = 0;
-  float* attend_partials = nullptr;  // [rows, segments, heads, D + 2], of few rows
+  float* attend_partials = nullptr;  // [AttendPartialFloats]
   uint16_t* low_out = nullptr;       // [rows, o_groups * o_lora]
   QuantisedRows low_out8;
   float* gate_logits = nullptr;  // [rows, E]
