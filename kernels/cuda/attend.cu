@@ -48,26 +48,31 @@ class Attention {
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kSlabs) ClearQuery();
-    const int items = NumItems(args_);
-    int index = NextItem(static_cast<int>(blockIdx.x), items);
-    if (index >= items) return;
-    StartQuery(ItemAt(args_, index));
-    for (int number = 0; index < items; ++number) {
-      const Item item = ItemAt(args_, index);
-      index = NextItem(index + static_cast<int>(gridDim.x), items);
-      AddBlocks(item, index < items ? index : -1);
+    index_ = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x);
+    Item item = NextItem();
+    if (item.blocks == 0) return;
+    StartQuery(item);
+    for (int number = 0; item.blocks > 0; ++number) {
+      const Item next = AddBlocks(item);
       if (args_.segments > 1) {
         StorePartial(item);
       } else {
         Finish(item, s_.angles[number % kAngleSets]);
       }
+      item = next;
     }
   }
 
  private:
-  __device__ int NextItem(int index, int items) const {
-    while (index < items && ItemAt(args_, index).blocks == 0) index += static_cast<int>(gridDim.x);
-    return index;
+  // No blocks: there is none.
+  __device__ Item NextItem() {
+    const int items = NumItems(args_);
+    Item item;
+    for (index_ += static_cast<int>(gridDim.x); index_ < items && item.blocks == 0;) {
+      item = ItemAt(args_, index_);
+      if (item.blocks == 0) index_ += static_cast<int>(gridDim.x);
+    }
+    return item;
   }
 
   __device__ uint8_t* OwnQuery() const { return s_.query + group_ * (kTileBytes / 2); }
@@ -102,34 +107,43 @@ class Attention {
     MeetAt(kFirstGroup + group_, kGroup);
   }
 
-  __device__ void AddBlocks(const Item& item, int next_item) {
-    AwaitQuery();
-    MultiplyScores(cursor_);
-    WgmmaWait<0>();
-    HoldResults(scores_);
+  // Returns the next item, whose query is on its way.
+  __device__ Item AddBlocks(const Item& item) {
+    Item next;
     int segment = 0;
+    bool has_scores = false;
+    AwaitQuery();
     for (int b = 0; b < item.blocks; ++b) {
       const bool is_last = b + 1 == item.blocks, starts = item.StartsSegment(b);
+      const bool ends = is_last || item.StartsSegment(b + 1);
+      if (!has_scores) {
+        MultiplyScores(cursor_);
+        WgmmaWait<0>();
+        HoldResults(scores_);
+      }
       Exponentiate(item.FirstKey(b), item.EndKey(b), starts);
-      if (is_last && next_item >= 0) StartQuery(ItemAt(args_, next_item));
       const Cursor here = cursor_;
       cursor_.Advance();
       MultiplyValues(here, starts);
-      if (!is_last) MultiplyScores(cursor_);
-      if (is_last) {
-        WgmmaWait<0>();
-      } else {
+      has_scores = !ends;
+      if (has_scores) {
+        MultiplyScores(cursor_);
         WgmmaWait<1>();
+      } else {
+        if (is_last) {
+          next = NextItem();
+          if (next.blocks > 0) StartQuery(next);
+        }
+        WgmmaWait<0>();
       }
       WarpArrive(SharedAddress(&s_.empty[here.stage]));
       WgmmaWait<0>();
       HoldResults(sums_[0]);
       HoldResults(sums_[1]);
       HoldResults(scores_);
-      if (args_.segments == 1 && (is_last || item.StartsSegment(b + 1))) {
-        EndSegment(segment++, is_last);
-      }
+      if (ends && args_.segments == 1) EndSegment(segment++, is_last);
     }
+    return next;
   }
 
   // Half of the sums over channels of all heads and keys of a tile.
@@ -277,19 +291,31 @@ class Attention {
     if (number == 0 && is_last) return;
     auto* total = reinterpret_cast<float4*>(args_.partials) +
                   static_cast<int64_t>(blockIdx.x) * kMathThreads * (kSums / 4) + threadIdx.x;
+    constexpr int kAtOnce = 8;
 #pragma unroll
-    for (int i = 0; i < kSums; i += 4) {
-      float4* place = total + i / 4 * kMathThreads;
-      if (number > 0) {
-        const float4 before = __ldcg(place);
-        Sum(i) = before.x * scales[0][0] + Sum(i) * scales[1][0];
-        Sum(i + 1) = before.y * scales[0][0] + Sum(i + 1) * scales[1][0];
-        Sum(i + 2) = before.z * scales[0][1] + Sum(i + 2) * scales[1][1];
-        Sum(i + 3) = before.w * scales[0][1] + Sum(i + 3) * scales[1][1];
+    for (int first = 0; first < kSums / 4; first += kAtOnce) {
+      if (number > 0) AddTotal<kAtOnce>(total, first, scales);
+      if (is_last) continue;
+#pragma unroll
+      for (int i = 4 * first; i < 4 * (first + kAtOnce); i += 4) {
+        __stcg(total + i / 4 * kMathThreads,
+               make_float4(Sum(i), Sum(i + 1), Sum(i + 2), Sum(i + 3)));
       }
-      if (!is_last) {
-        __stcg(place, make_float4(Sum(i), Sum(i + 1), Sum(i + 2), Sum(i + 3)));
-      }
+    }
+  }
+
+  template <int kCount>
+  __device__ void AddTotal(const float4* total, int first, const float (&scales)[2][2]) {
+    float4 before[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) before[j] = __ldcg(total + (first + j) * kMathThreads);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const int i = 4 * (first + j);
+      Sum(i) = before[j].x * scales[0][0] + Sum(i) * scales[1][0];
+      Sum(i + 1) = before[j].y * scales[0][0] + Sum(i + 1) * scales[1][0];
+      Sum(i + 2) = before[j].z * scales[0][1] + Sum(i + 2) * scales[1][1];
+      Sum(i + 3) = before[j].w * scales[0][1] + Sum(i + 3) * scales[1][1];
     }
   }
 
@@ -334,11 +360,16 @@ class Attention {
       Bf16* out = args_.attended + (row + head) * args_.shape.head_dim;
 #pragma unroll
       for (int i = 0; i < kSums; i += 16) {
+        const int base = group_ * (kSlab * kSlabs / 2) + 2 * i, channel = base + 8 * pair_;
         uint32_t words[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) words[j] = Output(i + 4 * j + 2 * half, factor, angles);
+        for (int j = 0; j < 4; ++j) {
+          const int at = i + 4 * j + 2 * half;
+          words[j] = PackBf16(Sum(at) * factor, Sum(at + 1) * factor);
+        }
+        if (base + 32 > args_.shape.head_dim - args_.shape.rope_dim)
+          RotateTiles(base, angles, words);
         Transpose(words);
-        const int channel = group_ * (kSlab * kSlabs / 2) + i / 16 * 32 + 8 * pair_;
         if (!is_live || channel >= args_.shape.head_dim) continue;
         *reinterpret_cast<uint4*>(out + channel) =
             make_uint4(words[0], words[1], words[2], words[3]);
@@ -346,12 +377,15 @@ class Attention {
     }
   }
 
-  __device__ uint32_t Output(int sum, float factor, const SinCos* angles) const {
-    const uint32_t pair = PackBf16(Sum(sum) * factor, Sum(sum + 1) * factor);
+  // Tiles of 8 channels, from channel `base` on.
+  __device__ void RotateTiles(int base, const SinCos* angles, uint32_t (&words)[4]) const {
     const int dim = args_.shape.head_dim, rope = dim - args_.shape.rope_dim;
-    const int tile = ChannelOf(sum) - 2 * pair_;  // of 8 channels: all rotated or none
-    if (tile < rope || tile >= dim) return pair;
-    return RotatedBack(pair, angles[(tile - rope) / 2 + pair_]);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int tile = base + 8 * j;
+      if (tile < rope || tile >= dim) continue;
+      words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
+    }
   }
 
   // Word j of lane l of four neighbours goes to word l of lane j.
@@ -374,6 +408,7 @@ class Attention {
   Shared& s_;
   const int group_, thread_, head_, pair_;
   Cursor cursor_;
+  int index_ = 0;  // of the item whose query is the last on its way
   float sums_[2][kSums / 2], scores_[32];
   float denominator_[2], max_[2], all_denominator_[2], all_max_[2];
 };

@@ -96,18 +96,19 @@ __device__ __forceinline__ uint32_t WidenHighBytes(uint32_t codes, uint32_t scal
   return value;
 }
 
-// Sixteen codes of a group times its e8m0 scale, exactly.
+// Sixteen codes of a group times its e8m0 scale, exactly. kIsSmall: that is at most 1.
+template <bool kIsSmall>
 __device__ __forceinline__ void WidenStored(const uint4& codes, uint32_t scale,
                                             uint32_t (&out)[8]) {
   constexpr uint32_t kLargest = 134;  // 2^120 times that is a bf16 still
-  const uint32_t lift = (120 + min(scale, kLargest)) << 7;
+  const uint32_t lift = (120 + (kIsSmall ? scale : min(scale, kLargest))) << 7;
   const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     out[2 * w] = WidenHighBytes(__byte_perm(words[w], 0, 0x1404), lift | lift << 16);
     out[2 * w + 1] = WidenHighBytes(__byte_perm(words[w], 0, 0x3424), lift | lift << 16);
   }
-  if (scale <= kLargest) return;
+  if (kIsSmall || scale <= kLargest) return;
   const uint32_t rest = (127 + min(scale, 254u) - kLargest) << 7;
 #pragma unroll
   for (int w = 0; w < 8; ++w) {
