@@ -103,7 +103,6 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   make.Make(s.expert_out, pairs, hidden);
   if (c.num_nextn_predict_layers > 0) make.Make(s.draft_streams8, rows * streams, hidden);
   make.Make(s.collapsed, sizes.max_head_rows, hidden);
-  make.Make(s.scores, sizes.max_head_rows, c.vocab_size);
 }
 
 }  // namespace

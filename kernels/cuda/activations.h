@@ -64,7 +64,6 @@ struct Scratch {
   QuantisedRows hidden8;                                           // [rows * (k + 1), I]
   QuantisedRows draft_streams8;                                    // [rows * S, H]
   uint16_t* collapsed = nullptr;                                   // [head rows, H]
-  float* scores = nullptr;                                         // [head rows, V]
 };
 
 struct BufferSizes {
