@@ -4,7 +4,7 @@
 #include "kernels/cuda/attend_load.cuh"
 
 // A block of threads computes one row's 64 heads at a time, over all segments of keys or over one
-// of them. Two warpgroups bring blocks of 64 keys into shared memory as bf16, two stages ahead; two
+// of them. One warpgroup brings blocks of 64 keys into shared memory as bf16, two stages ahead; two
 // multiply, each half of the channels: half of each score's sum, then softmax weights of 32 of the
 // keys, then its channels' sums over all keys, in registers. All tiles are wgmma's, in slabs of 64
 // channels with the 128-byte swizzle, padded with zeros up to 64 heads and 512 channels.
@@ -107,42 +107,43 @@ class Attention {
     MeetAt(kFirstGroup + group_, kGroup);
   }
 
-  // Returns the next item, whose query is on its way.
+  // Returns the next item, whose query is on its way. While a block's values are added, the next
+  // one's scores become weights, within a segment.
   __device__ Item AddBlocks(const Item& item) {
     Item next;
     int segment = 0;
-    bool has_scores = false;
     AwaitQuery();
-    for (int b = 0; b < item.blocks; ++b) {
-      const bool is_last = b + 1 == item.blocks, starts = item.StartsSegment(b);
-      const bool ends = is_last || item.StartsSegment(b + 1);
-      if (!has_scores) {
-        MultiplyScores(cursor_);
-        WgmmaWait<0>();
-        HoldResults(scores_);
-      }
-      Exponentiate(item.FirstKey(b), item.EndKey(b), starts);
-      const Cursor here = cursor_;
-      cursor_.Advance();
-      MultiplyValues(here, starts);
-      has_scores = !ends;
-      if (has_scores) {
-        MultiplyScores(cursor_);
-        WgmmaWait<1>();
-      } else {
-        if (is_last) {
-          next = NextItem();
-          if (next.blocks > 0) StartQuery(next);
-        }
-        WgmmaWait<0>();
-      }
-      WarpArrive(SharedAddress(&s_.empty[here.stage]));
+    for (int b = 0; b < item.blocks;) {
+      MultiplyScores(cursor_);
       WgmmaWait<0>();
-      HoldResults(sums_[0]);
-      HoldResults(sums_[1]);
       HoldResults(scores_);
-      if (ends && args_.segments == 1) EndSegment(segment++, is_last);
+      denominator_[0] = denominator_[1] = 0.0f;
+      max_[0] = max_[1] = kNone;
+      Exponentiate<true>(item.FirstKey(b), item.EndKey(b), cursor_);
+      bool starts = true;
+      for (; b + 1 < item.blocks && !item.StartsSegment(b + 1); ++b, starts = false) {
+        const Cursor here = cursor_;
+        cursor_.Advance();
+        MultiplyScores(cursor_);
+        MultiplyValues(here, starts);
+        WgmmaWait<2>();
+        HoldResults(scores_);
+        Exponentiate<false>(item.FirstKey(b + 1), item.EndKey(b + 1), here);
+        EndValues(here);
+      }
+      MultiplyValues(cursor_, starts);
+      if (++b == item.blocks) next = StartNext();
+      EndFirstHalf(cursor_);
+      EndValues(cursor_);
+      cursor_.Advance();
+      if (args_.segments == 1) EndSegment(segment++, b == item.blocks);
     }
+    return next;
+  }
+
+  __device__ Item StartNext() {
+    const Item next = NextItem();
+    if (next.blocks > 0) StartQuery(next);
     return next;
   }
 
@@ -161,9 +162,9 @@ class Attention {
     WgmmaCommit();
   }
 
-  // Sums of this warpgroup's channels over a tile's keys.
+  // Sums of this warpgroup's channels over a tile's keys, half of them after the other.
   __device__ void MultiplyValues(const Cursor& at, bool starts_segment) {
-    const Tile weights(SharedAddress(s_.weights), kByRows);
+    const Tile weights(SharedAddress(s_.weights[at.stage]), kByRows);
     const Tile values(SharedAddress(s_.keys[at.stage] + group_ * (kTileBytes / 2)), kByColumns);
     WgmmaFence();
 #pragma unroll
@@ -171,8 +172,18 @@ class Attention {
       const int adds = k > 0 || !starts_segment;
       WgmmaValues(sums_[0], weights.At(32 * k), values.At(2048 * k), adds);
       WgmmaValues(sums_[1], weights.At(32 * k), values.At(2048 * k + 2 * kSlabBytes), adds);
+      if (k % 2 == 1) WgmmaCommit();
     }
-    WgmmaCommit();
+  }
+  __device__ void EndFirstHalf(const Cursor& at) const {
+    WgmmaWait<1>();
+    WarpArrive(SharedAddress(&s_.empty[at.stage][0]));
+  }
+  __device__ void EndValues(const Cursor& at) {
+    WgmmaWait<0>();
+    WarpArrive(SharedAddress(&s_.empty[at.stage][1]));
+    HoldResults(sums_[0]);
+    HoldResults(sums_[1]);
   }
 
   // The scores of this warpgroup's 32 keys: both halves' sum, scaled.
@@ -201,18 +212,16 @@ class Attention {
     }
   }
 
-  // Scores become weights, of keys first .. end - 1; the others' are zero.
-  __device__ void Exponentiate(int first, int end, bool starts_segment) {
+  // Scores become weights, of keys first .. end - 1; the others' are zero. kIsFirst: of a segment's
+  // first block; else the values of the block at `adding` are being added.
+  template <bool kIsFirst>
+  __device__ void Exponentiate(int first, int end, const Cursor& adding) {
     float p[16];
     ExchangeScores(p);
-    if (starts_segment) {
-      denominator_[0] = denominator_[1] = 0.0f;
-      max_[0] = max_[1] = kNone;
-    }
     const int own = 32 * group_ + 2 * pair_;  // key of p[0]
     first -= own;
     end -= own;
-    if constexpr (!kIsBounded) MoveReference(p, first, end, starts_segment);
+    if constexpr (!kIsBounded) MoveReference<kIsFirst>(p, first, end);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
@@ -220,10 +229,12 @@ class Attention {
       p[i] = key >= first && key < end ? value : 0.0f;
       denominator_[half] += p[i];
     }
+    if constexpr (!kIsFirst) EndFirstHalf(adding);
+    uint8_t* weights = s_.weights[cursor_.stage];
 #pragma unroll
     for (int i = 0; i < 16; i += 2) {
       const int chunk = 4 * group_ + i / 4, head = head_ + 8 * (i / 2 % 2);
-      *reinterpret_cast<uint32_t*>(s_.weights + Swizzled(head, chunk) + 4 * pair_) =
+      *reinterpret_cast<uint32_t*>(weights + Swizzled(head, chunk) + 4 * pair_) =
           PackBf16(p[i], p[i + 1]);
     }
     FenceAsyncProxy();
@@ -231,7 +242,8 @@ class Attention {
   }
 
   // The running maximum (R3): a new reference for each head, which all its sums are brought to.
-  __device__ void MoveReference(const float (&p)[16], int first, int end, bool starts_segment) {
+  template <bool kIsFirst>
+  __device__ void MoveReference(const float (&p)[16], int first, int end) {
     float max[2] = {kNone, kNone};
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
@@ -253,7 +265,10 @@ class Attention {
       max_[half] = reference;
       denominator_[half] *= factor[half];
     }
-    if (starts_segment) return;
+    if constexpr (kIsFirst) return;
+    WgmmaWait<0>();
+    HoldResults(sums_[0]);
+    HoldResults(sums_[1]);
 #pragma unroll
     for (int i = 0; i < kSums; ++i) Sum(i) *= factor[i / 2 % 2];
   }
@@ -421,8 +436,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      BarrierInit(SharedAddress(&shared.full[i]), kMathThreads / kWarp);
-      BarrierInit(SharedAddress(&shared.empty[i]), kMathThreads / kWarp);
+      BarrierInit(SharedAddress(&shared.full[i]), kGroup / kWarp);
+      for (uint64_t& half : shared.empty[i]) {
+        BarrierInit(SharedAddress(&half), kMathThreads / kWarp);
+      }
     }
   }
   __syncthreads();

@@ -10,8 +10,8 @@ namespace baton::kernels::cuda {
 
 constexpr int kGroup = 128;  // threads of a warpgroup
 constexpr int kMathThreads = 2 * kGroup;
-constexpr int kThreads = 2 * kMathThreads;
-constexpr int kMathRegisters = 192, kLoadRegisters = 64;
+constexpr int kThreads = kMathThreads + kGroup;
+constexpr int kMathRegisters = 192, kLoadRegisters = 120;
 constexpr int kHeads = 64;
 constexpr int kKeys = 64;
 constexpr int kSlab = 64;  // channels
@@ -22,23 +22,25 @@ constexpr int kStages = 2;
 constexpr int kSums = kHeads * kSlab * kSlabs / kMathThreads;  // a thread's
 constexpr int kSegmentEntries = 512;
 constexpr int kSegmentBlocks = kSegmentEntries / kKeys;
-constexpr int kAngleSets = 4;  // rows that can be under way at once, and one
+constexpr int kAngleSets = 3;  // a row is at its end, two have keys in shared memory
 constexpr int kMaxPairs = 32;
 constexpr int kPartialTail = 4;  // behind a partial's sums: two denominators, the reference, a gap
 constexpr float kNone = -__builtin_inff();
-enum NamedBarrier { kAll, kMath, kMaxima, kLoaders, kFirstGroup, kSecondGroup };
+enum NamedBarrier { kAll, kMath, kMaxima, kLoader, kFirstGroup, kSecondGroup };
 
 struct Shared {
   uint8_t query[kTileBytes];
   uint8_t keys[kStages][kTileBytes];
-  uint8_t weights[kSlabBytes];  // r(p), [heads, keys]
-  float4 scores[2][4][kGroup];  // halves of sums, for each warpgroup from the other
+  uint8_t weights[2][kSlabBytes];  // r(p), [heads, keys], of every other block
+  float4 scores[2][4][kGroup];     // halves of sums, for each warpgroup from the other
   SinCos angles[kAngleSets][kMaxPairs];
   float denominators[2][kHeads];  // of each warpgroup's keys
   float maxima[2][kHeads];
-  uint64_t full[kStages], empty[kStages];
+  uint64_t full[kStages];
+  uint64_t empty[kStages][2];  // of each half of a tile's keys
 };
 constexpr int kSharedBytes = static_cast<int>(sizeof(Shared)) + 1024;
+static_assert(kSharedBytes <= 227 * 1024);
 
 // Byte of 16-byte piece `chunk` of row `row` in a slab.
 __device__ __forceinline__ int Swizzled(int row, int chunk) {

@@ -74,7 +74,7 @@ __device__ __forceinline__ void WgmmaValues(float (&d)[64], uint64_t a, uint64_t
 // lies in the low bits.
 __device__ __forceinline__ float QuickExp(float d) {
   constexpr float kInteger = 0x1.8p23f;
-  const float shifted = d * kLog2E + kInteger;
+  const float shifted = d * 1.44269502f + kInteger;
   const float fraction = ExpFraction(d, shifted - kInteger);
   return FloatOf(BitsOf(fraction) + (BitsOf(shifted) << 23));
 }
