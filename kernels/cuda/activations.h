@@ -46,7 +46,7 @@ struct Scratch {
   float* hca_state = nullptr;      // [sequences, 3, D]
   float* index_scores = nullptr;   // [select_rows, max_entries]
   int select_rows = 0, max_entries = 0;
-  float* attend_partials = nullptr;  // [rows, segments, heads, D + 2], of few rows
+  float* attend_partials = nullptr;  // [AttendPartialFloats]
   uint16_t* low_out = nullptr;       // [rows, o_groups * o_lora]
   uint16_t* low_out8 = nullptr;      // [rows, o_groups * o_lora]
   float* gate_logits = nullptr;      // [rows, E]
@@ -59,7 +59,6 @@ struct Scratch {
   uint16_t* hidden8 = nullptr;                                     // [rows * (k + 1), I]
   uint16_t* draft_streams8 = nullptr;                              // [rows * S, H]
   uint16_t* collapsed = nullptr;                                   // [head rows, H]
-  float* scores = nullptr;                                         // [head rows, V]
 };
 
 struct BufferSizes {

@@ -185,8 +185,8 @@ absl::Status CudaOps::Attend(const LayerArgs& args) {
   if (launch_.rows <= kMaxSplitRows) {
     const int64_t entries = int64_t{launch_.entries} * kCsaRatio / kHcaRatio;
     attend.segments = AttendSegments(attend.ratio, shape_.index_topk, entries);
-    attend.partials = scratch_.attend_partials;
   }
+  attend.partials = scratch_.attend_partials;
   return ToStatus(RunAttend(attend, stream()), "Attend");
 }
 
