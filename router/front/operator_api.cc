@@ -83,11 +83,6 @@ void OperatorApi::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exch
   }
 }
 
-void OperatorApi::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  Reply(exchange, refusal.status, TakeOrDrawId(refusal.request_id),
-        ErrorJson({refusal.status, "BadRequestError", refusal.message, refusal.field}));
-}
-
 void OperatorApi::GenerateOne(const HttpRequest& request,
                               const std::shared_ptr<HttpExchange>& exchange) const {
   const std::string id = TakeOrDrawId(request.Header("x-request-id"));

@@ -52,6 +52,12 @@ std::string_view HttpReason(int status) {
   }
 }
 
+bool HttpRequest::HasBody() const {
+  const std::string_view length = Header("content-length");
+  const bool is_empty = length.find_first_not_of('0') == std::string_view::npos;
+  return !is_empty || !Header("transfer-encoding").empty();
+}
+
 HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11,
                        bool keep_alive, bool is_head)
     : io_(io),

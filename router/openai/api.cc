@@ -40,19 +40,6 @@ Api::Api(ApiParts parts)
                .dsml = *dsml_},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
-void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  const ApiError error = {
-      .http_status = refusal.status,
-      .type = refusal.status == 429 ? "TooManyRequestsError" : "BadRequestError",
-      .message = refusal.message,
-      .param = refusal.field};
-  const std::string id = TakeOrDrawId(refusal.request_id);
-  Log(LogLevel::kInfo, "request_refused",
-      absl::StrFormat("request=%s status=%d param=%s error=%s", id, error.http_status, error.param,
-                      error.message.substr(0, 256)));
-  RespondError(exchange, error, id, absl::Seconds(1));
-}
-
 void Api::Reply(const Call& call, int status, std::string json) const {
   call.exchange->Respond(status, {{"Content-Type", std::string(kJson)}, {"x-request-id", call.id}},
                          std::move(json));
@@ -61,8 +48,8 @@ void Api::Reply(const Call& call, int status, std::string json) const {
 void Api::Fail(const Call& call, const ApiError& error) const {
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
-                      call.request.method, call.request.path, error.http_status, error.param,
-                      error.message.substr(0, 256)));
+                      call.request.method, QuotedForLog(call.request.path), error.http_status,
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   RespondError(*call.exchange, error, call.id, absl::Seconds(1));
 }
 

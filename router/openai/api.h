@@ -30,12 +30,11 @@ struct ApiParts {
 
 // The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the
 // CPU pool and come back.
-class Api final : public HttpHandler {
+class Api final : public RequestHandler {
  public:
   explicit Api(ApiParts parts);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
   // From now on new work is refused with 503 and /ready says no. Any thread.
   void Drain() { is_draining_ = true; }
   bool is_draining() const { return is_draining_; }

@@ -160,7 +160,7 @@ ApiError ToApiError(const absl::Status& status);
 // The endpoints' way of sending an error, `body` in their form.
 void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
                   absl::Duration retry_after = {});
-void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+void RespondErrorBody(HttpExchange& exchange, int status, std::string body,
                       const std::string& request_id, absl::Duration retry_after);
 
 }  // namespace baton::router

@@ -24,6 +24,7 @@ class ResponsesWriter final : public AnswerWriter {
   std::string Ping() override { return ": ping\n\n"; }
   std::string StreamError(const ApiError& error) override;
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override;
+  int Status(const ApiError& error) override { return error.http_status; }
   std::string Error(const ApiError& error) override { return ErrorJson(error); }
   std::string_view call_id_prefix() const override { return "call_"; }
 
