@@ -219,7 +219,8 @@ constexpr Field kResponses[] = {
     {"max_tool_calls", kAny, kRefusal, FieldUse::kRefused},
     {"metadata", R"("type":"object","maxProperties":16)", "Strings, repeated in the answer."},
     {"store", kAny, "Accepted; nothing is stored.", FieldUse::kIgnored},
-    {"include", kAny, kIgnored, FieldUse::kIgnored},
+    {"include", R"("type":"array","items":{"type":"string"})",
+     "reasoning.encrypted_content seals reasoning items; other names are ignored."},
     {"service_tier", kAny, kIgnored, FieldUse::kIgnored},
     {"user", kAny, kIgnored, FieldUse::kIgnored},
 };

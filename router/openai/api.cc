@@ -27,6 +27,7 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
 
 Api::Api(ApiParts parts)
     : parts_(std::move(parts)),
+      sealer_(parts_.config.reasoning_secret),
       replay_(std::make_unique<CallReplay>(parts_.clock, parts_.config.replay)),
       runs_(std::make_unique<RunCache>(parts_.config.run_cache_bytes)),
       dsml_(std::make_unique<DsmlCounts>()),

@@ -11,6 +11,7 @@
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
+#include "router/openai/sealed_text.h"
 #include "router/text/chat_encoder.h"
 #include "router/text/run_cache.h"
 
@@ -94,6 +95,7 @@ class Api final : public RequestHandler {
   bool RoutePost(Call& call);
 
   const ApiParts parts_;
+  const TextSealer sealer_;
   const std::unique_ptr<CallReplay> replay_;
   const std::unique_ptr<RunCache> runs_;
   const std::unique_ptr<DsmlCounts> dsml_;

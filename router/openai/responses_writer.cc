@@ -38,17 +38,18 @@ ResponsesWriter::Item ResponsesWriter::NewItem(Kind kind, const CallText& call) 
   return item;
 }
 
-std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status) {
+std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status) const {
   switch (item.kind) {
     case Kind::kReasoning: {
       const std::string part =
           item.text.empty()
               ? ""
               : absl::StrFormat("{\"type\":\"reasoning_text\",\"text\":%s}", Quoted(item.text));
+      const bool is_sealed = echo_.seals_reasoning && status != "in_progress";
       return absl::StrFormat(
           "{\"id\":%s,\"type\":\"reasoning\",\"summary\":[],\"content\":[%s],"
-          "\"encrypted_content\":null,\"status\":\"%s\"}",
-          Quoted(item.id), part, status);
+          "\"encrypted_content\":%s,\"status\":\"%s\"}",
+          Quoted(item.id), part, is_sealed ? Quoted(sealer_.Seal(item.text)) : "null", status);
     }
     case Kind::kMessage: {
       const bool is_new = status == "in_progress";
