@@ -207,6 +207,9 @@ TEST_F(FrontDoorTest, OperatorsPathsAreHiddenFromOthers) {
   Make({}, {}, /*serves_admin=*/true);
   EXPECT_EQ(Send("GET", "/server_info")->status, 200);
   EXPECT_EQ(Send("POST", "/server_info")->status, 405);
+  EXPECT_EQ(Send("POST", "/flush_cache")->body, "operators /flush_cache");
+  EXPECT_EQ(Send("GET", "/flush_cache")->body, "operators /flush_cache");
+  EXPECT_EQ(Send("PUT", "/flush_cache")->Header("Allow"), "GET, HEAD, POST");
 }
 
 TEST_F(FrontDoorTest, PagesOfKnownOriginsMayCall) {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "router/plan/request.h"
 
@@ -19,6 +20,7 @@ class MeteredDispatcher final : public Dispatcher {
   void Cancel(RequestKey request, std::optional<int> choice, const std::string& reason) override {
     if (request.value != 0) inner_.Cancel(request, choice, reason);  // 0: refused here
   }
+  void Control(OperatorCommand command) override { inner_.Control(std::move(command)); }
   std::shared_ptr<const ClusterView> View() const override { return inner_.View(); }
 
  private:

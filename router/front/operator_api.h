@@ -27,6 +27,7 @@ class OperatorApi final : public RequestHandler {
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
 
  private:
+  void Command(const HttpRequest& request, HttpExchange& exchange, const std::string& id) const;
   std::string ModelInfo() const;
   std::string ServerInfo() const;
   // One token through the whole cluster: 200, or 503 with the reason.

@@ -287,11 +287,25 @@ void Generation::On(size_t part, const RequestEnded& event) {
     return SubmitPart(part);
   }
   state.is_ended = true;
-  if (!event.status.ok()) {
+  if (event.status.code() == absl::StatusCode::kCancelled) {
+    AbortPart(part);
+  } else if (!event.status.ok()) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
+}
+
+// An operator ended it: what there is of the answer is the answer.
+void Generation::AbortPart(size_t part) {
+  for (int k = 0; k < job_.params.num_choices; ++k) {
+    Choice& choice = ChoiceOf(part, k);
+    if (choice.is_ended) continue;
+    std::vector<OutputDelta> deltas;
+    choice.output.Finish(deltas);
+    Show(choice, deltas, {});
+    EndChoice(choice, {.finish_reason = "abort"});
+  }
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {

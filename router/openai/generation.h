@@ -110,6 +110,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void TakeForced(Choice& choice, std::vector<OutputDelta>& deltas,
                   std::vector<TokenRecord>& records);
   bool Advance(size_t part, Choice& choice, const ChoiceFinished& event);
+  void AbortPart(size_t part);
   void Fail(const ApiError& error, absl::Duration retry_after);
   void CancelAll(const std::string& reason);
 

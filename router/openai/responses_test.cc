@@ -72,10 +72,10 @@ TEST(TranslateResponses, ReasoningStaysInItsTurn) {
 TEST(TranslateResponses, TakesBackReasoningThatItSealed) {
   const std::string blob = kSealer.Seal("hm \"so\"");
   const auto with = [](const std::string& sealed) {
-    return R"({"input": [{"type": "reasoning", "summary": [], "content": null, )"
-           R"("encrypted_content": ")" +
-           sealed + R"("}, {"role": "assistant", "content": "a"}, )" +
-           R"({"role": "user", "content": "b"}]})";
+    return absl::StrFormat(
+        R"({"input": [{"type": "reasoning", "content": null, "encrypted_content": "%s"}, )"
+        R"({"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]})",
+        sealed);
   };
   EXPECT_NE(Chat(with(blob)).find(R"("reasoning_content": "hm \"so\"")"), std::string::npos);
   std::string changed = blob;
@@ -155,11 +155,11 @@ TEST(TranslateResponses, BoundsWhatItRepeats) {
 // Much of a prompt, but not to be sent three times over.
 TEST(TranslateResponses, LeavesOutWhatIsTooLongToRepeat) {
   const std::string padding(300 << 10, 'p');
-  const auto out = TranslateResponses(
-      *JsonValue::Parse(R"({"input": "x", "instructions": ")" + padding +
-                        R"(", "tools": [{"type": "function", "name": "f", "description": ")" +
-                        padding + "\"}]}"),
-      kSealer);
+  const std::string body =
+      absl::StrFormat(R"({"input": "x", "instructions": "%s", )"
+                      R"("tools": [{"type": "function", "name": "f", "description": "%s"}]})",
+                      padding, padding);
+  const auto out = TranslateResponses(*JsonValue::Parse(body), kSealer);
   ASSERT_TRUE(out.ok()) << out.error().message;
   EXPECT_EQ(out->echo.instructions, "null");
   EXPECT_EQ(out->echo.tools, "[]");
@@ -344,12 +344,12 @@ TEST_F(ResponsesTest, SealsReasoningForClientsThatAskForIt) {
   const std::string blob = Member(item, "encrypted_content").text();
   EXPECT_EQ(blob.substr(0, 4), "bt1.");
   // The next turn's prompt holds it: tools keep old reasoning.
-  const auto next =
-      Post("/v1/responses", R"({"input": [{"role": "user", "content": "hi"}, {"type": "reasoning",
-        "summary": [], "encrypted_content": ")" +
-                                blob + R"("}, {"role": "assistant", "content":
-        "Hi."}, {"role": "user", "content": "and"}])" +
-                                kTools + "}");
+  const std::string items = absl::StrFormat(
+      R"([{"role": "user", "content": "hi"}, )"
+      R"({"type": "reasoning", "summary": [], "encrypted_content": "%s"}, )"
+      R"({"role": "assistant", "content": "Hi."}, {"role": "user", "content": "and"}])",
+      blob);
+  const auto next = Post("/v1/responses", absl::StrFormat(R"({"input": %s%s})", items, kTools));
   EXPECT_EQ(next->status, 0) << next->body;
   EXPECT_NE(RealTokenizer()
                 .Decode(*dispatcher_.submitted.at(1).request.prompt, false)

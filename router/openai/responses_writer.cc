@@ -71,8 +71,8 @@ std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status)
 
 std::string ResponsesWriter::ResponseJson(std::string_view status, const std::string& output,
                                           std::string_view usage, std::string_view error) const {
-  const std::string details =
-      status == "incomplete" ? "{\"reason\":\"max_output_tokens\"}" : "null";
+  const bool has_reason = status == "incomplete" && end_.finish_reason == "length";
+  const std::string details = has_reason ? "{\"reason\":\"max_output_tokens\"}" : "null";
   const std::string first = absl::StrFormat(
       "{\"id\":%s,\"object\":\"response\",\"created_at\":%d,\"status\":\"%s\","
       "\"incomplete_details\":%s,\"error\":%s,\"model\":%s,\"output\":[%s],",

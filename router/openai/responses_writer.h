@@ -47,7 +47,9 @@ class ResponsesWriter final : public AnswerWriter {
   void CallDelta(const CallText& call, std::string& out);
   void Open(Item item, std::string& out);
   void Close(bool is_complete, std::string& out);
-  bool is_incomplete() const { return end_.finish_reason == "length"; }
+  bool is_incomplete() const {
+    return end_.finish_reason == "length" || end_.finish_reason == "abort";
+  }
 
   const AnswerHead head_;
   const ResponsesEcho echo_;
