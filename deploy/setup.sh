@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages of the named groups that are missing: build, test, lint, cuda. Says what it does.
+# Installs the Debian 12 packages of the named groups that are missing: build, test, lint, cuda, fuzz. Says what it does.
 set -euo pipefail
 
 # The groups, named by the arguments.
@@ -13,6 +13,9 @@ test=(curl openssl procps prometheus xz-utils)
 cuda=(python3-pip)
 # shellcheck disable=SC2034
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
+
+# shellcheck disable=SC2034
+fuzz=(clang-16 libclang-rt-16-dev)
 
 missing=()
 for group in "$@"; do

@@ -193,6 +193,9 @@ std::string GoldenHash(const Plain& message) {
 TEST(Wire, RouterMessageSurvivesTheWire) {
   EXPECT_EQ(RoundTrip<pb::RouterMessage>(FullRouterMessage()), FullRouterMessage());
   EXPECT_EQ(RoundTrip<pb::RouterMessage>(RouterMessage{}), RouterMessage{});
+  RouterMessage drops;
+  drops.drops_cache = true;
+  EXPECT_EQ(RoundTrip<pb::RouterMessage>(drops), drops);
 }
 
 TEST(Wire, AMoveStopsASequenceOrNamesItsNewPlace) {

@@ -1,6 +1,8 @@
 #include "router/router_process.h"
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -22,6 +24,22 @@ std::vector<std::string> NamesOf(const RouterConfig& config) {
   return {folder.filename().string()};
 }
 
+// Empty where no file is named.
+absl::StatusOr<std::string> ReadSecret(const std::string& path) {
+  constexpr size_t kMinBytes = 32;
+  if (path.empty()) return std::string();
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    return absl::NotFoundError(
+        absl::StrFormat("%s: cannot be opened (api.reasoning_secret_file)", path));
+  std::string secret((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (secret.size() < kMinBytes)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d bytes, want %d or more (api.reasoning_secret_file)", path,
+                        secret.size(), kMinBytes));
+  return secret;
+}
+
 absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokenizer& tokenizer) {
   ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model + "/config.json"));
   if (tokenizer.vocab_size() > facts.vocab_size)
@@ -36,6 +54,7 @@ absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokeni
     return absl::InvalidArgumentError(absl::StrFormat(
         "api.max_context is %d, the model's limit is %d", api.max_context, facts.max_context));
   api.chat.profile = facts.profile;
+  ASSIGN_OR_RETURN(api.reasoning_secret, ReadSecret(config.reasoning_secret_file));
   if (config.effort_profile != "auto")
     api.chat.profile =
         config.effort_profile == "0731" ? EffortProfile::k0731 : EffortProfile::kPreview;

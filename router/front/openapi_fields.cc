@@ -219,14 +219,21 @@ constexpr Field kResponses[] = {
     {"max_tool_calls", kAny, kRefusal, FieldUse::kRefused},
     {"metadata", R"("type":"object","maxProperties":16)", "Strings, repeated in the answer."},
     {"store", kAny, "Accepted; nothing is stored.", FieldUse::kIgnored},
-    {"include", kAny, kIgnored, FieldUse::kIgnored},
+    {"include", R"("type":"array","items":{"type":"string"})",
+     "reasoning.encrypted_content seals reasoning items; other names are ignored."},
     {"service_tier", kAny, kIgnored, FieldUse::kIgnored},
     {"user", kAny, kIgnored, FieldUse::kIgnored},
 };
 
-constexpr std::array<std::string_view, 6> kNames = {"ChatRequest",      "CompletionRequest",
-                                                    "ResponsesRequest", "MessagesRequest",
-                                                    "TokenizeRequest",  "DetokenizeRequest"};
+constexpr Field kAbort[] = {
+    {"rid", R"("type":"string")", "The id of the request to end."},
+    {"request_id", R"("type":"string")", "As rid."},
+    {"abort_all", kBoolFalse, "End all requests."},
+};
+
+constexpr std::array<std::string_view, 7> kNames = {
+    "ChatRequest",     "CompletionRequest", "ResponsesRequest", "MessagesRequest",
+    "TokenizeRequest", "DetokenizeRequest", "AbortRequest"};
 
 }  // namespace
 
@@ -254,6 +261,8 @@ std::vector<Field> RequestFields(std::string_view request) {
     for (Field& field : fields) field.is_required = false;
   } else if (request == "DetokenizeRequest") {
     add(kDetokenize);
+  } else if (request == "AbortRequest") {
+    add(kAbort);
   }
   return fields;
 }

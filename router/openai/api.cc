@@ -27,6 +27,7 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
 
 Api::Api(ApiParts parts)
     : parts_(std::move(parts)),
+      sealer_(parts_.config.reasoning_secret),
       replay_(std::make_unique<CallReplay>(parts_.clock, parts_.config.replay)),
       runs_(std::make_unique<RunCache>(parts_.config.run_cache_bytes)),
       dsml_(std::make_unique<DsmlCounts>()),
@@ -40,19 +41,6 @@ Api::Api(ApiParts parts)
                .dsml = *dsml_},
       started_(absl::ToUnixSeconds(WallNow())) {}
 
-void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  const ApiError error = {
-      .http_status = refusal.status,
-      .type = refusal.status == 429 ? "TooManyRequestsError" : "BadRequestError",
-      .message = refusal.message,
-      .param = refusal.field};
-  const std::string id = TakeOrDrawId(refusal.request_id);
-  Log(LogLevel::kInfo, "request_refused",
-      absl::StrFormat("request=%s status=%d param=%s error=%s", id, error.http_status, error.param,
-                      error.message.substr(0, 256)));
-  RespondError(exchange, error, id, absl::Seconds(1));
-}
-
 void Api::Reply(const Call& call, int status, std::string json) const {
   call.exchange->Respond(status, {{"Content-Type", std::string(kJson)}, {"x-request-id", call.id}},
                          std::move(json));
@@ -61,8 +49,8 @@ void Api::Reply(const Call& call, int status, std::string json) const {
 void Api::Fail(const Call& call, const ApiError& error) const {
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
-                      call.request.method, call.request.path, error.http_status, error.param,
-                      error.message.substr(0, 256)));
+                      call.request.method, QuotedForLog(call.request.path), error.http_status,
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   RespondError(*call.exchange, error, call.id, absl::Seconds(1));
 }
 

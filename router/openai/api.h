@@ -11,6 +11,7 @@
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
+#include "router/openai/sealed_text.h"
 #include "router/text/chat_encoder.h"
 #include "router/text/run_cache.h"
 
@@ -30,12 +31,11 @@ struct ApiParts {
 
 // The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the
 // CPU pool and come back.
-class Api final : public HttpHandler {
+class Api final : public RequestHandler {
  public:
   explicit Api(ApiParts parts);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
   // From now on new work is refused with 503 and /ready says no. Any thread.
   void Drain() { is_draining_ = true; }
   bool is_draining() const { return is_draining_; }
@@ -95,6 +95,7 @@ class Api final : public HttpHandler {
   bool RoutePost(Call& call);
 
   const ApiParts parts_;
+  const TextSealer sealer_;
   const std::unique_ptr<CallReplay> replay_;
   const std::unique_ptr<RunCache> runs_;
   const std::unique_ptr<DsmlCounts> dsml_;

@@ -106,11 +106,13 @@ class FakeDispatcher final : public Dispatcher {
   void Cancel(RequestKey request, std::optional<int> choice, const std::string&) override {
     cancelled.push_back({request, choice});
   }
+  void Control(OperatorCommand command) override { commands.push_back(std::move(command)); }
   std::shared_ptr<const ClusterView> View() const override { return view; }
 
   std::function<void(Submitted&)> on_submit;
   std::vector<Submitted> submitted;
   std::vector<Cancelled> cancelled;
+  std::vector<OperatorCommand> commands;
   std::shared_ptr<const ClusterView> view = std::make_shared<ClusterView>();
 };
 

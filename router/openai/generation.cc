@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 
 #include "common/log.h"
+#include "router/http/api_keys.h"
 
 namespace baton::router {
 
@@ -14,7 +15,8 @@ ApiError ToApiError(const absl::Status& status) {
   const std::string message(status.message());
   switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:
-      return {429, "TooManyRequestsError", message, ""};
+      return {429, status.GetPayload(kKeyLimitPayload) ? kRateLimitType : "TooManyRequestsError",
+              message, ""};
     case absl::StatusCode::kUnavailable:
       return {503, "ServiceUnavailableError", message, ""};
     case absl::StatusCode::kDeadlineExceeded:
@@ -26,20 +28,20 @@ ApiError ToApiError(const absl::Status& status) {
   }
 }
 
-void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+void RespondErrorBody(HttpExchange& exchange, int status, std::string body,
                       const std::string& request_id, absl::Duration retry_after) {
   HttpHeaders headers = {{"Content-Type", "application/json"}};
   if (!request_id.empty()) headers.emplace_back("x-request-id", request_id);
-  if (error.http_status == 429 || error.http_status == 503 || error.http_status == 529) {
+  if (status == 429 || status == 503 || status == 529) {
     const auto seconds = static_cast<int64_t>(std::ceil(absl::ToDoubleSeconds(retry_after)));
     headers.emplace_back("Retry-After", absl::StrFormat("%d", std::max<int64_t>(1, seconds)));
   }
-  exchange.Respond(error.http_status, std::move(headers), std::move(body));
+  exchange.Respond(status, std::move(headers), std::move(body));
 }
 
 void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
                   absl::Duration retry_after) {
-  RespondErrorBody(exchange, error, ErrorJson(error), request_id, retry_after);
+  RespondErrorBody(exchange, error.http_status, ErrorJson(error), request_id, retry_after);
 }
 
 void Generation::Start(const ApiContext& context, GenerationJob job,
@@ -175,7 +177,9 @@ void Generation::LogEnd(size_t part, const RequestEnded& event) const {
       absl::StrFormat("transfer_ms=%.3f decode_queue_ms=%.3f first_step_ms=%.3f", ms(t.transfer),
                       ms(t.decode_queue), ms(t.first_step));
   const std::string error =
-      event.status.ok() ? "" : absl::StrFormat(" error=%s", std::string(event.status.message()));
+      event.status.ok()
+          ? ""
+          : absl::StrFormat(" error=%s", QuotedForLog(std::string(event.status.message())));
   Log(LogLevel::kInfo, "request_ended",
       absl::StrFormat("%s %s %s%s", prefix, first, second, error));
 }
@@ -283,11 +287,25 @@ void Generation::On(size_t part, const RequestEnded& event) {
     return SubmitPart(part);
   }
   state.is_ended = true;
-  if (!event.status.ok()) {
+  if (event.status.code() == absl::StatusCode::kCancelled) {
+    AbortPart(part);
+  } else if (!event.status.ok()) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
+}
+
+// An operator ended it: what there is of the answer is the answer.
+void Generation::AbortPart(size_t part) {
+  for (int k = 0; k < job_.params.num_choices; ++k) {
+    Choice& choice = ChoiceOf(part, k);
+    if (choice.is_ended) continue;
+    std::vector<OutputDelta> deltas;
+    choice.output.Finish(deltas);
+    Show(choice, deltas, {});
+    EndChoice(choice, {.finish_reason = "abort"});
+  }
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
@@ -299,7 +317,8 @@ void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
     Send(job_.writer->StreamError(error));
     exchange_->EndStream();
   } else {
-    RespondErrorBody(*exchange_, error, job_.writer->Error(error), job_.request_id, retry_after);
+    RespondErrorBody(*exchange_, job_.writer->Status(error), job_.writer->Error(error),
+                     job_.request_id, retry_after);
   }
 }
 

@@ -110,6 +110,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   void TakeForced(Choice& choice, std::vector<OutputDelta>& deltas,
                   std::vector<TokenRecord>& records);
   bool Advance(size_t part, Choice& choice, const ChoiceFinished& event);
+  void AbortPart(size_t part);
   void Fail(const ApiError& error, absl::Duration retry_after);
   void CancelAll(const std::string& reason);
 
@@ -160,7 +161,7 @@ ApiError ToApiError(const absl::Status& status);
 // The endpoints' way of sending an error, `body` in their form.
 void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
                   absl::Duration retry_after = {});
-void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+void RespondErrorBody(HttpExchange& exchange, int status, std::string body,
                       const std::string& request_id, absl::Duration retry_after);
 
 }  // namespace baton::router

@@ -167,7 +167,8 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
   if (!job.ok()) return job;
   Truncate(*job);
   if (auto error = FillRequest(call, *job)) return *error;
-  if (auto error = FitLength(*job)) return *error;
+  if (auto error = FitLength(*job))
+    return path == "/v1/responses" ? InOwnNames(*error, {}) : *error;
   if (auto error = CheckStreamedEcho(*job)) return *error;
   return job;
 }
@@ -251,15 +252,16 @@ void Api::Truncate(GenerationJob& job) const {
 }
 
 ApiResult<GenerationJob> Api::PrepareResponse(const Call& call, const JsonValue& body) const {
-  ApiResult<TranslatedResponse> translated = TranslateResponses(body);
+  ApiResult<TranslatedResponse> translated = TranslateResponses(body, sealer_);
   if (!translated.ok()) return translated.error();
   const absl::StatusOr<JsonValue> chat = JsonValue::Parse(translated->chat);
   if (!chat.ok()) return BadRequest(std::string(chat.status().message()), "input");
   ApiResult<GenerationJob> job = PrepareChat(call, *chat);
-  if (!job.ok()) return job;
+  if (!job.ok()) return InOwnNames(job.error(), translated->sources);
   AnswerHead head = job->head;
   head.id = call.id;
-  job->writer = std::make_shared<ResponsesWriter>(std::move(head), std::move(translated->echo));
+  job->writer =
+      std::make_shared<ResponsesWriter>(std::move(head), std::move(translated->echo), sealer_);
   return job;
 }
 
