@@ -126,7 +126,8 @@ TEST_F(FrontDoorTest, NamesInPathsMayBeEncoded) {
 
 TEST_F(FrontDoorTest, GuardedPathsWantAKey) {
   Make({Key("alice", "sk-alice"), Key("bob", "sk-bob")});
-  for (const char* path : {"/health", "/ping", "/ready", "/metrics", "/version", "/openapi.json"})
+  for (const char* path :
+       {"/", "/health", "/ping", "/ready", "/metrics", "/version", "/openapi.json"})
     EXPECT_EQ(Send("GET", path)->status, 200) << path;
   for (const char* path : {"/v1/models", "/load", "/nothing", "/health_generate", "/server_info"}) {
     EXPECT_EQ(Send("GET", path)->status, 401) << path;

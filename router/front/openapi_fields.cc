@@ -49,7 +49,8 @@ constexpr Field kCommon[] = {
     {"stream", kBoolFalse, "Server-sent events, then [DONE]."},
     {"stream_options",
      R"("type":"object","properties":{"include_usage":{"type":"boolean"},)"
-     R"("continuous_usage_stats":{"type":"boolean"}})",
+     R"("continuous_usage_stats":{"type":"boolean"},)"
+     R"("include_stage_times":{"type":"boolean"}})",
      "Only with stream."},
     {"return_token_ids", kBoolFalse, "Adds token_ids to each choice."},
     {"return_tokens_as_token_ids", kBoolFalse, "Token strings become token_id:N."},

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_format.h"
 
+#include "router/front/page.h"
 #include "router/http/header_values.h"
 #include "router/openai/answer_format.h"
 #include "router/openai/generate_params.h"
@@ -101,6 +102,8 @@ void OperatorApi::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exch
     Reply(*exchange, 200, id, ModelInfo());
   } else if (path == "/get_server_info" || path == "/server_info") {
     Reply(*exchange, 200, id, ServerInfo());
+  } else if (path == "/") {
+    ServePage(request, id, *exchange);
   } else if (path == "/openapi.json") {
     Reply(*exchange, 200, id, parts_.openapi);
   } else {

@@ -21,6 +21,8 @@ std::string_view HttpReason(int status) {
       return "OK";
     case 204:
       return "No Content";
+    case 304:
+      return "Not Modified";
     case 400:
       return "Bad Request";
     case 401:
@@ -86,7 +88,8 @@ void HttpAnswer::Head(int status, const HttpHeaders& headers) {
 void HttpAnswer::Respond(int status, HttpHeaders headers, std::string body) {
   if (is_over()) return;
   Head(status, headers);
-  const bool has_no_body = status == 204;  // RFC 9110 8.6: then it has no length either
+  // RFC 9110 8.6: then it has no length either.
+  const bool has_no_body = status == 204 || status == 304;
   queued_ += has_no_body ? "\r\n" : absl::StrFormat("Content-Length: %d\r\n\r\n", body.size());
   // An answer that a slow reader leaves here takes room from new requests; a small one is bounded
   // like a stream's backlog.

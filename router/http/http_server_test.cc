@@ -41,6 +41,8 @@ class EchoHandler final : public HttpHandler {
       exchange->Respond(200, {}, "kept");
     } else if (request.path == "/none") {
       exchange->Respond(204, {}, "");
+    } else if (request.path == "/same") {
+      exchange->Respond(304, {}, "");
     } else if (request.path == "/large") {
       exchange->Respond(200, {}, std::string(32 << 20, 'x'));
     } else if (request.path == "/flood") {
@@ -180,6 +182,9 @@ TEST_F(HttpServerTest, AnAnswerWithoutContentHasNoLength) {
   Send("OPTIONS /none HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n");
   EXPECT_EQ(ReadUntil("\r\n\r\n"), "HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\n");
   EXPECT_EQ(ReadUntil("/next||").rfind("HTTP/1.1 200", 0), 0u);
+  Send("GET /same HTTP/1.1\r\nHost: h\r\n\r\nGET /last HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_EQ(ReadUntil("\r\n\r\n"), "HTTP/1.1 304 Not Modified\r\nConnection: keep-alive\r\n\r\n");
+  EXPECT_EQ(ReadUntil("/last||").rfind("HTTP/1.1 200", 0), 0u);
 }
 
 TEST_F(HttpServerTest, ARefusalSaysWhatWasAskedForAndFromWhere) {

@@ -145,13 +145,24 @@ std::string ErrorJson(const ApiError& error) {
                              : ",\"error_code\":\"context_length_exceeded\"");
 }
 
+std::string StagesJson(const StageTimes& times) {
+  const auto ms = [](absl::Duration time) { return absl::ToDoubleMilliseconds(time); };
+  return absl::StrFormat(
+      "{\"parse\":%.3f,\"queue\":%.3f,\"booking\":%.3f,\"prefill_queue\":%.3f,\"prefill\":%.3f,"
+      "\"emit\":%.3f,\"transfer\":%.3f,\"decode_queue\":%.3f,\"first_step\":%.3f}",
+      ms(times.parse), ms(times.queue), ms(times.booking), ms(times.prefill_queue),
+      ms(times.prefill), ms(times.emit), ms(times.transfer), ms(times.decode_queue),
+      ms(times.first_step));
+}
+
 std::string UsageJson(const UsageCounts& usage) {
   return absl::StrFormat(
       "{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_"
       "details\":{\"cached_tokens\":%d},"
-      "\"completion_tokens_details\":{\"reasoning_tokens\":%d}}",
+      "\"completion_tokens_details\":{\"reasoning_tokens\":%d}%s}",
       usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
-      usage.cached_tokens, usage.reasoning_tokens);
+      usage.cached_tokens, usage.reasoning_tokens,
+      usage.stages ? ",\"stage_times_ms\":" + StagesJson(*usage.stages) : "");
 }
 
 std::string ChatLogprobsJson(const std::vector<TokenRecord>& records, const Tokenizer& tokenizer,

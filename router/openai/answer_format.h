@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "common/sampling_spec.h"
 #include "router/openai/api_error.h"
 #include "router/openai/generate_params.h"
+#include "router/plan/request.h"
 #include "router/text/tokenizer.h"
 
 // OpenAI's JSON, written by hand (protocol.md 5.3, 5.5, 5.6). Pure; any thread.
@@ -26,6 +28,7 @@ struct UsageCounts {
   int64_t completion_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t reasoning_tokens = 0;
+  std::optional<StageTimes> stages{};  // shown if there
 };
 
 // Why a choice ended, as JSON members `"finish_reason":...,"stop_reason":...,"matched_stop":...`.

@@ -97,6 +97,27 @@ TEST_F(ApiTest, StreamsRoleTextEndUsageDone) {
   EXPECT_TRUE(answer->is_ended);
 }
 
+TEST_F(ApiTest, AStreamsLastUsageTellsStageTimesIfAsked) {
+  const auto answer = Chat(R"("stream": true, "stream_options": {"include_usage": true, )"
+                           R"("continuous_usage_stats": true, "include_stage_times": true})");
+  RequestEnded ended;
+  ended.times.parse = absl::Microseconds(1500);
+  ended.times.first_step = absl::Milliseconds(7);
+  Say(0, {RequestAccepted{}, Tokens("Paris"), Eos(), ended}, *answer);
+  const std::vector<std::string> events = Events(answer->body);
+  ASSERT_GE(events.size(), 3u);
+  EXPECT_EQ(Member(Json(events[0]), "usage").Find("stage_times_ms"), nullptr);  // not known yet
+  const JsonValue usage = Member(Json(events[events.size() - 2]), "usage");
+  EXPECT_EQ(Member(usage, "stage_times_ms").Dump(),
+            R"({"parse": 1.500, "queue": 0.000, "booking": 0.000, "prefill_queue": 0.000, )"
+            R"("prefill": 0.000, "emit": 0.000, "transfer": 0.000, "decode_queue": 0.000, )"
+            R"("first_step": 7.000})");
+  const auto plain = Chat(R"("stream": true, "stream_options": {"include_usage": true})");
+  Say(1, {RequestAccepted{}, Tokens("Paris"), Eos(), ended}, *plain);
+  EXPECT_EQ(plain->body.find("stage_times_ms"), std::string::npos);
+  EXPECT_EQ(Chat(R"("stream": true, "stream_options": {"include_stage_times": 1})")->status, 400);
+}
+
 TEST_F(ApiTest, SplitsReasoning) {
   const auto answer =
       Post("/v1/chat/completions", R"({"messages": [{"role": "user", "content": "hi"}], )"

@@ -293,6 +293,8 @@ MaybeError ParseStreaming(const JsonValue& body, GenerateParams& out) {
   if (!out.is_stream)
     return BadRequest("Stream options can only be defined when `stream=True`.", "stream_options");
   RETURN_IF_API_ERROR(Take(BoolMemberOr(*options, "include_usage", false), out.include_usage));
+  RETURN_IF_API_ERROR(
+      Take(BoolMemberOr(*options, "include_stage_times", false), out.includes_stages));
   return Take(BoolMemberOr(*options, "continuous_usage_stats", false), out.continuous_usage);
 }
 

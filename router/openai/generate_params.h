@@ -26,6 +26,7 @@ struct GenerateParams {
   bool is_stream = false;
   bool include_usage = false;     // a last chunk with usage
   bool continuous_usage = false;  // usage on every chunk
+  bool includes_stages = false;   // the last usage says where the time went
   bool wants_logprobs = false;
   std::optional<int> prompt_logprobs;  // best entries to show per prompt token
   std::optional<int64_t> truncation;   // prompt tokens to keep, the last ones; -1: what fits

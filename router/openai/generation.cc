@@ -281,7 +281,10 @@ void Generation::On(size_t, const ContinuationInexact&) {
 
 void Generation::On(size_t part, const RequestEnded& event) {
   Part& state = parts_[part];
-  if (!state.has_advanced) state.cached_tokens = event.cached_tokens;
+  if (!state.has_advanced) {
+    state.cached_tokens = event.cached_tokens;
+    state.stages = event.times;
+  }
   if (event.status.ok() && std::exchange(state.is_advancing, false)) {
     state.has_advanced = true;
     return SubmitPart(part);

@@ -82,7 +82,8 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   struct Part {  // one prompt
     RequestKey key;
     int cached_tokens = 0;
-    bool is_advancing = false;  // another request follows this one
+    std::optional<StageTimes> stages{};  // of its first request, once that ended
+    bool is_advancing = false;           // another request follows this one
     bool has_advanced = false;
     bool is_ended = false;
     // The report on the prompt (contracts.md 5), from position 1 on; what the planner says until

@@ -217,6 +217,7 @@ void Generation::EndAll() {
 
 UsageCounts Generation::Usage() const {
   UsageCounts usage;
+  if (job_.params.includes_stages) usage.stages = parts_[0].stages;
   for (size_t part = 0; part < parts_.size(); ++part) {
     const auto prompt_tokens = static_cast<int64_t>(job_.prompts[part]->size());
     usage.prompt_tokens += prompt_tokens;
