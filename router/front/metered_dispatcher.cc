@@ -9,7 +9,7 @@ namespace baton::router {
 RequestKey MeteredDispatcher::Submit(GenerateRequest request, RequestSink sink) {
   const std::shared_ptr<KeyAccount> account = request.account;
   if (account == nullptr) return inner_.Submit(std::move(request), std::move(sink));
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt->size()) - request.paid_tokens;
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt->size());
   return inner_.Submit(std::move(request), [account, prompt_tokens, sink = std::move(sink)](
                                                std::vector<RequestEvent> events) {
     int64_t tokens = 0;

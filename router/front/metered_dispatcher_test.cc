@@ -38,18 +38,6 @@ TEST(MeteredDispatcher, ChargesThePromptOnceQueuedAndTokensAsTheyCome) {
   EXPECT_EQ(heard, 6u);
 }
 
-TEST(MeteredDispatcher, AContinuationPaysForWhatIsNew) {
-  ManualClock clock;
-  const auto account = std::make_shared<KeyAccount>(ApiKeySpec{.name = "a"}, clock);
-  FakeDispatcher inner;
-  MeteredDispatcher metered(inner);
-  GenerateRequest request = RequestOf(account);
-  request.paid_tokens = 8;
-  metered.Submit(std::move(request), [](const std::vector<RequestEvent>&) {});
-  inner.submitted.at(0).sink({RequestAccepted{}, Tokens(3)});
-  EXPECT_EQ(account->use().tokens, 5u);
-}
-
 TEST(MeteredDispatcher, ARefusedRequestCostsNothing) {
   ManualClock clock;
   const auto account = std::make_shared<KeyAccount>(ApiKeySpec{.name = "a"}, clock);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/sampling_spec.h"
 #include "router/openai/lark_text.h"
 #include "router/openai/strict_parameter.h"
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -8,8 +7,6 @@
 
 // Pieces of lark grammars as the workers' grammar back end reads them. Pure; any thread.
 namespace baton::router {
-
-inline constexpr size_t kMaxGrammarBytes = 256 << 10;  // of one request, as lark
 
 // A string literal of lark.
 std::string LarkLiteral(std::string_view text);
