@@ -24,6 +24,13 @@ for group in "$@"; do
     if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then missing+=("$package"); fi
   done
 done
+# llguidance (third_party/llg_c) needs Rust 1.85: Debian's rustc is older, its rustc-web is not.
+has_rust() {
+  local version
+  version=$(PATH=$PATH:${HOME:-/root}/.cargo/bin cargo --version 2>/dev/null | cut -d' ' -f2)
+  [ -n "$version" ] && [ "$(printf '1.85\n%s\n' "$version" | sort -V | head -n1)" = 1.85 ]
+}
+if [[ " $* " == *" build "* ]] && ! has_rust; then missing+=(cargo-web rustc-web); fi
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 
 sudo=()

@@ -80,6 +80,7 @@ SessionPoolOptions SessionOptions(const RouterConfig& config, Rng& rng) {
 RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inputs inputs)
     : clock_(clock),
       tokenizer_(std::move(inputs.tokenizer)),
+      vocabulary_(std::move(inputs.vocabulary)),
       keys_(inputs.keys, clock),
       metrics_(NamesOf(inputs.keys)),
       sessions_(SessionOptions(config, rng_), clock),
@@ -89,15 +90,20 @@ RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inp
 
 absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config,
                                                                     const Clock& clock) {
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(config.model + "/tokenizer.json"));
+  const std::string path = config.model + "/tokenizer.json";
+  ASSIGN_OR_RETURN(const std::string json, Tokenizer::ReadFile(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Parse(json, path));
+  ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::FromTokenizerJson(json));
   if (!tokenizer.warning().empty())
     LogF(LogLevel::kWarn, "tokenizer", "model=%s note=\"%s\"", config.model, tokenizer.warning());
   std::vector<ApiKeySpec> keys;
   if (!config.api_keys_file.empty()) {
     ASSIGN_OR_RETURN(keys, ReadApiKeys(config.api_keys_file));
   }
-  std::unique_ptr<RouterProcess> process(new RouterProcess(
-      config, clock, {.tokenizer = std::move(tokenizer), .keys = std::move(keys)}));
+  std::unique_ptr<RouterProcess> process(new RouterProcess(config, clock,
+                                                           {.tokenizer = std::move(tokenizer),
+                                                            .vocabulary = std::move(vocabulary),
+                                                            .keys = std::move(keys)}));
   RETURN_IF_ERROR(process->Load());
   ASSIGN_OR_RETURN(process->api_config_, MakeApiConfig(config, process->tokenizer_));
   RETURN_IF_ERROR(process->Serve(config));
@@ -114,6 +120,7 @@ absl::Status RouterProcess::Load() {
 void RouterProcess::MakeSurfaces(const RouterConfig& config) {
   api_ = std::make_unique<Api>(ApiParts{.config = api_config_,
                                         .tokenizer = tokenizer_,
+                                        .vocabulary = &vocabulary_,
                                         .markup = markup_,
                                         .encoder = *encoder_,
                                         .dispatcher = dispatcher_,

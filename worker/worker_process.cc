@@ -126,6 +126,7 @@ void WorkerProcess::MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId t
                                                      .kv_address = pages_transport_->Address(),
                                                      .has_drafter = engine_->has_drafter(),
                                                      .vocab_size = engine_->vocab_size(),
+                                                     .grammars = engine_->grammars(),
                                                      .layout = engine_->layout(),
                                                      .pages_region = pages,
                                                      .tails_region = tails,
@@ -259,6 +260,7 @@ void WorkerProcess::UpdateMetrics() {
   next_metrics_ = now + kMetricsEvery;
   metrics_.Update(*core_, engine_->loop().counters(), watch_);
   metrics_.Update(agent_->metrics());
+  if (engine_->grammars() != nullptr) metrics_.Update(engine_->grammars()->counters());
   if (staged_ != nullptr) metrics_.Update(staged_->stats());
 }
 

@@ -172,7 +172,7 @@ std::optional<ApiError> MessagesApi::FitLength(GenerationJob& job) const {
   int64_t& most = job.request.finish.max_tokens;
   most = std::min(most, context - prompt);
   job.params.max_tokens = most;
-  return Api::CheckForced(job);
+  return std::nullopt;
 }
 
 void MessagesApi::Deliver(const std::shared_ptr<Call>& call, ApiResult<GenerationJob> job,

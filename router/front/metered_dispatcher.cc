@@ -47,10 +47,8 @@ int64_t MostTokens(const GenerateRequest& request, int64_t prompt_tokens) {
 RequestKey MeteredDispatcher::Submit(GenerateRequest request, RequestSink sink) {
   const std::shared_ptr<KeyAccount> account = request.account;
   if (account == nullptr) return inner_.Submit(std::move(request), std::move(sink));
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt->size()) - request.paid_tokens;
-  // An answer that has begun goes on.
-  const auto reserved =
-      account->Reserve(MostTokens(request, prompt_tokens), /*must=*/request.paid_tokens > 0);
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt->size());
+  const auto reserved = account->Reserve(MostTokens(request, prompt_tokens));
   if (const auto* refusal = std::get_if<KeyAccount::Refusal>(&reserved)) {
     absl::Status status = absl::ResourceExhaustedError(refusal->message);
     status.SetPayload(kKeyLimitPayload, {});

@@ -167,11 +167,11 @@ std::optional<KeyAccount::Refusal> KeyAccount::Admit(bool is_generation) {
   return std::nullopt;
 }
 
-std::variant<int64_t, KeyAccount::Refusal> KeyAccount::Reserve(int64_t tokens, bool must) {
+std::variant<int64_t, KeyAccount::Refusal> KeyAccount::Reserve(int64_t tokens) {
   MutexLock lock(mutex_);
   Fill(clock_.Now());
   if (tokens_.most <= 0) return int64_t{0};
-  if (!must && tokens_.level < 1) return Refuse("tokens", tokens_);
+  if (tokens_.level < 1) return Refuse("tokens", tokens_);
   const int64_t taken = std::min(tokens, spec_.tokens_per_minute);
   tokens_.level -= static_cast<double>(taken);
   return taken;

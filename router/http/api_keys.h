@@ -53,9 +53,9 @@ class KeyAccount {
 
   // Counts a request against the limits. `is_generation`: the tokens of the past count too.
   std::optional<Refusal> Admit(bool is_generation);
-  // Takes `tokens`, at most a minute's worth, out of the bucket if there is anything in it, or
-  // though there is not (`must`). Returns how many were taken, for the answer to be charged to.
-  std::variant<int64_t, Refusal> Reserve(int64_t tokens, bool must);
+  // Takes `tokens`, at most a minute's worth, out of the bucket if there is anything in it. Returns
+  // how many were taken, for the answer to be charged to.
+  std::variant<int64_t, Refusal> Reserve(int64_t tokens);
   // Tokens of a generation. Those beyond what is left of its reservation come from the bucket.
   void Charge(int64_t tokens, int64_t& reserved);
   void Release(int64_t reserved);

@@ -91,14 +91,13 @@ TEST(KeyAccount, TokensAreOwedUntilTheyArePaidOff) {
 TEST(KeyAccount, WhatIsReservedIsTakenUntilItIsGivenBack) {
   ManualClock clock;
   KeyAccount account({.name = "a", .tokens_per_minute = 600}, clock);
-  int64_t first = std::get<int64_t>(account.Reserve(500, false));
+  int64_t first = std::get<int64_t>(account.Reserve(500));
   EXPECT_EQ(first, 500);
-  int64_t second = std::get<int64_t>(account.Reserve(200, false));  // the last one let in
-  const auto third = account.Reserve(1, false);
+  int64_t second = std::get<int64_t>(account.Reserve(200));  // the last one let in
+  const auto third = account.Reserve(1);
   ASSERT_TRUE(std::holds_alternative<KeyAccount::Refusal>(third));
   EXPECT_NEAR(absl::ToDoubleSeconds(std::get<KeyAccount::Refusal>(third).retry_after), 10.1, 1e-6);
   EXPECT_TRUE(account.Admit(true));
-  EXPECT_EQ(std::get<int64_t>(account.Reserve(1, /*must=*/true)), 1);
   account.Charge(100, first);  // covered
   EXPECT_EQ(first, 400);
   EXPECT_TRUE(account.Admit(true));
@@ -107,11 +106,11 @@ TEST(KeyAccount, WhatIsReservedIsTakenUntilItIsGivenBack) {
   account.Charge(250, second);  // 50 more than reserved
   EXPECT_EQ(second, 0);
   EXPECT_EQ(account.use().tokens, 350u);
-  // 600 - 100 - 250 - 1 are left.
-  EXPECT_EQ(std::get<int64_t>(account.Reserve(249, false)), 249);
-  EXPECT_TRUE(std::holds_alternative<KeyAccount::Refusal>(account.Reserve(1, false)));
+  // 600 - 100 - 250 are left.
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(250)), 250);
+  EXPECT_TRUE(std::holds_alternative<KeyAccount::Refusal>(account.Reserve(1)));
   clock.Advance(absl::Hours(1));
-  EXPECT_EQ(std::get<int64_t>(account.Reserve(int64_t{1} << 50, false)), 600);  // a minute's
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(int64_t{1} << 50)), 600);  // a minute's
 }
 
 TEST(KeyAccount, WithoutLimitsAdmitsAll) {

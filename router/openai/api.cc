@@ -23,6 +23,13 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
   return std::find(std::begin(list), std::end(list), path) != std::end(list);
 }
 
+// What of a request the masks enforce (protocol.md 3.5).
+std::string Capabilities(bool has_grammars) {
+  const char* is_enforced = has_grammars ? "true" : "false";
+  return absl::StrFormat("{\"structured_outputs\":%s,\"strict_tools\":%s}", is_enforced,
+                         is_enforced);
+}
+
 }  // namespace
 
 Api::Api(ApiParts parts)
@@ -33,6 +40,7 @@ Api::Api(ApiParts parts)
       dsml_(std::make_unique<DsmlCounts>()),
       context_{.config = parts_.config,
                .tokenizer = parts_.tokenizer,
+               .vocabulary = parts_.vocabulary,
                .markup = parts_.markup,
                .dispatcher = parts_.dispatcher,
                .cpu_pool = parts_.cpu_pool,
@@ -181,8 +189,9 @@ void Api::Models(const Call& call) const {
     absl::StrAppendFormat(&list,
                           "%s{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
                           "\"root\":%s,\"parent\":null,"
-                          "\"max_model_len\":%d,\"permission\":[]}",
-                          list.empty() ? "" : ",", quoted, started_, root, MaxContext());
+                          "\"max_model_len\":%d,\"permission\":[],\"capabilities\":%s}",
+                          list.empty() ? "" : ",", quoted, started_, root, MaxContext(),
+                          Capabilities(parts_.vocabulary != nullptr));
   }
   Reply(call, 200, absl::StrFormat("{\"object\":\"list\",\"data\":[%s]}", list));
 }
@@ -196,10 +205,11 @@ void Api::Model(const Call& call, const std::string& name) const {
   }
   std::string quoted;
   AppendJsonString(name, quoted);
-  Reply(call, 200,
-        absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
-                        "\"max_model_len\":%d}",
-                        quoted, started_, MaxContext()));
+  Reply(
+      call, 200,
+      absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
+                      "\"max_model_len\":%d,\"capabilities\":%s}",
+                      quoted, started_, MaxContext(), Capabilities(parts_.vocabulary != nullptr)));
 }
 
 void Api::Health(const Call& call) const {

@@ -11,6 +11,7 @@
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
+#include "router/openai/output_constraint.h"
 #include "router/openai/sealed_text.h"
 #include "router/text/chat_encoder.h"
 #include "router/text/run_cache.h"
@@ -21,6 +22,8 @@ namespace baton::router {
 struct ApiParts {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
+  // The same tokens' bytes, for grammars. Null: no worker has a grammar back end.
+  const Vocabulary* vocabulary = nullptr;
   const MarkupIds& markup;
   const ChatEncoder& encoder;
   Dispatcher& dispatcher;
@@ -54,9 +57,6 @@ class Api final : public RequestHandler {
   const RunCache& run_cache() const { return *runs_; }
   int MaxContext() const;  // tokens of prompt and answer, as served now; any thread
 
-  // Once the answer's limit is known: the forced beginning of a call must leave room for more.
-  static std::optional<ApiError> CheckForced(const GenerationJob& job);
-
  private:
   struct Call {  // one request on its way
     HttpRequest request;
@@ -89,7 +89,9 @@ class Api final : public RequestHandler {
   ApiResult<std::vector<int32_t>> RenderChat(ChatInput input) const;
   ApiResult<std::vector<int32_t>> ChatPrompt(const JsonValue& body, GenerationJob& job) const;
   void Truncate(GenerationJob& job) const;
-  std::optional<ApiError> ForceOutput(GenerationJob& job) const;
+  std::optional<ApiError> Constrain(const JsonValue& body, GenerationJob& job) const;
+  std::optional<ApiError> ConstrainCalls(const std::optional<OutputConstraint>& constraint,
+                                         GenerationJob& job) const;
   ApiResult<JsonValue> ReadBody(const Call& call) const;
   bool RouteGet(const Call& call) const;
   bool RoutePost(Call& call);

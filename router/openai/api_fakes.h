@@ -56,6 +56,8 @@ class FakeExchange final : public HttpExchange {
       if (!RunSome(patience)) return false;
     return true;
   }
+  // What is posted within `patience`; false when nothing is.
+  bool RunTasksFor(absl::Duration patience) { return RunSome(patience); }
   void RunTimers() {
     const std::vector<std::function<void()>> now = std::exchange(timers, {});
     for (const auto& task : now) task();

@@ -30,6 +30,7 @@ struct GenerateRequest {
   int num_choices = 1;
   SamplingSpec sampling;
   FinishRules finish;
+  MaskRules masks{};
   std::optional<uint32_t> prompt_logprobs;
   int report_copies = 1;  // of that report in the answer
   std::string salt;
@@ -39,7 +40,6 @@ struct GenerateRequest {
   absl::Time first_token_deadline = absl::InfiniteFuture();
   absl::Time total_deadline = absl::InfiniteFuture();
   std::shared_ptr<KeyAccount> account = nullptr;  // pays for the tokens; null: nobody
-  int64_t paid_tokens = 0;  // of the prompt, where the request goes on with another one's answer
 };
 
 // How the time to the first token and to the second one divides (router's
