@@ -118,7 +118,7 @@ TEST(KeyAccount, WithoutLimitsAdmitsAll) {
   KeyAccount account({.name = "a"}, clock);
   int64_t reserved = 0;
   account.Charge(1'000'000'000, reserved);
-  EXPECT_EQ(std::get<int64_t>(account.Reserve(1'000'000'000, false)), 0);
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(1'000'000'000)), 0);
   for (int i = 0; i < 1000; ++i) EXPECT_FALSE(account.Admit(true));
 }
 
