@@ -5,6 +5,7 @@
 #include "common/status.h"
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/cuda_status.h"
+#include "kernels/cuda/route.h"
 
 // Route and Experts (model.md 6).
 namespace baton::kernels::cuda {
@@ -44,8 +45,6 @@ int CountPromotedExperts(const ModelWeights& weights) {
 }
 
 absl::Status CudaOps::Route(const LayerArgs& args) {
-  RETURN_IF_ERROR(
-      Multiply(PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits), "gate"));
   RouteArgs route;
   route.step = Step();
   route.shape = shape_;
@@ -54,6 +53,14 @@ absl::Status CudaOps::Route(const LayerArgs& args) {
   route.token_experts = args.layer.token_experts;
   route.ids = act_.expert_ids;
   route.weights = act_.expert_weights;
+  const MatrixView& gate = ViewOf(args.layer.gate);
+  if (!options_.has_reference_linears && FitsGateRoute(gate, route)) {
+    const GateRouteArgs fused = {route, reinterpret_cast<const uint16_t*>(gate.values),
+                                 act_.normed};
+    return ToStatus(RunGateRoute(fused, stream()), "Route");
+  }
+  RETURN_IF_ERROR(
+      Multiply(PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits), "gate"));
   return ToStatus(RunRoute(route, stream()), "Route");
 }
 
