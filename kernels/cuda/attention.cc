@@ -108,6 +108,7 @@ RowsArgs CudaOps::RowsArgsOf(const LayerWeights& layer) const {
   rows.layer = layer.layer;
   rows.ratio = layer.ratio;
   rows.rank = layer.ratio == 0 ? 0 : RankOf(layer.layer);
+  rows.has_short_runs = launch_.has_short_runs;
   rows.frequencies = FrequenciesOf(layer.ratio);
   rows.entry_frequencies = compressed_;
   rows.query_low = act_.query_low;

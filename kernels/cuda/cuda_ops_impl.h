@@ -56,7 +56,8 @@ class CudaOps final : public Ops {
   struct LaunchShape {
     int rows = 0;
     int sequences = 0;
-    int entries = 0;  // CSA entries the longest sequence may have
+    int entries = 0;              // CSA entries the longest sequence may have
+    bool has_short_runs = false;  // none longer than a verify run may be
     auto operator<=>(const LaunchShape&) const = default;
   };
   const LaunchShape& launch_shape() const { return launch_; }

@@ -64,6 +64,13 @@ struct EnterSiteArgs {
 };
 cudaError_t RunEnterSite(const EnterSiteArgs& args, cudaStream_t stream);
 
+// All three in one launch, for rows that follow each other: the streams' branch is added, then
+// mixed. Same bits. `fn`: f32 [outputs, S * H].
+inline constexpr int kMaxFewRows = 8;  // beyond it the parts share more
+bool FitsOneLaunch(const EnterSiteArgs& args);
+cudaError_t RunBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
+                        const EnterSiteArgs& enter, cudaStream_t stream);
+
 // The drafter's inputs before their projections: r(rms(h) * hnorm) of every stream and
 // r(rms(embed) * enorm), as fp8.
 struct DraftNormArgs {

@@ -529,9 +529,10 @@ cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
   }
   const int blocks = (slice.rows + slice.rows_per_block - 1) / slice.rows_per_block;
   const int pages = (longest + kPageEntries - 1) / kPageEntries;
-  constexpr int kWanted = kMultiprocessors * (kQueries == 1 ? 2 * kManyBlocks : kManyBlocks);
-  const int64_t fair = (static_cast<int64_t>(blocks) * pages + kWanted - 1) / kWanted;
-  const int64_t fewest = blocks <= kFewRows ? 2 : 8;
+  const bool is_few = blocks <= kFewRows;
+  const int wanted = kMultiprocessors * (kQueries == 1 ? (is_few ? 16 : 4) : kManyBlocks);
+  const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
+  const int64_t fewest = is_few && pages <= 128 ? 2 : 8;
   slice.pages_per_block = static_cast<int>(fair < fewest ? fewest : fair);
   const dim3 grid(
       static_cast<unsigned>(blocks),
