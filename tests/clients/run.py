@@ -114,7 +114,7 @@ class Clients:
         with open(files[0], encoding="utf-8") as file:
             said = json.load(file)
         expect_equal(said["request_count"]["avg"], REQUESTS, "requests that succeeded")
-        expect_equal(said["total_output_tokens"]["avg"], counts[1], "output tokens")
+        expect_equal(said["total_osl"]["avg"], counts[1], "output tokens, reasoning included")
 
 
 def main():
