@@ -10,7 +10,7 @@ CUDA ?= build/cuda-13.0
 RELEASE := build/release
 BIN := $(RELEASE)/bin
 
-.PHONY: help up test test-long sim golden vectors fuzz cuda bundle bench format lint setup build clean
+.PHONY: help up test test-long test-clients sim golden vectors fuzz cuda bundle bench format lint setup build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,12 @@ test: build-all ## unit tests, goldens, 50 simulator seeds, evals and faults thr
 
 test-long: test ## everything slow too
 	cd $(RELEASE) && ctest --output-on-failure -L long
+
+test-clients: build ## unmodified clients and the chat page, installed into build/clients, against a real cluster
+	@command -v npm >/dev/null || deploy/setup.sh npm
+	@deploy/setup.sh clients
+	@tests/clients/install.sh build/clients
+	python3 tests/clients/run.py --bin=$(BIN) --clients=build/clients
 
 sim: build-all ## one simulator seed again: make sim SEED=n
 	$(BIN)/baton_sim --seed $(SEED) --seeds 1 --verbose

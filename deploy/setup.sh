@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages of the named groups that are missing: build, test, lint, cuda, fuzz. Says what it does.
+# Installs the Debian 12 packages of the named groups that are missing: build, test, clients, npm, lint, cuda, fuzz. Says what it does.
 set -euo pipefail
 
 # The groups, named by the arguments.
@@ -11,6 +11,10 @@ build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcivetweb
 test=(curl openssl procps prometheus xz-utils)
 # shellcheck disable=SC2034
 cuda=(python3-pip)
+# shellcheck disable=SC2034
+clients=(chromium fonts-dejavu-core python3-venv)
+# shellcheck disable=SC2034
+npm=(nodejs npm)
 # shellcheck disable=SC2034
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
 

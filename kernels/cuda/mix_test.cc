@@ -42,8 +42,7 @@ class BoundaryCase {
     leave_.comb = enter_.comb;
     enter_.streams = leave_.streams;
     enter_.normed = reinterpret_cast<uint16_t*>(Up(empty));
-    enter_.codes = Up(empty);
-    enter_.scales = reinterpret_cast<float*>(Up(empty));
+    enter_.normed8 = reinterpret_cast<uint16_t*>(Up(empty));
     if (in_one_launch) {
       CHECK(FitsOneLaunch(enter_));
       CHECK(RunBoundary(leave_, fn_, enter_, device_.stream()) == cudaSuccess);
@@ -54,8 +53,7 @@ class BoundaryCase {
             Download<uint8_t>(device_, enter_.post, Count(rows_, 16)),
             Download<uint8_t>(device_, enter_.comb, Count(rows_, 64)),
             Download<uint8_t>(device_, enter_.normed, 2 * all_),
-            Download<uint8_t>(device_, enter_.codes, all_),
-            Download<uint8_t>(device_, enter_.scales, all_ / 32)};
+            Download<uint8_t>(device_, enter_.normed8, 2 * all_)};
   }
 
  private:

@@ -102,7 +102,7 @@ void OperatorApi::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exch
     Reply(*exchange, 200, id, ModelInfo());
   } else if (path == "/get_server_info" || path == "/server_info") {
     Reply(*exchange, 200, id, ServerInfo());
-  } else if (path == "/") {
+  } else if (path.size() == 1) {  // "/"
     ServePage(request, id, *exchange);
   } else if (path == "/openapi.json") {
     Reply(*exchange, 200, id, parts_.openapi);
