@@ -127,6 +127,7 @@ std::vector<int32_t> HashRunner::Draft(const engine::Sequence& sequence, int pos
          ++position < sequence.pages.size() * kPageRows) {
     ComputeRow(sequence, position, next);
     next = Choose(sequence, sequence.choices[0], position);
+    if (const auto guess = guesses.find(position + 1); guess != guesses.end()) next = guess->second;
     drafts.push_back(position % 3 == 0 ? next + 1 : next);
   }
   slot = accepted;

@@ -40,6 +40,8 @@ class HashRunner final : public engine::StepRunner {
   absl::Status UnpackTail(const kernels::TailArgs& args) override;
   int num_tail_slots() const override { return static_cast<int>(slots_.size()); }
 
+  std::map<int, int32_t> guesses;  // drafts by position, where the hash would not know
+
  private:
   struct Slot {
     uint64_t hash = 0;
