@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_format.h"
 
 #include "common/check.h"
@@ -34,6 +35,23 @@ int DepthOf(std::string_view text) {
   return deepest;
 }
 
+bool IsNameByte(char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+// Rules, terminals and schema references: readers recurse along chains of them.
+int CountLinks(std::string_view text) {
+  constexpr std::string_view kReference = "\"$ref\"";
+  int links = 0;
+  for (size_t at = text.find(kReference); at != text.npos; at = text.find(kReference, at + 1))
+    ++links;
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    const size_t name = line.find_first_not_of(" \t?!");
+    if (name != line.npos && IsNameByte(line[name]) && line.find(':', name) != line.npos) ++links;
+  }
+  return links;
+}
+
 absl::Status CheckText(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
     return absl::InvalidArgumentError(
@@ -43,6 +61,11 @@ absl::Status CheckText(std::string_view grammar) {
   if (depth > kMaxGrammarDepth) {
     return absl::InvalidArgumentError(
         absl::StrFormat("grammar is %d levels deep, the limit is %d", depth, kMaxGrammarDepth));
+  }
+  const int links = CountLinks(grammar);
+  if (links > kMaxGrammarLinks) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "grammar has %d rules and \"$ref\"s, the limit is %d", links, kMaxGrammarLinks));
   }
   return absl::OkStatus();
 }

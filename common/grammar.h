@@ -22,7 +22,8 @@ struct LlgTokenizer;
 // (`<[128825]>`) are written inside it.
 namespace baton {
 
-inline constexpr int kMaxGrammarDepth = 128;  // brackets inside one another, outside strings
+inline constexpr int kMaxGrammarDepth = 128;   // brackets inside one another, outside strings
+inline constexpr int kMaxGrammarLinks = 2000;  // rules, terminals and "$ref"s
 
 // The bytes of a tokenizer's tokens. Immutable; any thread. Reading a vocabulary of 129,280 tokens
 // takes about 0.4 s.

@@ -157,6 +157,32 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
   EXPECT_LE(ErrorOf("start: " + std::string(50'000, 'x')).size(), 1100u);
 }
 
+// A reader that recursed along them on a thread's usual stack ended the process.
+TEST_F(GrammarTest, BoundsChains) {
+  const auto rules = [](int n, const char* name, const char* rest) {
+    std::string chain = absl::StrFormat("start: %s0\n", name);
+    for (int i = 0; i < n; ++i)
+      absl::StrAppendFormat(&chain, "%s%d: \"a\" %s%d%s\n", name, i, name, i + 1, rest);
+    return chain + absl::StrFormat("%s%d: \"b\"\n", name, n);
+  };
+  const auto references = [](int n) {
+    std::string defs;
+    for (int i = 0; i < n; ++i)
+      absl::StrAppendFormat(&defs, R"("d%d": {"allOf": [{"$ref": "#/$defs/d%d"}]}, )", i, i + 1);
+    return absl::StrFormat(R"(start: %%json {"$defs": {%s"d%d": {"type": "integer"}}, )"
+                           R"("$ref": "#/$defs/d0"})",
+                           defs, n);
+  };
+  for (const int n : {500, 1900}) {
+    CheckGrammar(vocabulary_, rules(n, "r", "")).IgnoreError();
+    CheckGrammar(vocabulary_, rules(n, "T", " | \"c\"")).IgnoreError();
+    CheckGrammar(vocabulary_, references(n)).IgnoreError();
+  }
+  EXPECT_THAT(ErrorOf(rules(4000, "r", "")), HasSubstr("the limit is 2000"));
+  EXPECT_THAT(ErrorOf(rules(4000, "T", " | \"c\"")), HasSubstr("the limit is 2000"));
+  EXPECT_THAT(ErrorOf(references(4000)), HasSubstr("the limit is 2000"));
+}
+
 TEST(Vocabulary, RefusesWhatItCannotRead) {
   const auto error = [](std::string_view json, int size = 0) {
     const auto vocabulary = Vocabulary::FromTokenizerJson(json, size);

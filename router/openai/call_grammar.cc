@@ -118,6 +118,7 @@ class GrammarWriter {
         const std::string name = absl::StrFormat("p%d_%d", index, i);
         body += absl::StrFormat("%s%s ", name, IsRequired(schema, key) ? "" : "?");
         if (auto error = AddParameter(name, key, value, tool)) return error;
+        if (out_.size() > kMaxGrammarBytes) break;  // refused by the caller
       }
     }
     Add("body%d: %sCLOSE %s \"invoke>\\n\"", index, body, dsml_);

@@ -41,7 +41,8 @@ std::optional<ApiError> Api::Constrain(const JsonValue& body, GenerationJob& job
     constraint.reset();  // it is in the prompt
   }
   MaskRules& masks = job.request.masks;
-  if (parts_.config.honours_thinking_budget) masks.thinking_budget = job.params.thinking_budget;
+  if (parts_.config.honours_thinking_budget && job.params.thinking_budget)
+    masks.thinking_budget = std::min<int64_t>(*job.params.thinking_budget, MaxContext());
   if (masks.thinking_budget && !job.params.sampling.allowed_tokens.empty())
     return NotTogether("allowed_token_ids", "thinking_token_budget");
   const auto& tools = job.tools.tools;

@@ -16,7 +16,7 @@ namespace baton::router {
 namespace {
 
 constexpr int kMaxDepth = 64;  // of parentheses
-constexpr size_t kMaxRules = 4096;
+constexpr size_t kMaxRules = 1024;
 
 bool IsNameByte(char c) {
   return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';

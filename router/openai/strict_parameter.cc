@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/sampling_spec.h"
 #include "router/openai/lark_text.h"
 
 namespace baton::router {
@@ -265,6 +266,10 @@ ApiResult<ParameterForms> SplitParameter(const JsonValue& schema, const JsonValu
   for (const std::string_view holder : {"$defs", "definitions"})
     if (const JsonValue* all = root.Find(holder))
       absl::StrAppendFormat(&definitions, "\"%s\": %s, ", holder, all->Dump());
+  if (definitions.size() > kMaxGrammarBytes)
+    return BadRequest(absl::StrFormat("%s: its definitions have %d bytes, the limit is %d", path,
+                                      definitions.size(), kMaxGrammarBytes),
+                      path);
   forms->json.insert(1, definitions);
   return forms;
 }

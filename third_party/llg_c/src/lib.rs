@@ -116,6 +116,8 @@ pub unsafe extern "C" fn llg_c_free_tokenizer(tokenizer: *mut LlgTokenizer) {
     drop(Box::from_raw(tokenizer));
 }
 
+const COMPILE_STACK: usize = 256 << 20; // address space; touched as far as it is used
+
 /// # Safety
 /// `lark` has `lark_len` bytes; `error` has room for `error_len` bytes.
 #[no_mangle]
@@ -127,14 +129,24 @@ pub unsafe extern "C" fn llg_c_new_matcher(
     error_len: usize,
 ) -> *mut LlgMatcher {
     let lark = slice_of(lark, lark_len);
-    let made = guarded(|| {
-        let text = std::str::from_utf8(lark).map_err(|_| "is not UTF-8".to_string())?;
-        let grammar = TopLevelGrammar::from_lark(text.to_string());
-        let parser = tokenizer.factory.create_parser(grammar).map_err(|e| format!("{e:#}"))?;
-        let matcher = Matcher::new(Ok(parser));
-        match matcher.get_error() {
-            Some(message) => Err(message),
-            None => Ok(matcher),
+    let compile = || {
+        guarded(|| {
+            let text = std::str::from_utf8(lark).map_err(|_| "is not UTF-8".to_string())?;
+            let grammar = TopLevelGrammar::from_lark(text.to_string());
+            let parser = tokenizer.factory.create_parser(grammar).map_err(|e| format!("{e:#}"))?;
+            let matcher = Matcher::new(Ok(parser));
+            match matcher.get_error() {
+                Some(message) => Err(message),
+                None => Ok(matcher),
+            }
+        })
+    };
+    // llguidance recurses along chains of rules, terminals and references: on a stack of its own.
+    let made = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(COMPILE_STACK).spawn_scoped(scope, compile);
+        match thread.map(|t| t.join()) {
+            Ok(Ok(made)) => made,
+            _ => Err("no thread to compile it".to_string()),
         }
     });
     match made {
