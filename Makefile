@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 JOBS ?= 2
 SEED ?= 1
+SECONDS ?= 60
 DIR ?= models/demo
 ARGS ?=
 # A CUDA 13 toolkit; the default is made from wheels.
@@ -9,7 +10,7 @@ CUDA ?= build/cuda-13.0
 RELEASE := build/release
 BIN := $(RELEASE)/bin
 
-.PHONY: help up test test-long test-clients sim golden vectors cuda bundle bench format lint setup build clean
+.PHONY: help up test test-long test-clients sim golden vectors fuzz cuda bundle bench format lint setup build clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,12 @@ vectors: setup ## run tokenizer, chat and api test data: make vectors DIR=<folde
 	@cmake --preset release >/dev/null
 	@deploy/progress.sh "building" cmake --build $(RELEASE) -j$(JOBS) --target vectors_check
 	$(BIN)/vectors_check $(if $(filter file default,$(origin DIR)),tests/data/vectors,$(DIR))
+
+fuzz: setup ## every parser under libFuzzer, ASan and UBSan: make fuzz SECONDS=60 (of each)
+	@deploy/setup.sh fuzz
+	@cmake --preset fuzz >/dev/null
+	@deploy/progress.sh "building" cmake --build build/fuzz -j$(JOBS) --target baton_fuzz_targets
+	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz $(SECONDS)
 
 cuda: setup ## compile everything for a Hopper GPU, and the tests of its operators (needs no GPU): build/cuda/bin
 	@deploy/setup.sh cuda

@@ -22,3 +22,6 @@ done
 out=bench/results/cluster.csv
 echo "cluster_bench.py -> $out"
 bench/cluster/cluster_bench.py --bin "$bin" --machine "$machine" --commit "$commit" --csv "$out"
+out=bench/results/router.csv
+echo "router_bench.py -> $out, bench/results/tokenizer.csv"
+bench/router/router_bench.py --bin "$bin" --machine "$machine" --commit "$commit"

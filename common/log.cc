@@ -69,6 +69,16 @@ bool ParseLogLevel(std::string_view name, LogLevel& level) {
   return false;
 }
 
+std::string QuotedForLog(std::string_view text) {
+  constexpr size_t kMostBytes = 256;
+  std::string out = "\"";
+  for (const char c : text.substr(0, kMostBytes)) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + (text.size() > kMostBytes ? "...\"" : "\"");
+}
+
 void Log(LogLevel level, std::string_view event, std::string_view pairs) {
   const auto at = ToSpdlog(level);
   if (!spdlog::should_log(at)) return;

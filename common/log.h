@@ -20,6 +20,9 @@ bool ParseLogLevel(std::string_view name, LogLevel& level);
 // in the text are escaped, so that nothing a client sent can forge a line.
 void Log(LogLevel level, std::string_view event, std::string_view pairs = {});
 
+// A client's text as one value of a line: in quotes, cut at 256 bytes.
+std::string QuotedForLog(std::string_view text);
+
 // Log(level, "event", "key=%d", value): formats only what is printed.
 template <typename... Args>
 void LogF(LogLevel level, std::string_view event, const absl::FormatSpec<Args...>& format,

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +11,7 @@ namespace baton {
 
 inline constexpr uint64_t kTopPOff = uint64_t{1} << 32;
 inline constexpr int kMaxTopLogprobs = 20;
+inline constexpr size_t kMaxGrammarBytes = size_t{256} << 10;
 
 // How one request's tokens are chosen (contracts.md 2); a valid value by construction (router or
 // proto/wire checks).
@@ -38,13 +41,18 @@ struct FinishRules {
   bool operator==(const FinishRules&) const = default;
 };
 
-// What engine/grammar masks (contracts.md 5). A worker without a grammar back end refuses a
-// non-empty one.
+// Which tokens engine/grammar allows after those already there (contracts.md 5, protocol.md 3.5
+// and 4). In this order: reasoning up to and with </think>, the forced prefix, the grammar from its
+// start, then eos alone. Without forced prefix and grammar nothing is masked after </think>.
 struct MaskRules {
-  std::string schema;
-  std::vector<int32_t> forced_prefix;
-  int64_t thinking_budget = 0;  // 0: none
-  uint32_t start_phase = 0;
+  std::string grammar;                     // common/grammar.h; empty: none
+  std::vector<int32_t> forced_prefix;      // one-token masks; the grammar does not see them
+  bool starts_in_reasoning = false;        // the prompt ends inside <think>
+  std::optional<int64_t> thinking_budget;  // reasoning tokens before </think> is forced; 0 is legal
+  std::vector<int32_t> reasoning_bans;     // never chosen while reasoning
+  bool IsEmpty() const {
+    return grammar.empty() && forced_prefix.empty() && !thinking_budget && reasoning_bans.empty();
+  }
   bool operator==(const MaskRules&) const = default;
 };
 

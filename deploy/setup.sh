@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages of the named groups that are missing: build, test, clients, npm, lint, cuda. Says what it does.
+# Installs the Debian 12 packages of the named groups that are missing: build, test, clients, npm, lint, cuda, fuzz. Says what it does.
 set -euo pipefail
 
 # The groups, named by the arguments.
@@ -18,6 +18,9 @@ npm=(nodejs npm)
 # shellcheck disable=SC2034
 lint=(clang-format-14 clang-tidy-14 python3-venv shellcheck)
 
+# shellcheck disable=SC2034
+fuzz=(clang-16 libclang-rt-16-dev)
+
 missing=()
 for group in "$@"; do
   declare -n packages=$group
@@ -25,6 +28,13 @@ for group in "$@"; do
     if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then missing+=("$package"); fi
   done
 done
+# llguidance (third_party/llg_c) needs Rust 1.85: Debian's rustc is older, its rustc-web is not.
+has_rust() {
+  local version
+  version=$(PATH=$PATH:${HOME:-/root}/.cargo/bin cargo --version 2>/dev/null | cut -d' ' -f2)
+  [ -n "$version" ] && [ "$(printf '1.85\n%s\n' "$version" | sort -V | head -n1)" = 1.85 ]
+}
+if [[ " $* " == *" build "* ]] && ! has_rust; then missing+=(cargo-web rustc-web); fi
 if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 
 sudo=()

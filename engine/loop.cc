@@ -69,6 +69,8 @@ struct EngineLoop::Entry {
   std::vector<std::byte> host_pages;
   std::vector<std::byte> host_tail;
   bool is_held = false;
+  std::optional<MaskSource> masks;
+  absl::Status mask_status;  // an error ends the sequence with its next step
 
   SequenceFacts Facts() const { return FactsOf(sequence, booking.remaining()); }
 };
@@ -109,6 +111,7 @@ void EngineLoop::Admit(Sequence sequence, Booking booking) {
   entry->booking = std::move(booking);
   planner_.Apply(Admitted{entry->Facts()});
   Entry& added = *entries_.emplace(id, std::move(entry)).first->second;
+  StartMasks(added);
   FinishOrRun(added);
 }
 
@@ -314,6 +317,7 @@ absl::Status EngineLoop::RunStep(StepPlan& plan) {
   plan.step = next_step_;
   ++next_step_.value;
   RETURN_IF_ERROR(runner_.LaunchForward(plan, *this));
+  MakeMasks(plan);
   RETURN_IF_ERROR(runner_.LaunchFinish(plan, *this));
   std::optional<Harvest> harvest;
   while (!harvest) harvest = runner_.Poll();
@@ -324,15 +328,65 @@ absl::Status EngineLoop::RunStep(StepPlan& plan) {
   return absl::OkStatus();
 }
 
+// While Forward runs on the device.
+void EngineLoop::MakeMasks(StepPlan& plan) {
+  const absl::Time start = clock_.Now();
+  mask_buffer_.Clear();
+  bool has_masks = false;
+  for (SequenceRun& run : plan.runs) {
+    Entry& entry = Find(run.sequence);
+    if (!entry.masks || (run.kind == RowKind::kPrefill && !run.samples_first_token)) continue;
+    has_masks = true;
+    entry.mask_status = MakeMasksOf(entry, run);
+    if (!entry.mask_status.ok()) run.masks.clear();
+    counters_.masks += run.masks.size();
+  }
+  if (has_masks) counters_.mask_time += clock_.Now() - start;
+}
+
+// A row's token follows those up to its own; the rows of a replay are drafts that are known.
+absl::Status EngineLoop::MakeMasksOf(Entry& entry, SequenceRun& run) {
+  const Sequence& s = entry.sequence;
+  const auto first = static_cast<size_t>(run.first_position) + 1;
+  const auto prompt = static_cast<size_t>(s.prompt_tokens);
+  MaskSource& masks = *entry.masks;
+  if (run.kind == RowKind::kPrefill) return masks.AppendMasks({}, mask_buffer_, run.masks);
+  for (size_t i = prompt + static_cast<size_t>(masks.num_taken()); i < first; ++i)
+    RETURN_IF_ERROR(masks.Take(s.tokens[i]));
+  const std::span<const int32_t> followers =
+      run.kind == RowKind::kReplay ? std::span(s.tokens).subspan(first) : std::span(s.drafts);
+  return masks.AppendMasks(followers.first(static_cast<size_t>(run.rows) - 1), mask_buffer_,
+                           run.masks);
+}
+
+void EngineLoop::StartMasks(Entry& entry) {
+  const Sequence& s = entry.sequence;
+  if (s.masks.IsEmpty()) return;
+  CHECK(grammars_ != nullptr);
+  absl::StatusOr<MaskSource> masks = MaskSource::Create(*grammars_, s.masks);
+  if (masks.ok())
+    entry.masks = *std::move(masks);
+  else
+    Fail(s.id, masks.status());
+}
+
+void EngineLoop::Fail(SequenceId id, absl::Status status) {
+  planner_.Apply(Paused{id});
+  Notify(id, [id, status = std::move(status)](LoopObserver& o) { o.OnFailed(id, status); });
+}
+
 void EngineLoop::Apply(const SequenceRun& run, SequenceTokens result) {
   CHECK(result.sequence == run.sequence);
   Entry& entry = Find(run.sequence);
   const SequenceId id = run.sequence;
+  if (!entry.mask_status.ok()) {
+    result.status = absl::Status(
+        entry.mask_status.code(),
+        absl::StrFormat("request %s: %s", entry.sequence.request_id, entry.mask_status.message()));
+  }
   if (!result.status.ok()) {
-    planner_.Apply(Paused{id});
-    Notify(id,
-           [id, status = std::move(result.status)](LoopObserver& o) { o.OnFailed(id, status); });
-    return;
+    if (entry.masks) ++counters_.mask_failures;
+    return Fail(id, std::move(result.status));
   }
   for (int i = 0; i < result.replay_mismatches; ++i)
     Notify(id, [id](LoopObserver& o) { o.OnReplayMismatch(id); });

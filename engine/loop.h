@@ -10,6 +10,8 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
+#include "engine/grammar/grammar_cache.h"
+#include "engine/grammar/mask_source.h"
 #include "engine/pages/page_pool.h"
 #include "engine/pages/sequence.h"
 #include "engine/planning/step_planner.h"
@@ -52,6 +54,9 @@ struct LoopCounters {
   uint64_t drafted = 0;
   uint64_t accepted_drafts = 0;
   uint64_t replayed_tokens = 0;
+  uint64_t masks = 0;          // rows with rules about their next token
+  uint64_t mask_failures = 0;  // sequences whose rules could not be followed
+  absl::Duration mask_time;
   absl::Duration last_step;
   double prefill_tokens_per_s = 0;  // moving average
 };
@@ -69,6 +74,9 @@ class EngineLoop final : public SequenceTable {
   // Called when a grant finds too few free pages: uncaches at least `pages` pages if it can.
   // Without it cached pages are not touched.
   void SetReclaimer(std::function<void(int pages)> reclaimer) { reclaimer_ = std::move(reclaimer); }
+
+  // Without it no sequence with masks may be admitted.
+  void SetGrammars(GrammarCache* grammars) { grammars_ = grammars; }
 
   // A device slot for a tail, reset; none when all are taken or kept for parked sequences, which
   // come back before anything new lands.
@@ -128,6 +136,10 @@ class EngineLoop final : public SequenceTable {
   bool Grant(Entry& entry, int pages);
   absl::StatusOr<Booking> BookReclaiming(int pages);
   absl::Status RunStep(StepPlan& plan);
+  void StartMasks(Entry& entry);
+  void MakeMasks(StepPlan& plan);
+  absl::Status MakeMasksOf(Entry& entry, SequenceRun& run);
+  void Fail(SequenceId id, absl::Status status);
   void Apply(const SequenceRun& run, SequenceTokens result);
   void ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceTokens& result);
   void ApplyDecode(Entry& entry, const SequenceRun& run, SequenceTokens& result);
@@ -140,6 +152,8 @@ class EngineLoop final : public SequenceTable {
   const kernels::PageLayout& layout_;
   LoopObserver* observer_ = nullptr;
   std::function<void(int)> reclaimer_;
+  GrammarCache* grammars_ = nullptr;
+  MaskBuffer mask_buffer_;
   std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
   std::vector<int> free_slots_;
   std::vector<Notice> notices_;

@@ -10,6 +10,7 @@
 
 #include "common/ids.h"
 #include "common/sampling_spec.h"
+#include "engine/grammar/mask_source.h"
 #include "engine/pages/page_pool.h"
 #include "engine/pages/sequence.h"
 #include "kernels/ops.h"
@@ -32,6 +33,9 @@ struct SequenceRun {
   int rows = 0;
   RowKind kind = RowKind::kPrefill;
   bool samples_first_token = false;  // the prompt's last chunk
+  // By row (a prefill run: one for all choices), for the token after it; none: all tokens are
+  // allowed. Set by the loop between Forward and Finish.
+  std::vector<TokenMask> masks = {};
 };
 
 // Pages a sequence gets before the step, so that it owns room for its rows and drafts.
@@ -83,7 +87,7 @@ class StepRunner {
   virtual ~StepRunner() = default;
   // Rows, pages and tail slots come from the sequences. Every run's pages cover its positions.
   virtual absl::Status LaunchForward(const StepPlan& plan, const SequenceTable& sequences) = 0;
-  // Masks (none yet), penalties, sampling, acceptance and drafting.
+  // Masks, penalties, sampling, acceptance and drafting.
   virtual absl::Status LaunchFinish(const StepPlan& plan, const SequenceTable& sequences) = 0;
   virtual std::optional<Harvest> Poll() = 0;
 

@@ -40,17 +40,19 @@ struct ExpParts {
   float fraction;
   int32_t exponent;
 };
-BATON_EXACT ExpParts SplitExp(float d) {
-  const float k = Rint(d * 1.44269502f);
-  float r = Fma(k, -0.693359375f, d);
-  r = Fma(k, 2.12194442e-4f, r);
-  float p = 1.98756912e-4f;
-  p = Fma(p, r, 1.39819994e-3f);
+// e^d * 2^-k, k the integer nearest to d / ln 2.
+BATON_EXACT float ExpFraction(float d, float k) {
+  const float r = Fma(k, 2.12194442e-4f, Fma(k, -0.693359375f, d));
+  float p = Fma(1.98756912e-4f, r, 1.39819994e-3f);
   p = Fma(p, r, 8.33345205e-3f);
   p = Fma(p, r, 4.16657962e-2f);
   p = Fma(p, r, 1.66666657e-1f);
   p = Fma(p, r, 0.5f);
-  return {Fma(p, r * r, r) + 1.0f, static_cast<int32_t>(k)};
+  return Fma(p, r * r, r) + 1.0f;
+}
+BATON_EXACT ExpParts SplitExp(float d) {
+  const float k = Rint(d * 1.44269502f);
+  return {ExpFraction(d, k), static_cast<int32_t>(k)};
 }
 
 // e^d for |d| <= 87.
@@ -113,7 +115,6 @@ BATON_EXACT float Sigmoid(float x) {
 }
 
 BATON_EXACT float Silu(float x) { return x * Sigmoid(x); }
-
 BATON_EXACT float Softplus(float x) { return (x > 0 ? x : 0.0f) + Log1p(ExpNeg(-Abs(x))); }
 
 // Gumbel noise of a uniform word (contracts.md 2.1): -log(-log((word + 0.5) * 2^-32)), -3.13 ..
@@ -159,8 +160,7 @@ BATON_EXACT float RopeAngle(int64_t position, float frequency) {
 }
 
 struct SinCos {
-  float sin;
-  float cos;
+  float sin, cos;
 };
 
 // sin and cos of 0 <= angle < 2^20 or so, in double without fma, each rounded once.

@@ -88,6 +88,7 @@ void AgentThread::Wake() {
 }
 
 void AgentThread::Loop() {
+  if (config_.on_start) config_.on_start();
   absl::Time last_work = clock_.Now();
   while (!is_stopping_) {
     const int work = DrainCommands() + agent_.RunOnce() + PushEvents();

@@ -135,6 +135,7 @@ struct RouterMessage {
   std::vector<PromptChunk> prompt_chunks;
   std::vector<Move> moves;
   std::optional<Drain> drain;
+  bool drops_cache = false;  // forget every cached page and boundary tail
   bool operator==(const RouterMessage&) const = default;
 };
 

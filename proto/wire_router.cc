@@ -207,6 +207,7 @@ absl::StatusOr<RouterMessage> FromProto(const pb::RouterMessage& message) {
                                uint64_t{1} << 40));
     out.drain = Drain{message.drain().remaining_ms()};
   }
+  out.drops_cache = message.drops_cache();
   return out;
 }
 
@@ -234,6 +235,7 @@ void ToProto(const RouterMessage& message, pb::RouterMessage& out) {
     WriteLanding(*move.landing, *item.mutable_landing());
   }
   if (message.drain) out.mutable_drain()->set_remaining_ms(message.drain->remaining_ms);
+  out.set_drops_cache(message.drops_cache);
 }
 
 }  // namespace baton::wire

@@ -49,8 +49,11 @@ RouterMessage FullRouterMessage() {
   const std::vector<SequenceSpec> sequences = {{.handle = {11}, .choice = 0, .received = {4, 5}},
                                                {.handle = {12}, .choice = 1, .received = {}}};
   const FinishRules finish = {.stop_tokens = {1}, .max_tokens = 100, .min_tokens = 2};
-  const MaskRules masks = {
-      .schema = "{}", .forced_prefix = {8}, .thinking_budget = 7, .start_phase = 1};
+  const MaskRules masks = {.grammar = "start: /a/",
+                           .forced_prefix = {8},
+                           .starts_in_reasoning = true,
+                           .thinking_budget = 0,
+                           .reasoning_bans = {1}};
   m.reserves = {{.transfer = Filled<TransferId>(9),
                  .request_id = "r1",
                  .prompt_tokens = 700,
@@ -193,6 +196,9 @@ std::string GoldenHash(const Plain& message) {
 TEST(Wire, RouterMessageSurvivesTheWire) {
   EXPECT_EQ(RoundTrip<pb::RouterMessage>(FullRouterMessage()), FullRouterMessage());
   EXPECT_EQ(RoundTrip<pb::RouterMessage>(RouterMessage{}), RouterMessage{});
+  RouterMessage drops;
+  drops.drops_cache = true;
+  EXPECT_EQ(RoundTrip<pb::RouterMessage>(drops), drops);
 }
 
 TEST(Wire, AMoveStopsASequenceOrNamesItsNewPlace) {
@@ -217,7 +223,7 @@ TEST(Wire, WorkerMessageSurvivesTheWire) {
 
 // The bytes of a full message: a change here breaks clusters that roll one pod at a time.
 TEST(Wire, BytesOfFullMessagesStayTheSame) {
-  EXPECT_EQ(GoldenHash<pb::RouterMessage>(FullRouterMessage()), "01a3a868b86587e8");
+  EXPECT_EQ(GoldenHash<pb::RouterMessage>(FullRouterMessage()), "dcead27da1c59784");
   EXPECT_EQ(GoldenHash<pb::WorkerMessage>(FullWorkerMessage()), "8a3693218594fc68");
 }
 
@@ -237,6 +243,14 @@ TEST(Wire, ErrorsNameFieldValueAndLimit) {
             "reserve.num_pages: 1 is outside 3..4097");
   EXPECT_EQ(error_of([](auto& m) { m.mutable_runs(0)->mutable_sampling()->set_top_p(0); }),
             "sampling.top_p: 0 is outside 1..4294967296");
+  EXPECT_EQ(
+      error_of([](auto& m) { m.mutable_runs(0)->mutable_masks()->set_thinking_budget(2'000'000); }),
+      "masks.thinking_budget: 2000000 is outside 0..1048576");
+  EXPECT_EQ(
+      error_of([](auto& m) {
+        m.mutable_runs(0)->mutable_masks()->set_grammar(std::string(kMaxGrammarBytes + 1, 'x'));
+      }),
+      "masks.grammar: size 262145 is above 262144");
   EXPECT_EQ(
       error_of([](auto& m) { m.mutable_runs(0)->mutable_sampling()->set_inv_temperature(0); }),
       "sampling.inv_temperature: 0 is not above 0");

@@ -182,21 +182,25 @@ void WriteFinish(const FinishRules& finish, pb::Finish& out) {
 }
 
 absl::Status ReadMasks(const pb::Masks& masks, MaskRules& out) {
-  RETURN_IF_ERROR(CheckSize("masks.schema", masks.schema().size(), kMaxText));
+  RETURN_IF_ERROR(CheckSize("masks.grammar", masks.grammar().size(), kMaxGrammarBytes));
   RETURN_IF_ERROR(ReadTokenIds(masks.forced_prefix(), "masks.forced_prefix", out.forced_prefix));
-  RETURN_IF_ERROR(CheckRange("masks.thinking_budget",
-                             static_cast<uint64_t>(masks.thinking_budget()), 0, kMaxContext));
-  out.schema = masks.schema();
-  out.thinking_budget = masks.thinking_budget();
-  out.start_phase = masks.start_phase();
+  RETURN_IF_ERROR(ReadTokenIds(masks.reasoning_bans(), "masks.reasoning_bans", out.reasoning_bans));
+  if (masks.has_thinking_budget()) {
+    RETURN_IF_ERROR(CheckRange("masks.thinking_budget",
+                               static_cast<uint64_t>(masks.thinking_budget()), 0, kMaxContext));
+    out.thinking_budget = masks.thinking_budget();
+  }
+  out.grammar = masks.grammar();
+  out.starts_in_reasoning = masks.starts_in_reasoning();
   return absl::OkStatus();
 }
 
 void WriteMasks(const MaskRules& masks, pb::Masks& out) {
-  out.set_schema(masks.schema);
+  out.set_grammar(masks.grammar);
   WriteTokenIds(masks.forced_prefix, *out.mutable_forced_prefix());
-  out.set_thinking_budget(masks.thinking_budget);
-  out.set_start_phase(masks.start_phase);
+  WriteTokenIds(masks.reasoning_bans, *out.mutable_reasoning_bans());
+  if (masks.thinking_budget) out.set_thinking_budget(*masks.thinking_budget);
+  out.set_starts_in_reasoning(masks.starts_in_reasoning);
 }
 
 absl::Status ReadTokenColumns(const pb::TokenColumns& columns, std::string_view field,

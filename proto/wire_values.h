@@ -19,7 +19,7 @@ inline constexpr uint32_t kMaxContext = 1u << 20;
 inline constexpr int kMaxSequences = 128;
 inline constexpr int kMaxTokenId = 1 << 24;
 inline constexpr size_t kMaxName = 1024;    // of ids, addresses, salts
-inline constexpr size_t kMaxText = 65'536;  // of messages and schemas
+inline constexpr size_t kMaxText = 65'536;  // of messages
 
 template <typename Id>
 absl::Status ReadId(const std::string& bytes, std::string_view field, Id& out) {

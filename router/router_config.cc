@@ -141,6 +141,9 @@ void BindApi(ConfigReader& reader, RouterConfig& c) {
               "of sampled tool calls kept, so that the next turn finds their cached pages");
   reader.BindMs("api.max_replay_age_ms", &c.api.replay.max_age, kTick, kLong,
                 "since a sampled tool call was kept");
+  reader.Bind("api.reasoning_secret_file", &c.reasoning_secret_file,
+              "32 bytes or more, the same for all replicas: seals the reasoning that clients of "
+              "/v1/responses hand back; empty: drawn at start");
   reader.Bind("api.native_developer_role", &c.api.chat.is_developer_native,
               "a developer message is a user turn, not a system message");
 }

@@ -30,6 +30,7 @@ struct RouterConfig {
   ApiConfig api;
   bool serves_admin = false;  // operators' paths to every client, not to admin keys only
   std::string effort_profile = "auto";
+  std::string reasoning_secret_file;                 // see ApiConfig::reasoning_secret
   absl::Duration drain_timeout = absl::Seconds(30);  // after SIGTERM, for what is open
 };
 

@@ -1,6 +1,8 @@
 #include "router/router_process.h"
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -22,6 +24,22 @@ std::vector<std::string> NamesOf(const RouterConfig& config) {
   return {folder.filename().string()};
 }
 
+// Empty where no file is named.
+absl::StatusOr<std::string> ReadSecret(const std::string& path) {
+  constexpr size_t kMinBytes = 32;
+  if (path.empty()) return std::string();
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    return absl::NotFoundError(
+        absl::StrFormat("%s: cannot be opened (api.reasoning_secret_file)", path));
+  std::string secret((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (secret.size() < kMinBytes)
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %d bytes, want %d or more (api.reasoning_secret_file)", path,
+                        secret.size(), kMinBytes));
+  return secret;
+}
+
 absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokenizer& tokenizer) {
   ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(config.model + "/config.json"));
   if (tokenizer.vocab_size() > facts.vocab_size)
@@ -36,6 +54,7 @@ absl::StatusOr<ApiConfig> MakeApiConfig(const RouterConfig& config, const Tokeni
     return absl::InvalidArgumentError(absl::StrFormat(
         "api.max_context is %d, the model's limit is %d", api.max_context, facts.max_context));
   api.chat.profile = facts.profile;
+  ASSIGN_OR_RETURN(api.reasoning_secret, ReadSecret(config.reasoning_secret_file));
   if (config.effort_profile != "auto")
     api.chat.profile =
         config.effort_profile == "0731" ? EffortProfile::k0731 : EffortProfile::kPreview;
@@ -61,6 +80,7 @@ SessionPoolOptions SessionOptions(const RouterConfig& config, Rng& rng) {
 RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inputs inputs)
     : clock_(clock),
       tokenizer_(std::move(inputs.tokenizer)),
+      vocabulary_(std::move(inputs.vocabulary)),
       keys_(inputs.keys, clock),
       metrics_(NamesOf(inputs.keys)),
       sessions_(SessionOptions(config, rng_), clock),
@@ -70,15 +90,20 @@ RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inp
 
 absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config,
                                                                     const Clock& clock) {
-  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(config.model + "/tokenizer.json"));
+  const std::string path = config.model + "/tokenizer.json";
+  ASSIGN_OR_RETURN(const std::string json, Tokenizer::ReadFile(path));
+  ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Parse(json, path));
+  ASSIGN_OR_RETURN(Vocabulary vocabulary, Vocabulary::FromTokenizerJson(json));
   if (!tokenizer.warning().empty())
     LogF(LogLevel::kWarn, "tokenizer", "model=%s note=\"%s\"", config.model, tokenizer.warning());
   std::vector<ApiKeySpec> keys;
   if (!config.api_keys_file.empty()) {
     ASSIGN_OR_RETURN(keys, ReadApiKeys(config.api_keys_file));
   }
-  std::unique_ptr<RouterProcess> process(new RouterProcess(
-      config, clock, {.tokenizer = std::move(tokenizer), .keys = std::move(keys)}));
+  std::unique_ptr<RouterProcess> process(new RouterProcess(config, clock,
+                                                           {.tokenizer = std::move(tokenizer),
+                                                            .vocabulary = std::move(vocabulary),
+                                                            .keys = std::move(keys)}));
   RETURN_IF_ERROR(process->Load());
   ASSIGN_OR_RETURN(process->api_config_, MakeApiConfig(config, process->tokenizer_));
   RETURN_IF_ERROR(process->Serve(config));
@@ -95,6 +120,7 @@ absl::Status RouterProcess::Load() {
 void RouterProcess::MakeSurfaces(const RouterConfig& config) {
   api_ = std::make_unique<Api>(ApiParts{.config = api_config_,
                                         .tokenizer = tokenizer_,
+                                        .vocabulary = &vocabulary_,
                                         .markup = markup_,
                                         .encoder = *encoder_,
                                         .dispatcher = dispatcher_,

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/clock.h"
+#include "common/grammar.h"
 #include "common/rng.h"
 #include "router/anthropic/messages_api.h"
 #include "router/front/front_door.h"
@@ -46,6 +47,7 @@ class RouterProcess {
   // What is read from files before anything runs.
   struct Inputs {
     Tokenizer tokenizer;
+    Vocabulary vocabulary;
     std::vector<ApiKeySpec> keys;
   };
   RouterProcess(const RouterConfig& config, const Clock& clock, Inputs inputs);
@@ -57,6 +59,7 @@ class RouterProcess {
   const Clock& clock_;
   ApiConfig api_config_;
   const Tokenizer tokenizer_;
+  const Vocabulary vocabulary_;
   const ApiKeys keys_;
   std::unique_ptr<ChatEncoder> encoder_;
   MarkupIds markup_;

@@ -59,8 +59,9 @@ struct TransportRequest {
 };
 struct OpenTransport {
   std::unique_ptr<kvtransfer::Transport> transport;
-  std::string transports;     // what carries blocks, for the hello and the log
-  double self_test_gbps = 0;  // GB/s over loopback; 0: not measured
+  std::string transports;        // what carries blocks, for the hello and the log
+  double self_test_gbps = 0;     // GB/s over loopback; 0: not measured
+  bool reaches_devices = false;  // takes regions of device memory
 };
 
 struct Backend {

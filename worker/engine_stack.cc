@@ -1,6 +1,8 @@
 #include "worker/engine_stack.h"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <thread>
 #include <utility>
 
@@ -102,6 +104,7 @@ absl::StatusOr<std::unique_ptr<EngineStack>> EngineStack::Create(const WorkerCon
   RETURN_IF_ERROR(stack->PlanMemory(config, checkpoint.total_bytes()));
   RETURN_IF_ERROR(stack->Load(config, checkpoint));
   RETURN_IF_ERROR(stack->Allocate(config));
+  RETURN_IF_ERROR(stack->LoadVocabulary(config, clock));
   stack->Plan(config, clock);
   return stack;
 }
@@ -281,6 +284,30 @@ void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
                                  .max_head_rows = NumHeadRows(config),
                                  .device = device_.get()});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
+  loop_->SetGrammars(grammars_.get());
+}
+
+// What masks are made of. A checkpoint without a tokenizer serves requests without them.
+absl::Status EngineStack::LoadVocabulary(const WorkerConfig& config, const Clock& clock) {
+  const std::string path = config.checkpoint + "/tokenizer.json";
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    LogF(LogLevel::kWarn, "no_vocabulary", "file=%s effect=\"masks are refused\"", path);
+    return absl::OkStatus();
+  }
+  const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const absl::Time start = clock.Now();
+  absl::StatusOr<Vocabulary> vocabulary =
+      Vocabulary::FromTokenizerJson(json, model_config_.vocab_size);
+  if (!vocabulary.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: %s", path, vocabulary.status().message()));
+  }
+  vocabulary_ = *std::move(vocabulary);
+  grammars_ = std::make_unique<engine::GrammarCache>(*vocabulary_, clock);
+  LogF(LogLevel::kInfo, "vocabulary_loaded", "tokens=%d seconds=%.2f", vocabulary_->size(),
+       absl::ToDoubleSeconds(clock.Now() - start));
+  return absl::OkStatus();
 }
 
 }  // namespace baton::worker

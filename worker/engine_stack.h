@@ -1,12 +1,15 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 
 #include "common/clock.h"
+#include "common/grammar.h"
+#include "engine/grammar/grammar_cache.h"
 #include "engine/load/checkpoint.h"
 #include "engine/loop.h"
 #include "engine/model/model_runner.h"
@@ -39,6 +42,7 @@ class EngineStack {
   const WeightsId& weights_id() const { return weights_id_; }
   const ClassId& class_id() const { return class_id_; }
   int max_context() const { return max_context_; }
+  engine::GrammarCache* grammars() { return grammars_.get(); }  // null: no tokenizer.json
   int vocab_size() const { return model_config_.vocab_size; }
   bool has_drafter() const { return has_drafter_; }
   int num_promoted_experts() const { return num_promoted_experts_; }
@@ -51,6 +55,7 @@ class EngineStack {
   int PagesByMemory(const WorkerConfig& config, uint64_t taken, uint64_t planned) const;
   absl::Status Load(const WorkerConfig& config, const engine::Checkpoint& checkpoint);
   absl::Status Allocate(const WorkerConfig& config);
+  absl::Status LoadVocabulary(const WorkerConfig& config, const Clock& clock);
   OpsRequest MakeOpsRequest(const WorkerConfig& config) const;
   void Plan(const WorkerConfig& config, const Clock& clock);
   int NumTailSlots(const WorkerConfig& config) const;
@@ -78,6 +83,8 @@ class EngineStack {
   std::unique_ptr<engine::PagePool> pool_;
   std::unique_ptr<engine::MixedPlanner> planner_;
   std::unique_ptr<engine::ModelRunner> runner_;
+  std::optional<Vocabulary> vocabulary_;
+  std::unique_ptr<engine::GrammarCache> grammars_;
   std::unique_ptr<engine::EngineLoop> loop_;
 };
 

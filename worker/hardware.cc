@@ -63,6 +63,7 @@ ComputeBackend CudaBackend() {
   backend.numerics = [](bool is_float32) {
     NumericsClass numerics = CpuNumericsClass(is_float32);
     numerics.arch = "sm_90a";
+    numerics.kernels = 2;
     return numerics;
   };
   backend.make_device =
@@ -89,13 +90,15 @@ absl::StatusOr<OpenTransport> OpenUcx(const TransportRequest& request) {
   config.listen = request.listen;
   config.advertise = request.advertise;
   config.tls = request.transports;
+  config.can_pull_devices = request.transports.find("cuda_ipc") != std::string::npos;
   ASSIGN_OR_RETURN(auto transport, kvtransfer::UcxTransport::Create(config));
   const SteadyClock clock;
   RETURN_IF_ERROR(kvtransfer::SelfTest(*transport, clock, {}));
   const auto facts = transport->Facts({});
   return OpenTransport{.transport = std::move(transport),
                        .transports = facts.transports,
-                       .self_test_gbps = facts.self_test_gbps};
+                       .self_test_gbps = facts.self_test_gbps,
+                       .reaches_devices = config.can_pull_devices};
 }
 
 }  // namespace

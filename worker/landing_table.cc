@@ -43,17 +43,6 @@ std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<
   return wire::Finished{.handle = handle, .reason = FinishReason::kLength};
 }
 
-absl::Status CheckMasks(const MaskRules& masks) {
-  const char* field = nullptr;
-  if (!masks.schema.empty()) field = "schema";
-  if (!masks.forced_prefix.empty()) field = "forced_prefix";
-  if (masks.thinking_budget != 0) field = "thinking_budget";
-  if (masks.start_phase != 0) field = "start_phase";
-  if (field == nullptr) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("masks.%s is set, but this worker has no grammar back end", field));
-}
-
 LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails,
                            Rng& rng)
     : setup_(setup), pool_(pool), tails_(tails), rng_(rng) {}
@@ -61,7 +50,7 @@ LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, Tai
 absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
   if (!setup_.serves_decode)
     return absl::FailedPreconditionError("this worker does not serve decode");
-  RETURN_IF_ERROR(CheckMasks(request.masks));
+  RETURN_IF_ERROR(CheckMasks(setup_, request.masks));
   const int64_t prompt = request.prompt_tokens;
   if (prompt < 1 || prompt >= setup_.limits.max_context) {
     return absl::InvalidArgumentError(absl::StrFormat(

@@ -29,9 +29,9 @@ enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kDone };
 struct LandingSequence {
   wire::SequenceSpec spec;
   SequenceState state = SequenceState::kWaiting;
-  engine::Booking booking;  // headroom, and the copy of a partial page
-  engine::PageLease pages;  // from Ready until it runs
-  SequenceId id;            // the engine's, from when it runs
+  engine::Booking booking;      // headroom, and the copy of a partial page
+  engine::PageLease pages;      // from Ready until it runs
+  SequenceId id;                // the engine's, from when it runs
   bool lands_received = false;  // the landing holds the received tokens too (a move's target)
   TokenRecord first;
   absl::Time landed_at;
@@ -60,12 +60,12 @@ struct Landing {
   std::unordered_map<PageId, engine::PageLease> credit;  // pages the transfer thread may bind
   // Pages it may still receive into although their attempt or the landing is over.
   std::unordered_set<PageId> quarantined;
-  int num_owed = 0;  // quarantined pages that nothing was booked for yet
+  int num_owed = 0;                         // quarantined pages that nothing was booked for yet
   std::vector<engine::PageLease> verified;  // by block; empty lease: missing
   uint32_t num_verified = 0;
-  std::optional<int> agent_tail;  // tail buffer the transfer thread holds
+  std::optional<int> agent_tail;       // tail buffer the transfer thread holds
   std::vector<int> quarantined_tails;  // likewise
-  std::optional<int> tail;        // tail buffer with the verified tail
+  std::optional<int> tail;             // tail buffer with the verified tail
   uint64_t tail_bytes = 0;
   bool is_local = false;         // filled by a job of this worker
   bool is_agent_open = false;    // OpenLanding sent, CloseLanding not
@@ -187,7 +187,5 @@ std::vector<int32_t> KnownTokens(const LandingSequence& sequence);
 // Whether the last of `generated` ends the sequence, by the rules of its request.
 std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<int32_t>& generated,
                                        const FinishRules& rules);
-// Why a worker cannot serve such masks; OK for empty ones.
-absl::Status CheckMasks(const MaskRules& masks);
 
 }  // namespace baton::worker

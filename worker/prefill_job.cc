@@ -46,7 +46,7 @@ absl::Status CheckChoices(const WorkerSetup& setup, uint64_t prompt_tokens, size
 absl::Status CheckRun(const WorkerSetup& setup, const wire::Run& run, int pool_pages) {
   if (!setup.serves_prefill)
     return absl::FailedPreconditionError("this worker does not serve prefill");
-  RETURN_IF_ERROR(CheckMasks(run.masks));
+  RETURN_IF_ERROR(CheckMasks(setup, run.masks));
   const int64_t prompt = run.prompt_tokens;
   if (prompt < 1 || prompt >= setup.limits.max_context) {
     return absl::InvalidArgumentError(absl::StrFormat(

@@ -207,7 +207,7 @@ TEST_F(PrefillJobTest, ChecksNameFieldValueAndLimit) {
   run = run_;
   run.masks.forced_prefix = {1};
   EXPECT_THAT(std::string(CheckRun(setup_, run, 99).message()),
-              testing::HasSubstr("masks.forced_prefix"));
+              testing::HasSubstr("masks are set"));
 }
 
 }  // namespace

@@ -181,6 +181,10 @@ bool PrefixCache::MakeRoom(int free_pages) {
   return pool_.Counts().free >= free_pages;
 }
 
+void PrefixCache::Clear() {
+  while (!page_order_.empty()) DropWithDescendants(page_order_.back());
+}
+
 std::vector<wire::CacheEvents> PrefixCache::Parts(std::span<const PageName> added,
                                                   std::span<const PageName> removed) {
   std::vector<wire::CacheEvents> parts;

@@ -66,6 +66,9 @@ class PrefixCache {
   // cannot.
   bool MakeRoom(int free_pages);
 
+  // Forgets all pages and tails; sequences keep those that they hold.
+  void Clear();
+
   // Everything, for a new session: parts of at most kMaxCacheNames, the last one marked. Never
   // empty.
   std::vector<wire::CacheEvents> Snapshot() const;

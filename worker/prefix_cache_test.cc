@@ -62,6 +62,26 @@ TEST_F(PrefixCacheTest, EvictsTheDeepestPageOfTheOldestPromptFirst) {
   EXPECT_EQ(cache.Lookup(Names({1, 2, 3}), 3).pages.size(), 2);
 }
 
+TEST_F(PrefixCacheTest, ClearForgetsAllButWhatSequencesHold) {
+  PrefixCache cache(pool_, kLayout, kSecret, 1000);
+  const auto names = Names({1, 2, 3});
+  Fill(cache, names);
+  Fill(cache, Names({11}));
+  cache.AddTail(names[1], std::vector<std::byte>(10));
+  const PrefixMatch held = cache.Lookup(names, 3);
+  cache.TakeDelta();
+  cache.Clear();
+  EXPECT_EQ(cache.num_pages(), 0u);
+  EXPECT_EQ(cache.tail_bytes(), 0u);
+  EXPECT_EQ(cache.Lookup(names, 3).pages.size(), 0);
+  EXPECT_EQ(pool_.Counts().free, kPages - 2);  // the match's
+  const auto delta = cache.TakeDelta();
+  ASSERT_EQ(delta.size(), 1u);
+  EXPECT_EQ(delta[0].removed.size(), 4u);
+  Fill(cache, names);  // and begins anew
+  EXPECT_EQ(cache.num_pages(), 3u);
+}
+
 TEST_F(PrefixCacheTest, PagesInUseAreNotEvicted) {
   PrefixCache cache(pool_, kLayout, kSecret, 1000);
   const auto names = Names({1, 2});

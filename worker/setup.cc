@@ -2,6 +2,8 @@
 
 #include "absl/strings/str_format.h"
 
+#include "engine/grammar/mask_source.h"
+
 namespace baton::worker {
 
 absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
@@ -12,6 +14,15 @@ absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
         absl::StrFormat("%s: token id %d, the vocabulary has %d", field, token, setup.vocab_size));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckMasks(const WorkerSetup& setup, const MaskRules& masks) {
+  if (masks.IsEmpty()) return absl::OkStatus();
+  if (setup.grammars == nullptr) {
+    return absl::InvalidArgumentError(
+        "masks are set, but this worker has no vocabulary: its checkpoint has no tokenizer.json");
+  }
+  return engine::MaskSource::Create(*setup.grammars, masks).status();
 }
 
 }  // namespace baton::worker

@@ -10,6 +10,8 @@
 #include "absl/time/time.h"
 
 #include "common/ids.h"
+#include "common/sampling_spec.h"
+#include "engine/grammar/grammar_cache.h"
 #include "kernels/page_layout.h"
 #include "kvtransfer/agent.h"
 #include "kvtransfer/transport.h"
@@ -36,7 +38,8 @@ struct WorkerLimits {
   absl::Duration retry_after = absl::Milliseconds(200);
 };
 
-// What a worker is and where its memory lies. Immutable after start; any thread.
+// What a worker is and where its memory lies. Immutable after start; any thread, but `grammars`:
+// engine thread.
 struct WorkerSetup {
   std::string worker_id;
   Incarnation incarnation;
@@ -46,8 +49,9 @@ struct WorkerSetup {
   LayoutId layout_id;
   ClassId prompt_class, decode_class;
   std::string kv_address;
-  bool has_drafter = true;     // section 2 of a tail is real
-  int vocab_size = INT32_MAX;  // token ids below it
+  bool has_drafter = true;                   // section 2 of a tail is real
+  int vocab_size = INT32_MAX;                // token ids below it
+  engine::GrammarCache* grammars = nullptr;  // null: no masks are served
   kernels::PageLayout layout;
   kvtransfer::RegionId pages_region;  // page i at i * layout.stride_bytes()
   kvtransfer::RegionId tails_region;  // tail buffer i at i * tail_stride
@@ -76,6 +80,9 @@ inline kvtransfer::BlockMemory TailMemory(const WorkerSetup& setup, int buffer, 
 // A token id that the model has no row for would end the process, not one request.
 absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
                          std::span<const int32_t> tokens);
+
+// Why a worker cannot serve such masks; OK for empty ones.
+absl::Status CheckMasks(const WorkerSetup& setup, const MaskRules& masks);
 
 constexpr int PagesFor(int64_t tokens) {
   return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens);

@@ -16,6 +16,10 @@ std::byte RowByte(int32_t token, int position) {
       Mix64(static_cast<uint64_t>(token) * 1000003 + static_cast<uint64_t>(position)) | 1);
 }
 
+engine::TokenMask MaskOf(const engine::SequenceRun& run, int row) {
+  return run.masks.empty() ? engine::TokenMask() : run.masks[static_cast<size_t>(row)];
+}
+
 WorkerSetup MakeSetup(const TestWorkerOptions& options) {
   WorkerSetup setup{.worker_id = options.name,
                     .incarnation = Incarnation{options.incarnation},
@@ -64,7 +68,8 @@ void HashRunner::ComputeRow(const engine::Sequence& sequence, int position, int3
   pool_.Data(page)[position % kPageRows] = RowByte(token, position);
 }
 
-int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int position) const {
+int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int position,
+                           engine::TokenMask mask) const {
   uint64_t hash =
       slots_[static_cast<size_t>(sequence.tail_slot)].hash + static_cast<uint64_t>(choice);
   if (!sequence.sampling.greedy) hash ^= Mix64(sequence.sampling.seed + uint64_t(position));
@@ -74,7 +79,13 @@ int32_t HashRunner::Choose(const engine::Sequence& sequence, int choice, int pos
     const PageId page = sequence.pages.ids()[static_cast<size_t>(p / kPageRows)];
     hash = hash * 31 + static_cast<uint64_t>(pool_.Data(page)[p % kPageRows]);
   }
-  return static_cast<int32_t>(2 + Mix64(hash) % 997);
+  hash = Mix64(hash);
+  if (mask.empty()) return static_cast<int32_t>(2 + hash % 997);
+  std::vector<int32_t> allowed;
+  for (size_t token = 0; token < 32 * mask.size(); ++token)
+    if ((mask[token / 32] >> (token % 32) & 1) != 0) allowed.push_back(static_cast<int32_t>(token));
+  CHECK(!allowed.empty());
+  return allowed[hash % allowed.size()];
 }
 
 // The prompt's token after a row, with a number that depends on all rows before it.
@@ -97,7 +108,7 @@ void HashRunner::Verify(const engine::Sequence& sequence, const engine::Sequence
     if (is_draft && token != chosen.back().token) break;
     const int position = run.first_position + row;
     ComputeRow(sequence, position, token);
-    chosen.push_back({.token = Choose(sequence, sequence.choices[0], position),
+    chosen.push_back({.token = Choose(sequence, sequence.choices[0], position, MaskOf(run, row)),
                       .logprob = 0,
                       .top = {}});
   }
@@ -116,14 +127,15 @@ std::vector<int32_t> HashRunner::Draft(const engine::Sequence& sequence, int pos
          ++position < sequence.pages.size() * kPageRows) {
     ComputeRow(sequence, position, next);
     next = Choose(sequence, sequence.choices[0], position);
+    if (const auto guess = guesses.find(position + 1); guess != guesses.end()) next = guess->second;
     drafts.push_back(position % 3 == 0 ? next + 1 : next);
   }
   slot = accepted;
   return drafts;
 }
 
-absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
-                                       const engine::SequenceTable& sequences) {
+absl::Status HashRunner::LaunchFinish(const engine::StepPlan& plan,
+                                      const engine::SequenceTable& sequences) {
   engine::Harvest harvest{.step = plan.step, .sequences = {}};
   for (const engine::SequenceRun& run : plan.runs) {
     const engine::Sequence& sequence = sequences.Get(run.sequence);
@@ -145,13 +157,14 @@ absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
           position + 1 < sequence.prompt_tokens)
         result.prompt_logprobs.push_back(ScoreNext(sequence, position));
       if (run.kind != engine::RowKind::kReplay) continue;
-      const int32_t chosen = Choose(sequence, sequence.choices[0], position);
+      const int32_t chosen = Choose(sequence, sequence.choices[0], position,
+                                    MaskOf(run, position - run.first_position));
       if (chosen != sequence.tokens[static_cast<size_t>(position) + 1]) ++result.replay_mismatches;
     }
     if (run.samples_first_token) {
       for (const int choice : sequence.choices)
         result.tokens.push_back(
-            {{.token = Choose(sequence, choice, last), .logprob = 0, .top = {}}});
+            {{.token = Choose(sequence, choice, last, MaskOf(run, 0)), .logprob = 0, .top = {}}});
     }
     harvest.sequences.push_back(std::move(result));
   }
@@ -180,7 +193,8 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
       rng(options.incarnation),
       pool(memory.data(), options.num_pages, setup.layout.stride_bytes(),
            setup.layout.payload_bytes()),
-      planner({.batch = {.max_sequences = options.num_slots, .max_rows = 64,
+      planner({.batch = {.max_sequences = options.num_slots,
+                         .max_rows = 64,
                          .num_drafts = options.num_drafts},
                .chunk = {.chunk_tokens = kPageTokens},
                .max_rows = 64 + kPageTokens}),
@@ -188,6 +202,11 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
       loop(pool, planner, runner, clock, setup.layout),
       transport(network.Create(options.name, setup.incarnation)),
       watch(clock, absl::Seconds(2)) {
+  if (options.vocabulary != nullptr) {
+    grammars.emplace(*options.vocabulary, clock);
+    loop.SetGrammars(&*grammars);
+    setup.grammars = &*grammars;
+  }
   tail_memory.resize(12 * setup.tail_stride);
   setup.tail_memory = tail_memory;
   setup.pages_region = *transport->Register(memory, kvtransfer::MemoryKind::kHost);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/grammar.h"
 #include "common/rng.h"
 #include "engine/loop.h"
 #include "engine/planning/mixed_planner.h"
@@ -27,16 +28,19 @@ class HashRunner final : public engine::StepRunner {
  public:
   HashRunner(engine::PagePool& pool, int num_slots, int num_drafts)
       : pool_(pool), num_drafts_(num_drafts), slots_(static_cast<size_t>(num_slots)) {}
-  absl::Status LaunchForward(const engine::StepPlan& plan,
-                             const engine::SequenceTable& sequences) override;
-  absl::Status LaunchFinish(const engine::StepPlan&, const engine::SequenceTable&) override {
+  // All is done in Finish, where the masks are known.
+  absl::Status LaunchForward(const engine::StepPlan&, const engine::SequenceTable&) override {
     return absl::OkStatus();
   }
+  absl::Status LaunchFinish(const engine::StepPlan& plan,
+                            const engine::SequenceTable& sequences) override;
   std::optional<engine::Harvest> Poll() override { return std::exchange(harvest_, std::nullopt); }
   void ResetTail(int tail_slot) override { slots_[static_cast<size_t>(tail_slot)] = {}; }
   absl::Status PackTail(const kernels::TailArgs& args) override;
   absl::Status UnpackTail(const kernels::TailArgs& args) override;
   int num_tail_slots() const override { return static_cast<int>(slots_.size()); }
+
+  std::map<int, int32_t> guesses;  // drafts by position, where the hash would not know
 
  private:
   struct Slot {
@@ -51,7 +55,8 @@ class HashRunner final : public engine::StepRunner {
   // computed yet, as rejected drafts do.
   std::vector<int32_t> Draft(const engine::Sequence& sequence, int position, int32_t next);
   TokenRecord ScoreNext(const engine::Sequence& sequence, int position) const;
-  int32_t Choose(const engine::Sequence& sequence, int choice, int position) const;
+  int32_t Choose(const engine::Sequence& sequence, int choice, int position,
+                 engine::TokenMask mask = {}) const;
 
   engine::PagePool& pool_;
   const int num_drafts_;
@@ -68,6 +73,7 @@ struct TestWorkerOptions {
   int num_slots = 8;
   int num_drafts = 0;
   WorkerLimits limits = {};
+  const Vocabulary* vocabulary = nullptr;  // of masks
 };
 
 // Collects what a worker says.
@@ -97,6 +103,7 @@ class TestWorker final : private AgentLink {
   engine::MixedPlanner planner;
   HashRunner runner;
   engine::EngineLoop loop;
+  std::optional<engine::GrammarCache> grammars;
   std::unique_ptr<kvtransfer::InprocTransport> transport;
   kvtransfer::CpuDigester digester;
   std::unique_ptr<kvtransfer::TransferAgent> agent;

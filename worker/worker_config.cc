@@ -42,7 +42,9 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
                 "a step longer than this, and than 20 usual ones, makes the worker not ready");
   reader.Bind("kv.listen", &c.kv_listen, "numeric address of the transfer plane; port 0: any");
   reader.Bind("kv.advertise", &c.kv_advertise, "host that peers use; empty: the one of kv.listen");
-  reader.Bind("kv.transports", &c.kv_transports, "UCX_TLS");
+  reader.Bind("kv.transports", &c.kv_transports,
+              "UCX_TLS; with cuda_ipc pages go from GPU to GPU, and every peer must be on this "
+              "machine");
   reader.Bind("kv.required", &c.kv_required,
               "a transport that must carry the self-test, e.g. rc, or the worker does not start; "
               "empty: any");

@@ -179,6 +179,7 @@ bool WorkerCore::StartLandings() {
     sequence.tail_slot = *slot;
     sequence.sampling = landing.request.sampling;
     sequence.finish = landing.request.finish;
+    sequence.masks = landing.request.masks;
     sequence.prompt_class = header->prompt_class;
     sequence.decode_class = setup_.decode_class;
     sequence.priority = landing.request.priority;

@@ -163,6 +163,7 @@ class WorkerCore final : private engine::LoopObserver {
   SequenceId NewSequence() { return SequenceId{next_sequence_++}; }
   int NumJobs(JobState state) const;
   void LoadChanged();
+  void DropCache(SessionId session);
   void SetError(const absl::Status& status);
   bool HasEffects() const;
   void Flush(absl::Time round_start);
@@ -181,7 +182,7 @@ class WorkerCore final : private engine::LoopObserver {
   std::optional<StartingPrompt> starting_;
   std::unordered_map<TransferId, std::unique_ptr<MoveSource>> moves_;
   std::vector<std::pair<SessionId, SequenceHandle>> stopping_;  // at a step boundary to come
-  std::deque<TransferId> job_order_;  // accepted, in order of arrival
+  std::deque<TransferId> job_order_;                            // accepted, in order of arrival
   std::unordered_map<SequenceId, TransferId> computing_;
   std::deque<Tombstone> tombstones_;  // of all sessions, by `until`
   Effects effects_;

@@ -113,8 +113,8 @@ void WorkerCore::StartJob() {
     std::memcpy(tail.data(), match.tail->data(), tail.size());
     const absl::StatusOr<kernels::TailHeader> header = kernels::DecodeTailHeader(tail);
     CHECK(header.ok());  // written by this worker
-    SetError(loop_.UnpackTail(starting.tail_slot, header->num_tokens,
-                              !header->has_no_drafter_state, tail));
+    SetError(loop_.UnpackTail(starting.tail_slot, header->num_tokens, !header->has_no_drafter_state,
+                              tail));
   }
   engine::Sequence sequence;
   sequence.id = NewSequence();
@@ -131,6 +131,7 @@ void WorkerCore::StartJob() {
   sequence.tail_slot = starting.tail_slot;
   sequence.sampling = run.sampling;
   sequence.finish = run.finish;
+  sequence.masks = run.masks;
   sequence.prompt_class = setup_.prompt_class;
   sequence.decode_class = setup_.decode_class;
   sequence.deadline = job.deadline();

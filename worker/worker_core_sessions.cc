@@ -58,6 +58,14 @@ void WorkerCore::On(SessionMessage& event) {
   }
   for (const wire::Move& move : message.moves) Move(session, move);
   if (message.drain) Drain();
+  if (message.drops_cache) DropCache(session);
+}
+
+void WorkerCore::DropCache(SessionId session) {
+  LogF(LogLevel::kInfo, "cache_dropped", "session=%d pages=%d tails=%d", session.value,
+       cache_.num_pages(), cache_.num_tails());
+  cache_.Clear();
+  LoadChanged();
 }
 
 void WorkerCore::On(const SessionClosed& event) { CancelSession(event.session); }

@@ -445,7 +445,7 @@ TEST_F(WorkerCoreTest, RefusalsNameWhatIsWrong) {
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(code_of([](auto& r) { r.num_pages = 2; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code_of([](auto& r) { r.prompt_tokens = 5000; }), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(code_of([](auto& r) { r.masks.schema = "{}"; }), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code_of([](auto& r) { r.masks.grammar = "x"; }), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(code_of([](auto& r) { r.sequences.resize(9, r.sequences[0]); }),
             absl::StatusCode::kResourceExhausted);
   EXPECT_GT(Said(d_).refused[0].retry_after_ms, 0u);

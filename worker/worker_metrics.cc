@@ -31,6 +31,14 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
                             "Experts whose scales are too far apart for one factor per 128")),
       block_seconds_sum_(registry.AddCounter("baton_kv_block_seconds_sum_total",
                                              "Seconds from offer to verified, over all blocks")),
+      mask_seconds_(registry.AddCounter("baton_grammar_mask_seconds_total",
+                                        "Seconds spent on masks of next tokens")),
+      compile_seconds_(registry.AddCounter("baton_grammar_compile_seconds_total",
+                                           "Seconds spent on compiling grammars")),
+      grammars_compiled_(registry.AddCounter("baton_grammar_compiles_total",
+                                             "Grammars compiled; one in use is kept")),
+      grammars_refused_(registry.AddCounter("baton_grammar_refused_total",
+                                            "Grammars that could not be compiled")),
       step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps",
                                             StepBounds())) {
   AddEngineMetrics(registry);
@@ -64,6 +72,9 @@ void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
        &LoopCounters::accepted_drafts);
   loop("baton_worker_replayed_tokens_total", "Known tokens computed again",
        &LoopCounters::replayed_tokens);
+  loop("baton_grammar_masks_total", "Masks of next tokens", &LoopCounters::masks);
+  loop("baton_grammar_failures_total", "Alarm: sequences that failed with no token left to choose",
+       &LoopCounters::mask_failures);
 }
 
 void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
@@ -212,7 +223,8 @@ void WorkerMetrics::AddHardwareMetrics(MetricRegistry& registry) {
   const char* const waiting = "Pages that wait for a staging slot";
   gauge("baton_kv_staging_waiting", waiting, "to_host", &StagingStats::offers_waiting);
   gauge("baton_kv_staging_waiting", waiting, "to_device", &StagingStats::pulls_waiting);
-  for (const auto& [backend, memory] : {std::pair("cpu", "host"), std::pair("cuda", "staged")}) {
+  for (const auto& [backend, memory] :
+       {std::pair("cpu", "host"), std::pair("cuda", "staged"), std::pair("cuda", "direct")}) {
     backends_.push_back({backend, memory,
                          registry.AddGauge("baton_worker_backend",
                                            "1 for what computes and how pages reach the transport",
@@ -231,7 +243,14 @@ void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& l
   for (LoopCounter& c : loop_counters_) c.counter.RaiseTo(static_cast<double>(loop.*c.field));
   step_seconds_.Set(absl::ToDoubleSeconds(loop.last_step));
   prefill_rate_.Set(loop.prefill_tokens_per_s);
+  mask_seconds_.RaiseTo(absl::ToDoubleSeconds(loop.mask_time));
   is_wedged_.Set(watch.IsWedged() ? 1 : 0);
+}
+
+void WorkerMetrics::Update(const engine::GrammarCounters& grammars) {
+  compile_seconds_.RaiseTo(absl::ToDoubleSeconds(grammars.compile_time));
+  grammars_compiled_.RaiseTo(static_cast<double>(grammars.compiled));
+  grammars_refused_.RaiseTo(static_cast<double>(grammars.refused));
 }
 
 void WorkerMetrics::ObserveStep(const engine::LoopCounters& loop) {

@@ -17,7 +17,7 @@ struct WorkerStart {
   double self_test_gbps = 0;
   int experts_promoted = 0;
   std::string backend;      // cpu, cuda
-  std::string page_memory;  // host, staged
+  std::string page_memory;  // host, staged, direct
 };
 
 // The metrics of a worker process. Constructed at start; Update: engine thread.
@@ -26,6 +26,7 @@ class WorkerMetrics {
   explicit WorkerMetrics(MetricRegistry& registry);
   void Update(const WorkerCore& core, const engine::LoopCounters& loop, const EngineWatch& watch);
   void Update(const kvtransfer::TransferMetrics& transfer);
+  void Update(const engine::GrammarCounters& grammars);
   // After every round of the engine: its step, if it made one.
   void ObserveStep(const engine::LoopCounters& loop);
   void Update(const kvtransfer::StagingStats& staging);
@@ -92,6 +93,7 @@ class WorkerMetrics {
   std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket
   GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;
   CounterMetric block_seconds_sum_;
+  CounterMetric mask_seconds_, compile_seconds_, grammars_compiled_, grammars_refused_;
   HistogramMetric step_histogram_;
   uint64_t seen_steps_ = 0;
 };

@@ -66,8 +66,9 @@ absl::Status WorkerProcess::OpenTransfers(const Backend& backend) {
                      .experts_promoted = engine_->num_promoted_experts(),
                      .backend = engine_->backend(),
                      .page_memory = page_memory_});
-  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create({}, *agent_, transport, clock_,
-                                                                  [this] { inbox_.Wake(); }));
+  ASSIGN_OR_RETURN(agent_thread_, kvtransfer::AgentThread::Create(
+                                      {.on_start = [this] { engine_->device().EnterThread(); }},
+                                      *agent_, transport, clock_, [this] { inbox_.Wake(); }));
   return absl::OkStatus();
 }
 
@@ -82,8 +83,12 @@ absl::StatusOr<kvtransfer::RegionId> WorkerProcess::RegisterPages() {
     digester_->AddHostRegion(pages, engine_->pages());
     return pages;
   }
-  page_memory_ = "staged";  // no transport of this build reaches device memory
-  ASSIGN_OR_RETURN(const kvtransfer::RegionId pages, StagePages());
+  page_memory_ = transport_.reaches_devices ? "direct" : "staged";
+  ASSIGN_OR_RETURN(
+      const kvtransfer::RegionId pages,
+      transport_.reaches_devices
+          ? pages_transport_->Register(engine_->pages(), kvtransfer::MemoryKind::kDevice)
+          : StagePages());
   digester_->AddDeviceRegion(pages, engine_->pages());
   return pages;
 }
@@ -121,6 +126,7 @@ void WorkerProcess::MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId t
                                                      .kv_address = pages_transport_->Address(),
                                                      .has_drafter = engine_->has_drafter(),
                                                      .vocab_size = engine_->vocab_size(),
+                                                     .grammars = engine_->grammars(),
                                                      .layout = engine_->layout(),
                                                      .pages_region = pages,
                                                      .tails_region = tails,
@@ -254,6 +260,7 @@ void WorkerProcess::UpdateMetrics() {
   next_metrics_ = now + kMetricsEvery;
   metrics_.Update(*core_, engine_->loop().counters(), watch_);
   metrics_.Update(agent_->metrics());
+  if (engine_->grammars() != nullptr) metrics_.Update(engine_->grammars()->counters());
   if (staged_ != nullptr) metrics_.Update(staged_->stats());
 }
 

@@ -75,7 +75,7 @@ class WorkerProcess final : private AgentLink {
   std::unique_ptr<DeviceCopier> copier_;
   std::unique_ptr<kvtransfer::StagedTransport> staged_;
   kvtransfer::Transport* pages_transport_ = nullptr;  // staged_, or transport_'s
-  const char* page_memory_ = "host";                  // host or staged
+  const char* page_memory_ = "host";                  // host, staged or direct
   std::unique_ptr<DeviceDigester> digester_;
   std::unique_ptr<kvtransfer::TransferAgent> agent_;
   BoundedQueue<SessionEvent> inbox_;

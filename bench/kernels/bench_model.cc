@@ -24,19 +24,19 @@ constexpr size_t kVector = size_t{1} << 20;
 constexpr int kSmallestExponent = 115, kExponents = 7;  // e8m0 codes of FP4 group scales
 constexpr float kFp4Common = 0x1p-12f;                  // 2^-6 of the largest
 
-kernels::ModelConfig MakeConfig() {
+kernels::ModelConfig MakeConfig(int ranks) {
   kernels::ModelConfig c;
   c.vocab_size = kVocabulary;
   c.hidden_size = kHidden;
-  c.num_attention_heads = kHeads;
+  c.num_attention_heads = kHeads / ranks;
   c.head_dim = kHeadDim;
   c.qk_rope_head_dim = kRopeDim;
   c.q_lora_rank = kQueryLow;
-  c.o_groups = kOutputGroups;
+  c.o_groups = kOutputGroups / ranks;
   c.o_lora_rank = kOutputLow;
   c.n_routed_experts = kExperts;
   c.num_experts_per_tok = kExpertsPerToken;
-  c.moe_intermediate_size = kIntermediate;
+  c.moe_intermediate_size = kIntermediate / ranks;
   c.index_n_heads = kIndexHeads;
   c.index_head_dim = kIndexDim;
   c.index_topk = kIndexTopk;
@@ -102,9 +102,10 @@ const uint8_t* WeightPool::Take(size_t count) {
   return taken;
 }
 
-BenchModel::BenchModel(kernels::cuda::CudaDevice& device) : device_(device) {
+BenchModel::BenchModel(kernels::cuda::CudaDevice& device, int ranks)
+    : device_(device), ranks_(ranks) {
   AllocatePools();
-  kernels::cuda::CudaOptions options{.config = MakeConfig(),
+  kernels::cuda::CudaOptions options{.config = MakeConfig(ranks),
                                      .layout = kernels::PageLayout(MakeLayoutShape())};
   pages_ = reinterpret_cast<uint8_t*>(
       Must(device_.Allocate(kPages * options.layout.stride_bytes()), "pages"));
@@ -248,18 +249,18 @@ kernels::LayerWeights BenchModel::MakeLayer(int number, Kind kind) {
   layer.attn_norm = layer.ffn_norm = Ones(kHidden);
   layer.wq_a = MakeMatrix(ValueFormat::kFp8, kQueryLow, kHidden);
   layer.wkv = MakeMatrix(ValueFormat::kFp8, kHeadDim, kHidden);
-  layer.wq_b = MakeMatrix(ValueFormat::kFp8, kHeads * kHeadDim, kQueryLow);
-  layer.wo_a =
-      MakeMatrix(ValueFormat::kFp8, kOutputGroups * kOutputLow, kHeads * kHeadDim / kOutputGroups);
-  layer.wo_b = MakeMatrix(ValueFormat::kFp8, kHidden, kOutputGroups * kOutputLow);
+  const int low = kOutputGroups / ranks_ * kOutputLow, width = kIntermediate / ranks_;
+  layer.wq_b = MakeMatrix(ValueFormat::kFp8, kHeads / ranks_ * kHeadDim, kQueryLow);
+  layer.wo_a = MakeMatrix(ValueFormat::kFp8, low, kHeads * kHeadDim / kOutputGroups);
+  layer.wo_b = MakeMatrix(ValueFormat::kFp8, kHidden, low);
   layer.q_norm = Ones(kQueryLow);
   layer.kv_norm = Ones(kHeadDim);
   layer.attn_sink = Zeros(kHeads);
   layer.gate = MakeMatrix(ValueFormat::kBf16, kExperts, kHidden);
   layer.gate_bias = Zeros(kExperts);
-  layer.shared.w1 = MakeMatrix(ValueFormat::kFp8, kIntermediate, kHidden);
-  layer.shared.w3 = MakeMatrix(ValueFormat::kFp8, kIntermediate, kHidden);
-  layer.shared.w2 = MakeMatrix(ValueFormat::kFp8, kHidden, kIntermediate);
+  layer.shared.w1 = MakeMatrix(ValueFormat::kFp8, width, kHidden);
+  layer.shared.w3 = MakeMatrix(ValueFormat::kFp8, width, kHidden);
+  layer.shared.w2 = MakeMatrix(ValueFormat::kFp8, kHidden, width);
   if (kind == Kind::kWindow) return layer;
   layer.compressor = MakeCompressor(kind, kHeadDim);
   if (kind == Kind::kHca) return layer;
@@ -273,11 +274,12 @@ kernels::LayerWeights BenchModel::MakeLayer(int number, Kind kind) {
 void BenchModel::AddExperts(kernels::LayerWeights& layer) {
   constexpr size_t kShift = 111 * kMatrixBytes;
   fp4_.used = static_cast<size_t>(layer.layer) * kShift;
+  const int width = kIntermediate / ranks_;
   for (int e = 0; e < kExperts; ++e) {
     kernels::ExpertWeights expert;
-    expert.w1 = MakeMatrix(ValueFormat::kFp4, kIntermediate, kHidden);
-    expert.w3 = MakeMatrix(ValueFormat::kFp4, kIntermediate, kHidden);
-    expert.w2 = MakeMatrix(ValueFormat::kFp4, kHidden, kIntermediate);
+    expert.w1 = MakeMatrix(ValueFormat::kFp4, width, kHidden);
+    expert.w3 = MakeMatrix(ValueFormat::kFp4, width, kHidden);
+    expert.w2 = MakeMatrix(ValueFormat::kFp4, kHidden, width);
     layer.experts.push_back(expert);
   }
 }

@@ -33,7 +33,9 @@ class BenchModel {
   static constexpr int kMaxRows = 8192, kMaxSequences = 128, kMaxContext = 1 << 20;
   static constexpr int kLayers = 60;  // of a kind
 
-  explicit BenchModel(kernels::cuda::CudaDevice& device);
+  // `ranks`: the share of one GPU among that many under tensor parallelism, sums left out: heads,
+  // output groups and the width of every expert are divided, the indexer is whole on each.
+  explicit BenchModel(kernels::cuda::CudaDevice& device, int ranks = 1);
 
   kernels::cuda::CudaOps& ops() { return *ops_; }
   kernels::cuda::CudaDevice& device() { return device_; }
@@ -63,6 +65,7 @@ class BenchModel {
   kernels::Vector Zeros(size_t count) const { return {zeros_, count}; }
 
   kernels::cuda::CudaDevice& device_;
+  const int ranks_;
   std::unique_ptr<kernels::cuda::CudaOps> ops_;
   WeightPool fp4_, fp8_, bf16_, f32_;
   float *ones_ = nullptr, *zeros_ = nullptr, *fp8_scales_ = nullptr, *fp4_scales_ = nullptr;

@@ -27,6 +27,8 @@ __global__ void FillKernel(uint8_t* data, Pieces pieces, Value value) {
   }
 }
 
+__global__ void EmptyKernel() {}
+
 template <typename T, typename Value>
 void Fill(void* data, const Pieces& pieces, Value value) {
   FillKernel<T><<<kBlocks, kThreads>>>(static_cast<uint8_t*>(data), pieces, value);
@@ -97,6 +99,8 @@ void FillPiecesRange(void* data, const Pieces& pieces, ByteRange range, uint32_t
 void SetPiecesF32(void* data, const Pieces& pieces, float value) {
   Fill<float>(data, pieces, Constant{value});
 }
+
+void QueueEmptyKernel(cudaStream_t stream) { EmptyKernel<<<1, 32, 0, stream>>>(); }
 
 void FinishFills() {
   cudaError_t error = cudaGetLastError();

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <cuda_runtime_api.h>
+
 // Made-up contents for device memory: hashes of the index. Device pointers; on the default stream.
 namespace baton::bench {
 
@@ -26,6 +28,9 @@ struct Pieces {
 void FillPiecesFp8(void* data, const Pieces& pieces, uint32_t seed);
 void FillPiecesRange(void* data, const Pieces& pieces, ByteRange range, uint32_t seed);
 void SetPiecesF32(void* data, const Pieces& pieces, float value);
+
+// One block that does nothing: what a launch costs.
+void QueueEmptyKernel(cudaStream_t stream);
 
 // Waits; ends the process with the error's name if anything failed.
 void FinishFills();

@@ -61,8 +61,6 @@ class Bench {
         device_name_(device.Describe().substr(0, device.Describe().find(','))),
         hardware_(HardwareOf(device_name_)) {
     if (options_.machine.empty()) options_.machine = device_name_;
-    constexpr size_t kScores = size_t{BenchModel::kMaxSequences} * kVocabulary;
-    scores_ = reinterpret_cast<float*>(Must(device.Allocate(4 * kScores), "scores"));
     head_ = model_.MakeMatrix(ValueFormat::kBf16, kVocabulary, kHidden);
   }
 
@@ -241,7 +239,6 @@ class Bench {
     args.num_rows = batch;
     args.vocabulary = kVocabulary;
     args.logits = ops().activations().logits;
-    args.scores = scores_;
     args.results = reinterpret_cast<kernels::cuda::SampleResult*>(Must(
         model_.device().Allocate(rows.size() * sizeof(kernels::cuda::SampleResult)), "results"));
     const auto stream = model_.device().stream();
@@ -255,7 +252,6 @@ class Bench {
   GraphTimer timer_;
   std::string device_name_;
   Hardware hardware_;
-  float* scores_ = nullptr;
   const kernels::Matrix* head_ = nullptr;
   std::string csv_;
 };

@@ -1,6 +1,7 @@
 // Times whole layers of the real model's size, adds them up to its 43 layers, and compares the sum
 // with the floor of docs/spec/limits.md. --help says how.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -12,13 +13,14 @@
 #include "bench/kernels/floors.h"
 #include "bench/kernels/graph_timer.h"
 #include "bench/kernels/real_shape.h"
+#include "bench/step/gap.h"
 #include "engine/model/forward.h"
 
 namespace baton::bench {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: step_bench [--csv FILE] [--machine TEXT] [--commit ID]\n"
+    "usage: step_bench [--gpus 1|2] [--csv FILE] [--machine TEXT] [--commit ID]\n"
     "\n"
     "Needs a Hopper GPU with 40 GB free. A layer's time is that of several layers of its kind "
     "with\n"
@@ -28,9 +30,15 @@ constexpr char kUsage[] =
     "and\n"
     "the MTP block are not in it.\n"
     "\n"
+    "  --gpus 2        decode steps on two GPUs: one rank of two is measured on this one (half the\n"
+    "                  heads, output groups and width of every expert; the indexer whole), two\n"
+    "                  all-reduces a layer are added at the cost that docs/spec/limits.md assumes,\n"
+    "                  and the gap to the floor is split by cause\n"
     "  --csv FILE      appends rows to FILE, with a heading if it is new\n"
     "  --machine TEXT  for the rows; the GPU's name without it\n"
     "  --commit ID     for the rows\n";
+
+constexpr int kModelLayers = 43;
 
 struct LayerKind {
   Kind kind;
@@ -40,8 +48,12 @@ struct LayerKind {
 constexpr LayerKind kKinds[] = {
     {Kind::kWindow, "SWA", 2}, {Kind::kCsa, "CSA", 21}, {Kind::kHca, "HCA", 20}};
 
+// docs/spec/limits.md, two GPUs: assumed, not measured.
+constexpr double kAllReduce = 3.0, kLinkBytes = 393e3;  // microseconds; bytes a microsecond
+
 struct Options {
   std::string csv, machine, commit = "unknown";
+  int gpus = 1;
 };
 
 // What a step is made of, in microseconds.
@@ -58,17 +70,23 @@ class Bench {
  public:
   Bench(const Options& options, kernels::cuda::CudaDevice& device)
       : options_(options),
-        model_(device),
+        model_(device, options.gpus),
         timer_(device, /*eager=*/false),
         device_name_(device.Describe().substr(0, device.Describe().find(','))),
         hardware_(HardwareOf(device_name_)) {
     if (options_.machine.empty()) options_.machine = device_name_;
-    head_ = model_.MakeMatrix(kernels::cuda::ValueFormat::kBf16, kVocabulary, kHidden);
+    head_ = model_.MakeMatrix(kernels::cuda::ValueFormat::kBf16, kVocabulary / options_.gpus,
+                              kHidden);
   }
 
   void Run() {
     std::printf("%-20s %-6s %10s %10s %7s %9s\n", "step", "part", "us", "floor us", "share",
                 "launches");
+    if (options_.gpus > 1) {
+      GapTimer gaps(model_, timer_, hardware_, options_.gpus);
+      for (const int batch : {1, 8, 32}) RunRank({batch, 1, 8192}, gaps);
+      return;
+    }
     for (const int batch : {1, 8, 32, 128}) RunStep({batch, 1, 8192});
     RunStep({1, BenchModel::kMaxRows, BenchModel::kMaxRows});
   }
@@ -99,6 +117,30 @@ class Bench {
     Print(name, "model", whole);
   }
 
+  // One rank's step and why it takes longer than the floor.
+  void RunRank(const StepSize& step, GapTimer& gaps) {
+    const std::string name = absl::StrFormat("decode B=%d 8K 2 GPUs", step.sequences);
+    model_.Start(step);
+    model_.RunAllPhases();
+    const Part outputs = TimeOutputs(step);
+    Gap gap = gaps.Split({outputs.measured, outputs.launches}, outputs.floor);
+    Part whole = outputs;
+    for (const LayerKind& kind : kKinds) {
+      gap.Add(gaps.TimeLayer(step, kind.kind), kind.in_model);
+      whole.Add(TimeLayer(step, kind.kind), kind.in_model);
+    }
+    const double sum = step.rows() * kHidden * sizeof(uint16_t);
+    const double links = 2 * kModelLayers * (kAllReduce + sum / kLinkBytes);
+    const auto print = [&](const char* part, double us) { Print(name, part, {us, gap.floor, 0}); };
+    print("floor", gap.floor);
+    print("launch", gap.launch);
+    print("latency", gap.latency);
+    print("bandwidth", gap.bandwidth);
+    print("between", whole.measured - gap.total());  // phases queued one behind the other, or beside
+    print("links", links);
+    Print(name, "model", {whole.measured + links, gap.floor, whole.launches});
+  }
+
   Part TimeLayer(const StepSize& step, Kind kind) {
     const int copies = model_.NumWholeLayers(kind);
     const auto queue = [&](int copy) {
@@ -107,7 +149,7 @@ class Bench {
     };
     for (int i = 0; i < copies; ++i) queue(i);  // makes the tables of experts
     const Timing timing = timer_.Time(copies, queue);
-    return {timing.microseconds, LayerFloor(step, kind), timing.launches};
+    return {timing.microseconds, LayerFloor(step, kind) / options_.gpus, timing.launches};
   }
 
   double LayerFloor(const StepSize& step, Kind kind) {
@@ -144,7 +186,7 @@ class Bench {
     linear.x_stride = kHidden;
     linear.rows = step.sequences;
     linear.y = model_.ops().activations().logits;
-    linear.y_stride = kVocabulary;
+    linear.y_stride = head_->rows();
     linear.output = kernels::cuda::OutputFormat::kF32;
     const auto stream = model_.device().stream();
     const Timing head = timer_.Time(1, [&](int) {
@@ -154,7 +196,7 @@ class Bench {
            "head");
     });
     const std::vector<Work> work = LinearWork(step.sequences, kVocabulary, kHidden, false, false);
-    part.Add({head.microseconds, FloorMicroseconds(hardware_, work), head.launches}, 1);
+    part.Add({head.microseconds, FloorMicroseconds(hardware_, work) / options_.gpus, head.launches}, 1);
     return part;
   }
 
@@ -179,7 +221,10 @@ class Bench {
 bool Parse(int argc, char** argv, Options& options) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
-    if (name == "--csv") {
+    if (name == "--gpus") {
+      options.gpus = std::atoi(argv[i + 1]);
+      if (options.gpus != 1 && options.gpus != 2) return false;
+    } else if (name == "--csv") {
       options.csv = argv[i + 1];
     } else if (name == "--machine") {
       options.machine = argv[i + 1];

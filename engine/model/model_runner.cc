@@ -118,6 +118,8 @@ SampleRow ModelRunner::SampleRowOf(const Choice& choice) const {
   row.position = position;
   row.prompt = std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_tokens));
   row.generated = std::span(run.generated).first(num_generated);
+  const std::vector<TokenMask>& masks = run.plan.masks;
+  if (!masks.empty()) row.token_mask = masks[is_prefill ? 0 : choice.record];
   return row;
 }
 
@@ -288,6 +290,7 @@ DraftRequest ModelRunner::DraftRequestOf(const Run& run, const SequenceTokens& a
 
 absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable&) {
   CHECK(!harvest_ && runs_.size() == plan.runs.size());
+  for (size_t i = 0; i < runs_.size(); ++i) runs_[i].plan.masks = plan.runs[i].masks;
   for (Run& run : runs_) RETURN_IF_ERROR(ScorePrompt(run));
   const std::vector<Choice> choices = MakeChoices();
   RETURN_IF_ERROR(SampleChoices(choices));

@@ -31,6 +31,7 @@ struct Sequence {
   int tail_slot = -1;
   SamplingSpec sampling;
   FinishRules finish;
+  MaskRules masks;
   ClassId prompt_class, decode_class;
   absl::Time deadline = absl::InfiniteFuture();
   int priority = 0;        // lower first

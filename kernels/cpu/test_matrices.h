@@ -68,7 +68,7 @@ inline StoredMatrix RandomFp8(int rows, int cols, uint32_t seed) {
   return m;
 }
 
-// Random e2m1 codes; group scales between 2^-10 and 2^(spread - 10), both ends used in the first
+// Random e2m1 codes; group scales between 2^-14 and 2^(spread - 14), both ends used in the first
 // block.
 inline StoredMatrix RandomFp4(int rows, int cols, int spread, uint32_t seed) {
   StoredMatrix m{{WeightFormat::kFp4Group32, rows, cols, nullptr, nullptr}, {}, {}};
@@ -77,10 +77,10 @@ inline StoredMatrix RandomFp4(int rows, int cols, int spread, uint32_t seed) {
     m.values.push_back(static_cast<std::byte>(random()));
   for (size_t i = 0; i < Count(rows, cols / 32); ++i) {
     m.scales.push_back(
-        std::ldexp(1.0f, static_cast<int>(random() % static_cast<uint32_t>(spread + 1)) - 10));
+        std::ldexp(1.0f, static_cast<int>(random() % static_cast<uint32_t>(spread + 1)) - 14));
   }
-  m.scales[0] = std::ldexp(1.0f, -10);
-  m.scales[1] = std::ldexp(1.0f, spread - 10);
+  m.scales[0] = std::ldexp(1.0f, -14);
+  m.scales[1] = std::ldexp(1.0f, spread - 14);
   return m;
 }
 

@@ -29,10 +29,6 @@ class Allocator {
       status_ = memory.status();
     }
   }
-  void Make(QuantisedRows& rows, int64_t num_rows, int64_t width) {
-    Make(rows.codes, num_rows, width);
-    Make(rows.scales, num_rows, width / 128);
-  }
   const absl::Status& status() const { return status_; }
   size_t bytes() const { return bytes_; }
 
@@ -83,8 +79,8 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   const int64_t hca_entries = sizes.max_context / kHcaRatio + 1;
   const int64_t segments = std::max(AttendSegments(kCsaRatio, c.index_topk, 0),
                                     AttendSegments(kHcaRatio, 0, hca_entries));
-  make.Make(s.attend_partials, std::min<int64_t>(rows, kMaxSplitRows) * segments,
-            c.num_attention_heads * (dim + 2));
+  make.Make(s.attend_partials, 1,
+            AttendPartialFloats(rows, segments, c.num_attention_heads, c.head_dim));
   make.Make(s.low_out, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.low_out8, rows, int64_t{c.o_groups} * c.o_lora_rank);
   make.Make(s.gate_logits, rows, experts);
@@ -95,7 +91,6 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   make.Make(s.row_pairs, rows, c.num_experts_per_tok);
   make.Make(s.num_pairs, 1, 1);
   make.Make(s.num_tiles, 1, 1);
-  make.Make(s.num_shared_tiles, 1, 1);
   make.Make(s.tiles, pairs + experts, 1);
   make.Make(s.gate, pairs, c.moe_intermediate_size);
   make.Make(s.up, pairs, c.moe_intermediate_size);
@@ -103,7 +98,6 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   make.Make(s.expert_out, pairs, hidden);
   if (c.num_nextn_predict_layers > 0) make.Make(s.draft_streams8, rows * streams, hidden);
   make.Make(s.collapsed, sizes.max_head_rows, hidden);
-  make.Make(s.scores, sizes.max_head_rows, c.vocab_size);
 }
 
 }  // namespace

@@ -10,23 +10,18 @@
 
 namespace baton::kernels::cuda {
 
-// fp8 rows of a linear's input.
-struct QuantisedRows {
-  uint8_t* codes = nullptr;  // [rows, width]
-  float* scales = nullptr;   // [rows, width / 128]
-};
-
-// What flows between the phases, in device memory; bf16 where model.md 10.6 rounds. Row-major,
+// What flows between the phases, in device memory; bf16 where model.md 10.6 rounds. An fp8 input of
+// a linear (named ..8) is bf16 too: e4m3 codes times their group's power of two, exact. Row-major,
 // first dimension max_rows (head: max_head_rows). Sized once.
 struct Activations {
-  uint16_t* streams = nullptr;  // [rows, S, H]
-  float* post = nullptr;        // [rows, S]
-  float* comb = nullptr;        // [rows, S, S]
-  uint16_t* branch = nullptr;   // [rows, H]
-  uint16_t* normed = nullptr;   // [rows, H]
-  QuantisedRows normed8;
-  uint16_t* query_low = nullptr;  // [rows, q_lora]
-  QuantisedRows query_low8;
+  uint16_t* streams = nullptr;        // [rows, S, H]
+  float* post = nullptr;              // [rows, S]
+  float* comb = nullptr;              // [rows, S, S]
+  uint16_t* branch = nullptr;         // [rows, H]
+  uint16_t* normed = nullptr;         // [rows, H]
+  uint16_t* normed8 = nullptr;        // [rows, H]
+  uint16_t* query_low = nullptr;      // [rows, q_lora]
+  uint16_t* query_low8 = nullptr;     // [rows, q_lora]
   uint16_t* kv = nullptr;             // [rows, D]
   float* compressor_kv = nullptr;     // [rows, 2 D]
   float* compressor_score = nullptr;  // [rows, 2 D]
@@ -51,20 +46,19 @@ struct Scratch {
   float* hca_state = nullptr;      // [sequences, 3, D]
   float* index_scores = nullptr;   // [select_rows, max_entries]
   int select_rows = 0, max_entries = 0;
-  float* attend_partials = nullptr;  // [rows, segments, heads, D + 2], of few rows
+  float* attend_partials = nullptr;  // [AttendPartialFloats]
   uint16_t* low_out = nullptr;       // [rows, o_groups * o_lora]
-  QuantisedRows low_out8;
-  float* gate_logits = nullptr;  // [rows, E]
+  uint16_t* low_out8 = nullptr;      // [rows, o_groups * o_lora]
+  float* gate_logits = nullptr;      // [rows, E]
   int32_t* part_counts = nullptr;
   int32_t *pair_rows = nullptr, *row_pairs = nullptr;
   float* pair_weights = nullptr;
-  int32_t *num_pairs = nullptr, *num_tiles = nullptr, *num_shared_tiles = nullptr;
+  int32_t *num_pairs = nullptr, *num_tiles = nullptr;
   RowTile* tiles = nullptr;
   uint16_t *gate = nullptr, *up = nullptr, *expert_out = nullptr;  // [rows * (k + 1), I or H]
-  QuantisedRows hidden8;                                           // [rows * (k + 1), I]
-  QuantisedRows draft_streams8;                                    // [rows * S, H]
+  uint16_t* hidden8 = nullptr;                                     // [rows * (k + 1), I]
+  uint16_t* draft_streams8 = nullptr;                              // [rows * S, H]
   uint16_t* collapsed = nullptr;                                   // [head rows, H]
-  float* scores = nullptr;                                         // [head rows, V]
 };
 
 struct BufferSizes {

@@ -103,10 +103,15 @@ absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
   }
   const auto num_rows = static_cast<int32_t>(token.size());
   int64_t entries = 0;
-  for (const StepRun& run : runs_) entries = std::max(entries, run.end() / kCsaRatio);
+  int longest = 0;
+  for (const StepRun& run : runs_) {
+    entries = std::max(entries, run.end() / kCsaRatio);
+    longest = std::max(longest, run.num_rows);
+  }
   launch_ = {.rows = Bucket(num_rows, 8, options_.max_rows),
              .sequences = Bucket(static_cast<int64_t>(runs_.size()), 8, options_.max_sequences),
-             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries)};
+             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
+             .has_short_runs = longest <= options_.max_draft_rows};
   infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
   RETURN_IF_ERROR(staging_.Begin());
   const auto copy = [this](const auto& values, const void* to) {

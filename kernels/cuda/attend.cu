@@ -1,600 +1,519 @@
-#include "kernels/cuda/attend.h"
-#include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/slots.cuh"
+#include <algorithm>
 
-// One block of 8 warps computes one row's 32 heads, over all segments of keys or over one of them.
-// Keys come in blocks of 64: as they are stored by cp.async, one block ahead, then as bf16 rows.
-// Scores: a warp has 16 heads x 16 keys; output: 16 heads x a quarter of the channels, in
-// registers, once for the segment and once for the total. Denominators are sums of unrounded p in
-// key order.
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/attend_load.cuh"
+
+// A block of threads computes one row's 64 heads at a time, over all segments of keys or over one
+// of them. One warpgroup brings blocks of 64 keys into shared memory as bf16, two stages ahead; two
+// multiply, each half of the channels: half of each score's sum, then softmax weights of 32 of the
+// keys, then its channels' sums over all keys, in registers. All tiles are wgmma's, in slabs of 64
+// channels with the 128-byte swizzle, padded with zeros up to 64 heads and 512 channels.
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kHeads = 32;
-constexpr int kKeys = 64;
-constexpr int kBatchKeys = 512;  // whose places are looked up at once
-constexpr int kSegmentEntries = 512;
-constexpr int kPad = 8;      // bf16 values between rows, against bank conflicts
-constexpr int kRawPad = 64;  // bytes between stored rows, likewise
-constexpr int kScoreStride = kKeys + 1;
-constexpr int kWeightStride = kKeys + kPad;
-constexpr float kNone = -__builtin_inff();
-
-// Where a key lies: a bf16 row, or with scales a stored entry. No row: masked, its values zero.
-struct KeySource {
-  const uint8_t* row = nullptr;
-  const uint8_t* scales = nullptr;
-};
-
-struct Shared {
-  Bf16* query;         // [kHeads, D + kPad]
-  Bf16* keys;          // [kKeys, D + kPad]
-  uint8_t* raw;        // [kKeys, 2 D + kRawPad] stored rows of the next block
-  KeySource* sources;  // [kBatchKeys]
-  Bf16* weights;       // [kHeads, kWeightStride] r(p)
-  float* scores;       // [kHeads, kScoreStride] scores, then p
-  float* factors;      // [kHeads] what the running maximum multiplies sums by
-  float* max;          // [kHeads] of the segment
-  float* den;          // [kHeads] of the segment
-  float* all_max;      // [kHeads]
-  float* all_den;      // [kHeads]
-};
-
-int SharedBytes(int dim) {
-  return (kHeads + kKeys) * (dim + kPad) * 2 + kKeys * (2 * dim + kRawPad) +
-         kBatchKeys * static_cast<int>(sizeof(KeySource)) + kHeads * kWeightStride * 2 +
-         kHeads * (kScoreStride + 5) * 4;
-}
-
-__device__ Shared Place(uint8_t* base, int dim) {
-  Shared s;
-  s.query = reinterpret_cast<Bf16*>(base);
-  s.keys = s.query + kHeads * (dim + kPad);
-  s.raw = reinterpret_cast<uint8_t*>(s.keys + kKeys * (dim + kPad));
-  s.sources = reinterpret_cast<KeySource*>(s.raw + kKeys * (2 * dim + kRawPad));
-  s.weights = reinterpret_cast<Bf16*>(s.sources + kBatchKeys);
-  s.scores = reinterpret_cast<float*>(s.weights + kHeads * kWeightStride);
-  s.factors = s.scores + kHeads * kScoreStride;
-  s.max = s.factors + kHeads;
-  s.den = s.max + kHeads;
-  s.all_max = s.den + kHeads;
-  s.all_den = s.all_max + kHeads;
-  return s;
-}
-
-__device__ void CopyAsync8(uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ uint4 Masked(const uint4& x, uint32_t keep) {
-  return make_uint4(x.x & keep, x.y & keep, x.z & keep, x.w & keep);
-}
-
-// Entries that a row attends to.
-__device__ int64_t NumEntries(const AttendArgs& args, int row) {
-  if (args.ratio == 0) return 0;
-  if (args.ratio == 4) return args.num_selected[row];
-  return (args.step.position[row] + 1) / 128;
-}
-
-// Numerators, denominator and reference of a segment of a row's head, or of all of them.
-struct PartialPlace {
-  float *sums, *den, *max;
-};
-__device__ PartialPlace PartialOf(const AttendArgs& args, int row, int segment, int head) {
-  const int dim = args.shape.head_dim;
+// A segment of a row's head: sums [D], denominators of both warpgroups' keys, reference.
+__device__ float* PartialOf(const AttendArgs& args, int row, int segment, int head) {
   const int64_t index =
       (static_cast<int64_t>(row) * args.segments + segment) * args.shape.heads + head;
-  float* place = args.partials + index * (dim + 2);
-  return {place, place + dim, place + dim + 1};
+  return args.partials + index * (args.shape.head_dim + kPartialTail);
 }
 
-// Output, inverse rope and bf16 of two neighbouring channels.
-__device__ void StorePair(const AttendArgs& args, int64_t position, int channel, Pair v,
-                          Bf16* out) {
-  const int rope = args.shape.head_dim - args.shape.rope_dim;
-  v = {RoundBf16(v.a), RoundBf16(v.b)};
-  if (channel >= rope) {
-    const float frequency = args.frequencies[(channel - rope) / 2];
-    v = RotateBack(v, RopeSinCos(RopeAngle(position, frequency)));
-  }
-  *reinterpret_cast<uint32_t*>(out + channel) =
-      EncodeBf16(v.a) | static_cast<uint32_t>(EncodeBf16(v.b)) << 16;
-}
-
-// The sink, once, into the denominator: what numerators are multiplied by and divided by.
-struct Quotient {
-  float factor, den;
-};
+// What sums are multiplied by in the end: the sink enters the denominator once.
 template <bool kIsBounded>
-__device__ Quotient AddSink(float sink, float max, float den) {
-  if constexpr (kIsBounded) return {1.0f, den + Exp(sink)};
+__device__ float FinalFactor(float sink, float max, float denominator) {
+  if constexpr (kIsBounded) return 1.0f / (denominator + Exp(sink));
   const float reference = Larger(sink, max);
   const float factor = ExpNeg(max - reference);
-  return {factor, den * factor + ExpNeg(sink - reference)};
+  return factor / (denominator * factor + ExpNeg(sink - reference));
 }
 
-// One query row, 32 of its heads; kIsFull: their dimension is that of kTiles tiles a warp.
-template <int kTiles, bool kIsFull, bool kIsBounded>
-class RowAttention {
+// Two neighbouring output channels, rotated back.
+__device__ __forceinline__ uint32_t RotatedBack(uint32_t pair, const SinCos& angle) {
+  const Pair v = RotateBack({FloatOf(pair << 16), FloatOf(pair & 0xffff0000u)}, angle);
+  return PackBf16(v.a, v.b);
+}
+
+// A multiplying warpgroup. Thread: heads lane / 4 and + 8 of its warp's 16; of a tile's columns
+// 8 j + 2 (lane % 4) and + 1.
+template <bool kIsBounded>
+class Attention {
  public:
-  __device__ RowAttention(const AttendArgs& args, const Shared& s)
+  __device__ Attention(const AttendArgs& args, Shared& shared)
       : args_(args),
-        s_(s),
-        row_(static_cast<int>(blockIdx.x)),
-        first_head_(static_cast<int>(blockIdx.y) * kHeads),
-        position_(args.step.position[row_]),
-        run_index_(args.step.sequence[row_]),
-        run_(args.step.runs[run_index_]) {
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums_[t][i] = total_[t][i] = 0.0f;
-    }
-  }
+        s_(shared),
+        group_(static_cast<int>(threadIdx.x) / kGroup),
+        thread_(static_cast<int>(threadIdx.x) % kGroup),
+        head_(thread_ / kWarp * 16 + LaneIndex() / 4),
+        pair_(LaneIndex() % 4) {}
 
-  // All segments, to the output.
   __device__ void Run() {
-    Begin();
-    for (int segment = 0; HasSegment(segment); ++segment) {
-      AddSegment(segment);
-      EndSegment();
+    if (args_.shape.head_dim < kSlab * kSlabs) ClearQuery();
+    index_ = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x);
+    Item item = NextItem();
+    if (item.blocks == 0) return;
+    StartQuery(item);
+    for (int number = 0; item.blocks > 0; ++number) {
+      const Item next = AddBlocks(item);
+      if (args_.segments > 1) {
+        StorePartial(item);
+      } else {
+        Finish(item, s_.angles[number % kAngleSets]);
+      }
+      item = next;
     }
-    Finish();
-  }
-
-  // One segment, to its partial sums; nothing where the row has no such segment.
-  __device__ void RunSegment(int segment) {
-    if (!HasSegment(segment)) return;
-    Begin();
-    AddSegment(segment);
-    StorePartial(segment);
   }
 
  private:
-  __device__ int Dim() const { return kIsFull ? 32 * kTiles : args_.shape.head_dim; }
-  __device__ int Stride() const { return Dim() + kPad; }
-  __device__ bool HasTile(int tile) const { return kIsFull || ChannelOf(tile) < Dim(); }
-
-  __device__ void Begin() const {
-    LoadQuery();
-    if (threadIdx.x < kHeads) {
-      s_.all_den[threadIdx.x] = 0.0f;
-      s_.all_max[threadIdx.x] = kNone;
+  // No blocks: there is none.
+  __device__ Item NextItem() {
+    const int items = NumItems(args_);
+    Item item;
+    for (index_ += static_cast<int>(gridDim.x); index_ < items && item.blocks == 0;) {
+      item = ItemAt(args_, index_);
+      if (item.blocks == 0) index_ += static_cast<int>(gridDim.x);
     }
+    return item;
   }
 
-  // Segment 0 is the window, the others are 512 entries each.
-  __device__ bool HasSegment(int segment) const {
-    return segment == 0 ||
-           static_cast<int64_t>(segment - 1) * kSegmentEntries < NumEntries(args_, row_);
-  }
+  __device__ uint8_t* OwnQuery() const { return s_.query + group_ * (kTileBytes / 2); }
 
-  __device__ void LoadQuery() const {
-    const int heads = args_.shape.heads;
-    for (int i = static_cast<int>(threadIdx.x); i < kHeads * Dim() / 8; i += kThreads) {
-      const int head = i / (Dim() / 8), chunk = i % (Dim() / 8);
-      uint4 value = make_uint4(0, 0, 0, 0);
-      if (first_head_ + head < heads) {
-        const int64_t at = (static_cast<int64_t>(row_) * heads + first_head_ + head) * Dim();
-        value = reinterpret_cast<const uint4*>(args_.query + at)[chunk];
-      }
-      *reinterpret_cast<uint4*>(s_.query + head * Stride() + chunk * 8) = value;
+  __device__ void ClearQuery() const {
+    for (int at = 16 * thread_; at < kTileBytes / 2; at += 16 * kGroup) {
+      *reinterpret_cast<uint4*>(OwnQuery() + at) = make_uint4(0, 0, 0, 0);
     }
+    MeetAt(kFirstGroup + group_, kGroup);
   }
 
-  __device__ KeySource WindowSource(int64_t position) const {
-    if (position >= run_.first) {
-      const Bf16* row = args_.kv + (run_.first_row + (position - run_.first)) * Dim();
-      return {reinterpret_cast<const uint8_t*>(row), nullptr};
-    }
-    const int reach = args_.shape.window - 1;
-    const int64_t index =
-        static_cast<int64_t>(run_index_) * reach + position - (run_.first - reach);
-    return {reinterpret_cast<const uint8_t*>(args_.old_window + index * Dim()), nullptr};
-  }
-
-  __device__ KeySource EntrySource(int64_t rank) const {
-    const int64_t entry =
-        args_.ratio == 4
-            ? args_.selected[static_cast<int64_t>(row_) * args_.shape.index_topk + rank]
-            : rank;
-    const RowPlace place = EntryPlace(args_.step, args_.pages, run_index_, entry);
-    return {place.data, place.scales};
-  }
-
-  __device__ uint8_t* RawRow(int key) const { return s_.raw + key * (2 * Dim() + kRawPad); }
-
-  // Starts the copies of keys first .. first + 63 of the batch. Four threads a key.
-  template <bool kIsEntry>
-  __device__ void LoadRaw(int first) const {
-    const int key = static_cast<int>(threadIdx.x) / 4, quarter = static_cast<int>(threadIdx.x) % 4;
-    const KeySource source = s_.sources[first + key];
-    if (source.row == nullptr) return;
-    const uint32_t to = SharedAddress(RawRow(key));
-    const int bytes = kIsEntry ? args_.pages.data_bytes : 2 * Dim();
-#pragma unroll 4
-    for (int at = 16 * quarter; at < bytes; at += 64) {
-      CopyAsync16(to + at, source.row + at, true);
-    }
-    if constexpr (kIsEntry) {
-      if (8 * quarter < args_.pages.scale_bytes) {
-        CopyAsync8(to + bytes + 8 * quarter, source.scales + 8 * quarter);
+  // Starts the copies of this warpgroup's channels.
+  __device__ void StartQuery(const Item& item) const {
+    const int chunk = thread_ % 32, channel = group_ * (kSlab * kSlabs / 2) + 8 * chunk;
+    const int dim = args_.shape.head_dim, heads = args_.shape.heads - item.first_head;
+    if (channel < dim) {
+      const int64_t first = static_cast<int64_t>(item.row) * args_.shape.heads + item.first_head;
+      const Bf16* query = args_.query + first * dim + channel;
+      const uint32_t to = SharedAddress(OwnQuery() + chunk / 8 * kSlabBytes);
+#pragma unroll
+      for (int i = 0; i < kHeads / 4; ++i) {
+        const int head = thread_ / 32 + 4 * i;
+        CopyAsync16(to + Swizzled(head, chunk % 8), query + min(head, heads - 1) * dim,
+                    head < heads);
       }
     }
+    CopyAsyncCommit();
+  }
+  __device__ void AwaitQuery() const {
+    CopyAsyncWait<0>();
+    FenceAsyncProxy();
+    MeetAt(kFirstGroup + group_, kGroup);
   }
 
-  // The copied rows become bf16 rows; 64 channels are one scale and 16 channels of each of the four
-  // threads.
-  template <bool kIsEntry>
-  __device__ void Convert(int first) const {
-    const int key = static_cast<int>(threadIdx.x) / 4, quarter = static_cast<int>(threadIdx.x) % 4;
-    const uint32_t keep = s_.sources[first + key].row == nullptr ? 0u : ~0u;
-    const uint8_t* raw = RawRow(key);
-    Bf16* out = s_.keys + key * Stride();
-    const int nope = kIsEntry ? Dim() - args_.shape.rope_dim : 0;
-    if constexpr (kIsEntry) {
-      const uint8_t* scales = raw + args_.pages.data_bytes;
-#pragma unroll 4
-      for (int group = 0; group < nope / kKvGroup; ++group) {
-        const int channel = kKvGroup * group + 16 * quarter;
-        const uint4 codes = *reinterpret_cast<const uint4*>(raw + channel);
-        const auto scale = static_cast<uint8_t>(scales[group] & keep);  // never an infinite one
-        WidenCodes(Masked(codes, keep), DecodeE8m0(scale), out + channel);
+  // Returns the next item, whose query is on its way. While a block's values are added, the next
+  // one's scores become weights, within a segment.
+  __device__ Item AddBlocks(const Item& item) {
+    Item next;
+    int segment = 0;
+    AwaitQuery();
+    for (int b = 0; b < item.blocks;) {
+      MultiplyScores(cursor_);
+      WgmmaWait<0>();
+      HoldResults(scores_);
+      denominator_[0] = denominator_[1] = 0.0f;
+      max_[0] = max_[1] = kNone;
+      Exponentiate<true>(item.FirstKey(b), item.EndKey(b), cursor_);
+      bool starts = true;
+      for (; b + 1 < item.blocks && !item.StartsSegment(b + 1); ++b, starts = false) {
+        const Cursor here = cursor_;
+        cursor_.Advance();
+        MultiplyScores(cursor_);
+        MultiplyValues(here, starts);
+        WgmmaWait<2>();
+        HoldResults(scores_);
+        Exponentiate<false>(item.FirstKey(b + 1), item.EndKey(b + 1), here);
+        EndValues(here);
       }
+      MultiplyValues(cursor_, starts);
+      if (++b == item.blocks) next = StartNext();
+      EndFirstHalf(cursor_);
+      EndValues(cursor_);
+      cursor_.Advance();
+      if (args_.segments == 1) EndSegment(segment++, b == item.blocks);
     }
-#pragma unroll 4
-    for (int channel = nope + 16 * quarter; channel < Dim(); channel += 64) {
-      const auto* values = reinterpret_cast<const uint4*>(raw + nope + 2 * (channel - nope));
-      const uint4 low = values[0], high = values[1];
-      reinterpret_cast<uint4*>(out + channel)[0] = Masked(low, keep);
-      reinterpret_cast<uint4*>(out + channel)[1] = Masked(high, keep);
+    return next;
+  }
+
+  __device__ Item StartNext() {
+    const Item next = NextItem();
+    if (next.blocks > 0) StartQuery(next);
+    return next;
+  }
+
+  // Half of the sums over channels of all heads and keys of a tile.
+  __device__ void MultiplyScores(const Cursor& at) {
+    BarrierWait(SharedAddress(&s_.full[at.stage]), at.parity);
+    const int first = group_ * (kTileBytes / 2);
+    const Tile query(SharedAddress(s_.query + first), kByRows);
+    const Tile keys(SharedAddress(s_.keys[at.stage] + first), kByRows);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kSlabs / 2 * kSlab / 16; ++k) {
+      const int offset = k / 4 * kSlabBytes + k % 4 * 32;
+      WgmmaScores(scores_, query.At(offset), keys.At(offset), k > 0);
+    }
+    WgmmaCommit();
+  }
+
+  // Sums of this warpgroup's channels over a tile's keys, half of them after the other.
+  __device__ void MultiplyValues(const Cursor& at, bool starts_segment) {
+    const Tile weights(SharedAddress(s_.weights[at.stage]), kByRows);
+    const Tile values(SharedAddress(s_.keys[at.stage] + group_ * (kTileBytes / 2)), kByColumns);
+    WgmmaFence();
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+      const int adds = k > 0 || !starts_segment;
+      WgmmaValues(sums_[0], weights.At(32 * k), values.At(2048 * k), adds);
+      WgmmaValues(sums_[1], weights.At(32 * k), values.At(2048 * k + 2 * kSlabBytes), adds);
+      if (k % 2 == 1) WgmmaCommit();
+    }
+  }
+  __device__ void EndFirstHalf(const Cursor& at) const {
+    WgmmaWait<1>();
+    WarpArrive(SharedAddress(&s_.empty[at.stage][0]));
+  }
+  __device__ void EndValues(const Cursor& at) {
+    WgmmaWait<0>();
+    WarpArrive(SharedAddress(&s_.empty[at.stage][1]));
+    HoldResults(sums_[0]);
+    HoldResults(sums_[1]);
+  }
+
+  // The scores of this warpgroup's 32 keys: both halves' sum, scaled.
+  __device__ void ExchangeScores(float (&p)[16]) const {
+    float4(&to)[4][kGroup] = s_.scores[1 - group_];
+    const float4(&from)[4][kGroup] = s_.scores[group_];
+    const bool is_second = group_ == 1;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* low = scores_ + 4 * i;
+      const float* high = scores_ + 16 + 4 * i;
+      to[i][thread_] = make_float4(is_second ? low[0] : high[0], is_second ? low[1] : high[1],
+                                   is_second ? low[2] : high[2], is_second ? low[3] : high[3]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) p[4 * i + j] = is_second ? high[j] : low[j];
+    }
+    MeetAt(kMath, kMathThreads);
+    const float scale = args_.shape.score_scale;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float4 other = from[i][thread_];
+      p[4 * i] = (p[4 * i] + other.x) * scale;
+      p[4 * i + 1] = (p[4 * i + 1] + other.y) * scale;
+      p[4 * i + 2] = (p[4 * i + 2] + other.z) * scale;
+      p[4 * i + 3] = (p[4 * i + 3] + other.w) * scale;
     }
   }
 
-  // Visible keys first .. end - 1 of a list, in blocks of 64 at absolute multiples; source(k) says
-  // where key k lies.
-  template <bool kIsEntry, typename Source>
-  __device__ void AddKeys(int64_t first, int64_t end, const Source& source) {
-    for (int64_t base = first / kKeys * kKeys; base < end; base += kBatchKeys) {
-      const int count = static_cast<int>(min(static_cast<int64_t>(kBatchKeys), end - base));
-      const int hidden = static_cast<int>(first > base ? first - base : 0);
-      __syncthreads();  // the batch before is done
-      for (int k = static_cast<int>(threadIdx.x); k < kBatchKeys; k += kThreads) {
-        s_.sources[k] = k >= hidden && k < count ? source(base + k) : KeySource{};
+  // Scores become weights, of keys first .. end - 1; the others' are zero. kIsFirst: of a segment's
+  // first block; else the values of the block at `adding` are being added.
+  template <bool kIsFirst>
+  __device__ void Exponentiate(int first, int end, const Cursor& adding) {
+    float p[16];
+    ExchangeScores(p);
+    const int own = 32 * group_ + 2 * pair_;  // key of p[0]
+    first -= own;
+    end -= own;
+    if constexpr (!kIsBounded) MoveReference<kIsFirst>(p, first, end);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
+      const float value = kIsBounded ? QuickExp(p[i]) : QuickExpNeg(p[i] - max_[half]);
+      p[i] = key >= first && key < end ? value : 0.0f;
+      denominator_[half] += p[i];
+    }
+    if constexpr (!kIsFirst) EndFirstHalf(adding);
+    uint8_t* weights = s_.weights[cursor_.stage];
+#pragma unroll
+    for (int i = 0; i < 16; i += 2) {
+      const int chunk = 4 * group_ + i / 4, head = head_ + 8 * (i / 2 % 2);
+      *reinterpret_cast<uint32_t*>(weights + Swizzled(head, chunk) + 4 * pair_) =
+          PackBf16(p[i], p[i + 1]);
+    }
+    FenceAsyncProxy();
+    MeetAt(kMath, kMathThreads);
+  }
+
+  // The running maximum (R3): a new reference for each head, which all its sums are brought to.
+  template <bool kIsFirst>
+  __device__ void MoveReference(const float (&p)[16], int first, int end) {
+    float max[2] = {kNone, kNone};
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
+      if (key >= first && key < end) max[half] = Larger(p[i], max[half]);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      max[half] = GroupMax(max[half], 4);
+      if (pair_ == 0) s_.maxima[group_][head_ + 8 * half] = max[half];
+    }
+    MeetAt(kMaxima, kMathThreads);
+    float factor[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float other = s_.maxima[1 - group_][head_ + 8 * half];
+      const float reference = Larger(Larger(max[half], other), max_[half]);
+      factor[half] = ExpNeg(max_[half] - reference);
+      max_[half] = reference;
+      denominator_[half] *= factor[half];
+    }
+    if constexpr (kIsFirst) return;
+    WgmmaWait<0>();
+    HoldResults(sums_[0]);
+    HoldResults(sums_[1]);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) Sum(i) *= factor[i / 2 % 2];
+  }
+
+  // A head's denominator over this warpgroup's keys.
+  __device__ static float SumOfFour(float x) {
+    x += __shfl_xor_sync(kFullWarp, x, 1);
+    return x + __shfl_xor_sync(kFullWarp, x, 2);
+  }
+
+  __device__ float& Sum(int i) { return sums_[i / (kSums / 2)][i % (kSums / 2)]; }
+  __device__ float Sum(int i) const { return sums_[i / (kSums / 2)][i % (kSums / 2)]; }
+
+  // total = total + segment, both brought to the larger reference first. Between segments the total
+  // lies in global memory, behind the last one in sums_.
+  __device__ void EndSegment(int number, bool is_last) {
+    float scales[2][2];  // [total, segment][half]
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float own = SumOfFour(denominator_[half]);
+      scales[0][half] = scales[1][half] = 1.0f;
+      if (number == 0) {
+        all_denominator_[half] = own;
+        all_max_[half] = max_[half];
+        continue;
       }
-      __syncthreads();
-      LoadRaw<kIsEntry>(0);
-      for (int k = 0; k < count; k += kKeys) {
-        CopyAsyncCommit();
-        CopyAsyncWait<0>();
-        __syncthreads();  // all copies are here, and the block before is done with the keys
-        Convert<kIsEntry>(k);
-        __syncthreads();
-        if (k + kKeys < count) LoadRaw<kIsEntry>(k + kKeys);
-        AddBlock(max(hidden - k, 0), min(count - k, kKeys));
-      }
-    }
-  }
-
-  // Keys first .. last - 1 of the block are visible.
-  __device__ void AddBlock(int first, int last) {
-    Score();
-    __syncthreads();
-    if constexpr (!kIsBounded) {
-      MoveReference(first, last);
-      __syncthreads();
-    }
-    Exponentiate(first, last);
-    __syncthreads();
-    if (threadIdx.x < kHeads) AddDenominators(first, last);
-    Accumulate();
-  }
-
-  __device__ void AddDenominators(int first, int last) const {
-    const float* p = s_.scores + threadIdx.x * kScoreStride;
-    float den = s_.den[threadIdx.x];
-    if (first == 0 && last == kKeys) {
-#pragma unroll
-      for (int j = 0; j < kKeys; ++j) den += p[j];
-    } else {
-      for (int j = first; j < last; ++j) den += p[j];
-    }
-    s_.den[threadIdx.x] = den;
-  }
-
-  __device__ void Score() const {
-    const int m = WarpIndex() / 4 * 16, n = WarpIndex() % 4 * 16, lane = LaneIndex();
-    const uint32_t query = SharedAddress(s_.query + (m + lane % 16) * Stride() + lane / 16 * 8);
-    const uint32_t keys =
-        SharedAddress(s_.keys + (n + lane / 16 * 8 + lane % 8) * Stride() + lane / 8 % 2 * 8);
-    float d[2][4] = {};
-#pragma unroll 8
-    for (int k = 0; k < Dim(); k += 16) {
-      uint32_t a[4], b[4];
-      LoadMatrices(query + 2 * k, a);
-      LoadMatrices(keys + 2 * k, b);
-      Mma(d[0], a, b[0], b[1]);
-      Mma(d[1], a, b[2], b[3]);
-    }
-#pragma unroll
-    for (int t = 0; t < 2; ++t) {
-      float* out = s_.scores + (m + LaneIndex() / 4) * kScoreStride + n + 8 * t;
-      out += LaneIndex() % 4 * 2;
-      out[0] = d[t][0];
-      out[1] = d[t][1];
-      out[8 * kScoreStride] = d[t][2];
-      out[8 * kScoreStride + 1] = d[t][3];
-    }
-  }
-
-  // The running maximum (R3): a new reference for each head, and what that multiplies its sums by.
-  __device__ void MoveReference(int first, int last) const {
-    if (threadIdx.x >= kHeads) return;
-    const float* scores = s_.scores + threadIdx.x * kScoreStride;
-    float max = kNone;
-    for (int j = first; j < last; ++j) max = Larger(scores[j] * args_.shape.score_scale, max);
-    const float before = s_.max[threadIdx.x];
-    const float reference = Larger(max, before);
-    const float factor = ExpNeg(before - reference);
-    s_.factors[threadIdx.x] = factor;
-    s_.den[threadIdx.x] *= factor;
-    s_.max[threadIdx.x] = reference;
-  }
-
-  __device__ void Exponentiate(int first, int last) const {
-    constexpr int kOwn = kHeads * kKeys / kThreads;
-    float p[kOwn];
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int at = i * kThreads + static_cast<int>(threadIdx.x);
-      const int head = at / kKeys, key = at % kKeys;
-      const float scaled = s_.scores[head * kScoreStride + key] * args_.shape.score_scale;
-      const float value = kIsBounded ? Exp(scaled) : ExpNeg(scaled - s_.max[head]);
-      p[i] = key >= first && key < last ? value : 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int at = i * kThreads + static_cast<int>(threadIdx.x);
-      const int head = at / kKeys, key = at % kKeys;
-      s_.scores[head * kScoreStride + key] = p[i];
-      s_.weights[head * kWeightStride + key] = EncodeBf16(p[i]);
-    }
-  }
-
-  __device__ int HeadOf(int half) const {
-    return WarpIndex() / 4 * 16 + LaneIndex() / 4 + 8 * half;
-  }
-  __device__ int ChannelOf(int tile) const { return (tile * 4 + WarpIndex() % 4) * 8; }
-
-  __device__ void Accumulate() {
-    if constexpr (!kIsBounded) {
-      const float low = s_.factors[HeadOf(0)], high = s_.factors[HeadOf(1)];
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) Scale(sums_[t], low, high);
-    }
-    const int lane = LaneIndex();
-#pragma unroll
-    for (int k = 0; k < kKeys; k += 16) {
-      uint32_t a[4];
-      LoadA(s_.weights, kWeightStride, WarpIndex() / 4 * 16, k, a);
-#pragma unroll
-      for (int t = 0; t < kTiles; t += 2) {
-        if (!HasTile(t)) continue;
-        const bool has_two = HasTile(t + 1);
-        const int channel = ChannelOf(lane < 16 || !has_two ? t : t + 1);
-        uint32_t b[4];
-        LoadMatricesTransposed(SharedAddress(s_.keys + (k + lane % 16) * Stride() + channel), b);
-        Mma(sums_[t], a, b[0], b[1]);
-        if (has_two) Mma(sums_[t + 1], a, b[2], b[3]);
-      }
-    }
-  }
-
-  __device__ static void Scale(float (&sums)[4], float low, float high) {
-    sums[0] *= low;
-    sums[1] *= low;
-    sums[2] *= high;
-    sums[3] *= high;
-  }
-
-  __device__ void StartSegment() const {
-    __syncthreads();
-    if (threadIdx.x >= kHeads) return;
-    s_.den[threadIdx.x] = 0.0f;
-    s_.max[threadIdx.x] = kNone;
-  }
-
-  // total = total + segment, both brought to the larger reference first.
-  __device__ void EndSegment() {
-    __syncthreads();
-    float scales[2][2] = {{1.0f, 1.0f}, {1.0f, 1.0f}};  // [total, segment][half]
-    if constexpr (!kIsBounded) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float total = s_.all_max[HeadOf(half)], segment = s_.max[HeadOf(half)];
-        const float reference = Larger(segment, total);
-        scales[0][half] = ExpNeg(total - reference);
-        scales[1][half] = ExpNeg(segment - reference);
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
       if constexpr (!kIsBounded) {
-        Scale(total_[t], scales[0][0], scales[0][1]);
-        Scale(sums_[t], scales[1][0], scales[1][1]);
+        const float reference = Larger(max_[half], all_max_[half]);
+        scales[0][half] = ExpNeg(all_max_[half] - reference);
+        scales[1][half] = ExpNeg(max_[half] - reference);
+        all_max_[half] = reference;
       }
+      all_denominator_[half] = all_denominator_[half] * scales[0][half] + own * scales[1][half];
+    }
+    if (number == 0 && is_last) return;
+    auto* total = reinterpret_cast<float4*>(args_.partials) +
+                  static_cast<int64_t>(blockIdx.x) * kMathThreads * (kSums / 4) + threadIdx.x;
+    constexpr int kAtOnce = 8;
+#pragma unroll
+    for (int first = 0; first < kSums / 4; first += kAtOnce) {
+      if (number > 0) AddTotal<kAtOnce>(total, first, scales);
+      if (is_last) continue;
+#pragma unroll
+      for (int i = 4 * first; i < 4 * (first + kAtOnce); i += 4) {
+        __stcg(total + i / 4 * kMathThreads,
+               make_float4(Sum(i), Sum(i + 1), Sum(i + 2), Sum(i + 3)));
+      }
+    }
+  }
+
+  template <int kCount>
+  __device__ void AddTotal(const float4* total, int first, const float (&scales)[2][2]) {
+    float4 before[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) before[j] = __ldcg(total + (first + j) * kMathThreads);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const int i = 4 * (first + j);
+      Sum(i) = before[j].x * scales[0][0] + Sum(i) * scales[1][0];
+      Sum(i + 1) = before[j].y * scales[0][0] + Sum(i + 1) * scales[1][0];
+      Sum(i + 2) = before[j].z * scales[0][1] + Sum(i + 2) * scales[1][1];
+      Sum(i + 3) = before[j].w * scales[0][1] + Sum(i + 3) * scales[1][1];
+    }
+  }
+
+  __device__ int ChannelOf(int sum) const {
+    return group_ * (kSlab * kSlabs / 2) + sum / 4 * 8 + 2 * pair_;
+  }
+
+  __device__ void StorePartial(const Item& item) const {
+    const int dim = args_.shape.head_dim;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float denominator = SumOfFour(denominator_[half]);
+      const int head = item.first_head + head_ + 8 * half;
+      if (head >= args_.shape.heads) continue;
+      float* partial = PartialOf(args_, item.row, item.segment, head);
+#pragma unroll
+      for (int i = 0; i < kSums; i += 4) {
+        if (ChannelOf(i) >= dim) continue;
+        *reinterpret_cast<float2*>(partial + ChannelOf(i)) =
+            make_float2(Sum(i + 2 * half), Sum(i + 2 * half + 1));
+      }
+      if (pair_ != 0) continue;
+      partial[dim + group_] = denominator;
+      if (group_ == 0) partial[dim + 2] = max_[half];
+    }
+  }
+
+  __device__ void Finish(const Item& item, const SinCos* angles) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (pair_ == 0) s_.denominators[group_][head_ + 8 * half] = all_denominator_[half];
+    }
+    MeetAt(kMath, kMathThreads);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int head = head_ + 8 * half;
+      const bool is_live = item.first_head + head < args_.shape.heads;
+      const float factor = FinalFactor<kIsBounded>(
+          is_live ? args_.sink[item.first_head + head] : 0.0f, all_max_[half],
+          s_.denominators[0][head] + s_.denominators[1][head]);
+      const int64_t row = static_cast<int64_t>(item.row) * args_.shape.heads + item.first_head;
+      Bf16* out = args_.attended + (row + head) * args_.shape.head_dim;
+#pragma unroll
+      for (int i = 0; i < kSums; i += 16) {
+        const int base = group_ * (kSlab * kSlabs / 2) + 2 * i, channel = base + 8 * pair_;
+        uint32_t words[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int at = i + 4 * j + 2 * half;
+          words[j] = PackBf16(Sum(at) * factor, Sum(at + 1) * factor);
+        }
+        if (base + 32 > args_.shape.head_dim - args_.shape.rope_dim)
+          RotateTiles(base, angles, words);
+        Transpose(words);
+        if (!is_live || channel >= args_.shape.head_dim) continue;
+        *reinterpret_cast<uint4*>(out + channel) =
+            make_uint4(words[0], words[1], words[2], words[3]);
+      }
+    }
+  }
+
+  // Tiles of 8 channels, from channel `base` on.
+  __device__ void RotateTiles(int base, const SinCos* angles, uint32_t (&words)[4]) const {
+    const int dim = args_.shape.head_dim, rope = dim - args_.shape.rope_dim;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int tile = base + 8 * j;
+      if (tile < rope || tile >= dim) continue;
+      words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
+    }
+  }
+
+  // Word j of lane l of four neighbours goes to word l of lane j.
+  __device__ void Transpose(uint32_t (&words)[4]) const {
+#pragma unroll
+    for (int step = 1; step < 4; step *= 2) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        total_[t][i] += sums_[t][i];
-        sums_[t][i] = 0.0f;
-      }
-    }
-    __syncthreads();  // all have read the references
-    if (threadIdx.x >= kHeads) return;
-    float total = s_.all_den[threadIdx.x], segment = s_.den[threadIdx.x];
-    if constexpr (!kIsBounded) {
-      const float before = s_.all_max[threadIdx.x], max = s_.max[threadIdx.x];
-      const float reference = Larger(max, before);
-      total *= ExpNeg(before - reference);
-      segment *= ExpNeg(max - reference);
-      s_.all_max[threadIdx.x] = reference;
-    }
-    s_.all_den[threadIdx.x] = total + segment;
-  }
-
-  __device__ void AddSegment(int segment) {
-    StartSegment();
-    if (segment == 0) {
-      const int64_t oldest = position_ - args_.shape.window + 1;
-      AddKeys<false>(oldest < 0 ? 0 : oldest, position_ + 1,
-                     [this](int64_t key) { return WindowSource(key); });
-      return;
-    }
-    const int64_t first = static_cast<int64_t>(segment - 1) * kSegmentEntries;
-    const int64_t count = NumEntries(args_, row_), end = first + kSegmentEntries;
-    AddKeys<true>(first, count < end ? count : end,
-                  [this](int64_t key) { return EntrySource(key); });
-  }
-
-  __device__ void StorePartial(int segment) const {
-    __syncthreads();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int head = first_head_ + HeadOf(half);
-      if (head >= args_.shape.heads) continue;
-      const PartialPlace place = PartialOf(args_, row_, segment, head);
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        if (!HasTile(t)) continue;
-        *reinterpret_cast<float2*>(place.sums + ChannelOf(t) + LaneIndex() % 4 * 2) =
-            make_float2(sums_[t][2 * half], sums_[t][2 * half + 1]);
-      }
-    }
-    const int head = first_head_ + static_cast<int>(threadIdx.x);
-    if (threadIdx.x >= kHeads || head >= args_.shape.heads) return;
-    const PartialPlace place = PartialOf(args_, row_, segment, head);
-    *place.den = s_.den[threadIdx.x];
-    *place.max = s_.max[threadIdx.x];
-  }
-
-  __device__ void Finish() {
-    __syncthreads();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int head = first_head_ + HeadOf(half);
-      if (head >= args_.shape.heads) continue;
-      const Quotient q =
-          AddSink<kIsBounded>(args_.sink[head], s_.all_max[HeadOf(half)], s_.all_den[HeadOf(half)]);
-      Bf16* out = args_.attended + (static_cast<int64_t>(row_) * args_.shape.heads + head) * Dim();
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        if (!HasTile(t)) continue;
-        Pair v = {total_[t][2 * half], total_[t][2 * half + 1]};
-        if constexpr (!kIsBounded) v = {v.a * q.factor, v.b * q.factor};
-        StorePair(args_, position_, ChannelOf(t) + LaneIndex() % 4 * 2, {v.a / q.den, v.b / q.den},
-                  out);
+        if ((i & step) != 0) continue;
+        const bool is_upper = (pair_ & step) != 0;
+        const uint32_t got =
+            __shfl_xor_sync(kFullWarp, is_upper ? words[i] : words[i + step], step);
+        words[i] = is_upper ? got : words[i];
+        words[i + step] = is_upper ? words[i + step] : got;
       }
     }
   }
 
   const AttendArgs& args_;
-  const Shared& s_;
-  const int row_, first_head_;
-  const int64_t position_;
-  const int run_index_;
-  const RunInfo run_;
-  float sums_[kTiles][4], total_[kTiles][4];
+  Shared& s_;
+  const int group_, thread_, head_, pair_;
+  Cursor cursor_;
+  int index_ = 0;  // of the item whose query is the last on its way
+  float sums_[2][kSums / 2], scores_[32];
+  float denominator_[2], max_[2], all_denominator_[2], all_max_[2];
 };
 
-template <int kTiles, bool kIsFull, bool kIsBounded>
-__global__ void __launch_bounds__(kThreads) AttendKernel(const __grid_constant__ AttendArgs args) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  if (static_cast<int>(blockIdx.x) >= *args.step.num_rows) return;
-  const Shared s = Place(shared, args.shape.head_dim);
-  RowAttention<kTiles, kIsFull, kIsBounded>(args, s).Run();
+template <bool kIsBounded>
+__global__ void __launch_bounds__(kThreads, 1)
+    AttendKernel(const __grid_constant__ AttendArgs args) {
+  extern __shared__ uint8_t memory[];
+  auto& shared =
+      *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(SharedAddress(&shared.full[i]), kGroup / kWarp);
+      for (uint64_t& half : shared.empty[i]) {
+        BarrierInit(SharedAddress(&half), kMathThreads / kWarp);
+      }
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < kMathThreads) {
+    GrowRegisters<kMathRegisters>();
+    Attention<kIsBounded>(args, shared).Run();
+  } else {
+    ShrinkRegisters<kLoadRegisters>();
+    Loader(args, shared).Run();
+  }
 }
 
-// Grid: (rows, groups of heads, segments).
-template <int kTiles, bool kIsFull, bool kIsBounded>
-__global__ void __launch_bounds__(kThreads)
-    AttendSegmentKernel(const __grid_constant__ AttendArgs args) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  if (static_cast<int>(blockIdx.x) >= *args.step.num_rows) return;
-  const Shared s = Place(shared, args.shape.head_dim);
-  RowAttention<kTiles, kIsFull, kIsBounded>(args, s).RunSegment(static_cast<int>(blockIdx.z));
-}
+constexpr int kCombineThreads = 256;
 
 // Grid: (rows, heads). Adds a head's segments as EndSegment does, and finishes it.
 template <bool kIsBounded>
-__global__ void __launch_bounds__(kThreads) CombineKernel(const __grid_constant__ AttendArgs args) {
+__global__ void __launch_bounds__(kCombineThreads)
+    CombineKernel(const __grid_constant__ AttendArgs args) {
   const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   if (row >= *args.step.num_rows) return;
-  const int dim = args.shape.head_dim;
-  const int64_t entries = NumEntries(args, row);
-  const int segments = 1 + static_cast<int>((entries + kSegmentEntries - 1) / kSegmentEntries);
-  Bf16* out = args.attended + (static_cast<int64_t>(row) * args.shape.heads + head) * dim;
-  for (int channel = 2 * static_cast<int>(threadIdx.x); channel < dim; channel += 2 * kThreads) {
-    Pair total = {0.0f, 0.0f};
-    float max = kNone, den = 0.0f;
+  const int dim = args.shape.head_dim, channel = 2 * static_cast<int>(threadIdx.x);
+  if (channel >= dim) return;
+  const int segments = 1 + (NumEntries(args, row) + kSegmentEntries - 1) / kSegmentEntries;
+  Pair total = {0.0f, 0.0f};
+  float max = kNone, first_sum = 0.0f, second_sum = 0.0f;
 #pragma unroll 4
-    for (int segment = 0; segment < segments; ++segment) {
-      const PartialPlace place = PartialOf(args, row, segment, head);
-      float2 v = *reinterpret_cast<const float2*>(place.sums + channel);
-      float segment_den = *place.den;
-      if constexpr (!kIsBounded) {
-        const float reference = Larger(*place.max, max);
-        const float total_scale = ExpNeg(max - reference);
-        const float segment_scale = ExpNeg(*place.max - reference);
-        total = {total.a * total_scale, total.b * total_scale};
-        v = make_float2(v.x * segment_scale, v.y * segment_scale);
-        den *= total_scale;
-        segment_den *= segment_scale;
-        max = reference;
-      }
-      total = {total.a + v.x, total.b + v.y};
-      den = den + segment_den;
+  for (int segment = 0; segment < segments; ++segment) {
+    const float* partial = PartialOf(args, row, segment, head);
+    const float2 v = *reinterpret_cast<const float2*>(partial + channel);
+    const float2 sums = *reinterpret_cast<const float2*>(partial + dim);
+    float total_scale = 1.0f, scale = 1.0f;
+    if constexpr (!kIsBounded) {
+      const float reference = Larger(partial[dim + 2], max);
+      total_scale = ExpNeg(max - reference);
+      scale = ExpNeg(partial[dim + 2] - reference);
+      max = reference;
     }
-    const Quotient q = AddSink<kIsBounded>(args.sink[head], max, den);
-    if constexpr (!kIsBounded) total = {total.a * q.factor, total.b * q.factor};
-    StorePair(args, args.step.position[row], channel, {total.a / q.den, total.b / q.den}, out);
+    total = {total.a * total_scale + v.x * scale, total.b * total_scale + v.y * scale};
+    first_sum = first_sum * total_scale + sums.x * scale;
+    second_sum = second_sum * total_scale + sums.y * scale;
   }
-}
-
-template <int kTiles, bool kIsFull, bool kIsBounded>
-cudaError_t Launch(const AttendArgs& args, cudaStream_t stream) {
-  const bool is_split = args.segments > 1;
-  const auto kernel = is_split ? AttendSegmentKernel<kTiles, kIsFull, kIsBounded>
-                               : AttendKernel<kTiles, kIsFull, kIsBounded>;
-  const int bytes = SharedBytes(args.shape.head_dim);
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) {
-    return error;
+  const float factor = FinalFactor<kIsBounded>(args.sink[head], max, first_sum + second_sum);
+  const int rope = dim - args.shape.rope_dim;
+  SinCos angle{};
+  if (channel >= rope) {
+    angle = RopeSinCos(RopeAngle(args.step.position[row], args.frequencies[(channel - rope) / 2]));
   }
-  const dim3 grid(static_cast<unsigned>(args.step.rows),
-                  static_cast<unsigned>((args.shape.heads + kHeads - 1) / kHeads),
-                  is_split ? static_cast<unsigned>(args.segments) : 1u);
-  kernel<<<grid, kThreads, static_cast<unsigned>(bytes), stream>>>(args);
-  if (is_split) {
-    const dim3 heads(static_cast<unsigned>(args.step.rows),
-                     static_cast<unsigned>(args.shape.heads));
-    CombineKernel<kIsBounded><<<heads, kThreads, 0, stream>>>(args);
-  }
-  return cudaPeekAtLastError();
-}
-
-template <int kTiles, bool kIsBounded>
-cudaError_t LaunchTiles(const AttendArgs& args, cudaStream_t stream) {
-  return args.shape.head_dim == 32 * kTiles ? Launch<kTiles, true, kIsBounded>(args, stream)
-                                            : Launch<kTiles, false, kIsBounded>(args, stream);
+  Bf16* out = args.attended + (static_cast<int64_t>(row) * args.shape.heads + head) * dim;
+  const uint32_t pair = PackBf16(total.a * factor, total.b * factor);
+  *reinterpret_cast<uint32_t*>(out + channel) = channel < rope ? pair : RotatedBack(pair, angle);
 }
 
 template <bool kIsBounded>
-cudaError_t LaunchFor(const AttendArgs& args, cudaStream_t stream) {
-  if (args.shape.head_dim <= 128) return LaunchTiles<4, kIsBounded>(args, stream);
-  if (args.shape.head_dim <= 256) return LaunchTiles<8, kIsBounded>(args, stream);
-  return LaunchTiles<16, kIsBounded>(args, stream);
+cudaError_t Launch(const AttendArgs& args, cudaStream_t stream) {
+  int device = 0, multiprocessors = 0;
+  if (const cudaError_t error = cudaGetDevice(&device)) return error;
+  if (const cudaError_t error =
+          cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) {
+    return error;
+  }
+  if (const cudaError_t error = cudaFuncSetAttribute(
+          AttendKernel<kIsBounded>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes)) {
+    return error;
+  }
+  const int64_t groups = (args.shape.heads + kHeads - 1) / kHeads;
+  const int64_t items = args.step.rows * groups * args.segments;
+  const int64_t blocks = std::min<int64_t>({items, multiprocessors, kMaxAttendBlocks});
+  AttendKernel<kIsBounded><<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(args);
+  if (args.segments > 1) {
+    const dim3 heads(static_cast<unsigned>(args.step.rows),
+                     static_cast<unsigned>(args.shape.heads));
+    CombineKernel<kIsBounded><<<heads, kCombineThreads, 0, stream>>>(args);
+  }
+  return cudaPeekAtLastError();
 }
 
 }  // namespace
@@ -605,8 +524,14 @@ int AttendSegments(int ratio, int index_topk, int64_t entries) {
   return 1 + static_cast<int>((most + kSegmentEntries - 1) / kSegmentEntries);
 }
 
+int64_t AttendPartialFloats(int64_t rows, int64_t segments, int heads, int head_dim) {
+  const int64_t split = std::min<int64_t>(rows, kMaxSplitRows) * segments * heads;
+  return std::max(split * (head_dim + kPartialTail),
+                  int64_t{kMaxAttendBlocks} * kMathThreads * kSums);
+}
+
 cudaError_t RunAttend(const AttendArgs& args, cudaStream_t stream) {
-  return args.has_bounded_scores ? LaunchFor<true>(args, stream) : LaunchFor<false>(args, stream);
+  return args.has_bounded_scores ? Launch<true>(args, stream) : Launch<false>(args, stream);
 }
 
 }  // namespace baton::kernels::cuda

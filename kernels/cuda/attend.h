@@ -6,7 +6,7 @@
 #include "kernels/cuda/step_view.h"
 
 // Attention over window rows and entries with one sink, by R3 (contracts.md 1.3). Products by bf16
-// mma.sync (bit-equal to wgmma). Device pointers, asynchronous.
+// wgmma. Device pointers, asynchronous.
 namespace baton::kernels::cuda {
 
 struct AttendArgs {
@@ -26,12 +26,16 @@ struct AttendArgs {
   // More than one: segments run beside one another, and a second launch adds them. At least
   // AttendSegments; for few rows. Never changes a bit.
   int segments = 1;
-  float* partials = nullptr;  // [rows, segments, heads, D + 2]
+  float* partials = nullptr;  // [AttendPartialFloats]
 };
 // Rows up to which segments should run beside one another.
 inline constexpr int kMaxSplitRows = 32;
 // Segments of R3 that rows of a layer have at most; `entries`: of an HCA layer, that any row sees.
 int AttendSegments(int ratio, int index_topk, int64_t entries);
+// Blocks of threads that attend at most.
+inline constexpr int kMaxAttendBlocks = 144;
+// Room for the sums of up to kMaxSplitRows rows' segments, or for every block's of its row so far.
+int64_t AttendPartialFloats(int64_t rows, int64_t segments, int heads, int head_dim);
 cudaError_t RunAttend(const AttendArgs& args, cudaStream_t stream);
 
 }  // namespace baton::kernels::cuda

@@ -14,16 +14,16 @@ namespace baton::kernels::cuda {
 namespace {
 
 // k_segments of R1 (contracts.md 1.3): how the sum over K is cut, a constant of the op.
-constexpr int kInputSegments = 4;   // wq_a, wkv
+constexpr int kInputSegments = 4;   // all of ProjectIn
 constexpr int kOutputSegments = 8;  // wo_b
 
 }  // namespace
 
-LinearArgs CudaOps::Fp8Linear(const Matrix* weight, const QuantisedRows& x, uint16_t* y) const {
+LinearArgs CudaOps::Fp8Linear(const Matrix* weight, const uint16_t* x, uint16_t* y) const {
   LinearArgs linear;
   linear.weight = ViewOf(weight);
-  linear.x = x.codes;
-  linear.x_scales = x.scales;
+  linear.x = x;
+  linear.has_fp8_input = true;
   linear.x_stride = weight->cols();
   linear.num_rows = view_.num_rows;
   linear.rows = launch_.rows;
@@ -53,13 +53,12 @@ absl::Status CudaOps::MultiplyAll(std::span<const LinearArgs> linears, const cha
   for (const LinearArgs& linear : linears) {
     const ValueFormat format = linear.weight.format;
     const bool has_scales = format == ValueFormat::kFp8 || format == ValueFormat::kFp4;
-    if (linear.x_scales != nullptr && !has_scales) {
+    if (linear.has_fp8_input && !has_scales) {
       return absl::InvalidArgumentError(
           absl::StrFormat("fp8 linear %s: weight [%d, %d] has no scales", what, linear.weight.rows,
                           linear.weight.cols));
     }
-    if (linear.x_scales == nullptr &&
-        (format == ValueFormat::kF32 || format == ValueFormat::kFp4)) {
+    if (!linear.has_fp8_input && (format == ValueFormat::kF32 || format == ValueFormat::kFp4)) {
       return absl::InvalidArgumentError(
           absl::StrFormat("bf16 linear %s: weight [%d, %d] is neither bf16 nor fp8", what,
                           linear.weight.rows, linear.weight.cols));
@@ -76,7 +75,6 @@ absl::Status CudaOps::ProjectIn(const LayerArgs& args) {
   const LayerWeights& layer = args.layer;
   std::vector<LinearArgs> linears = {Fp8Linear(layer.wq_a, act_.normed8, act_.query_low),
                                      Fp8Linear(layer.wkv, act_.normed8, act_.kv)};
-  for (LinearArgs& linear : linears) linear.k_segments = kInputSegments;
   // Both widths of a compressor use the buffers' full stride of 2 d.
   const auto compress = [&](const CompressorWeights& weights, int d, float* values, float* score) {
     if (weights.wkv == nullptr) return;
@@ -97,6 +95,7 @@ absl::Status CudaOps::ProjectIn(const LayerArgs& args) {
                            std::sqrt(static_cast<double>(shape_.index_heads)));
     linears.push_back(weights);
   }
+  for (LinearArgs& linear : linears) linear.k_segments = kInputSegments;
   return MultiplyAll(linears, "ProjectIn");
 }
 
@@ -109,12 +108,12 @@ RowsArgs CudaOps::RowsArgsOf(const LayerWeights& layer) const {
   rows.layer = layer.layer;
   rows.ratio = layer.ratio;
   rows.rank = layer.ratio == 0 ? 0 : RankOf(layer.layer);
+  rows.has_short_runs = launch_.has_short_runs;
   rows.frequencies = FrequenciesOf(layer.ratio);
   rows.entry_frequencies = compressed_;
   rows.query_low = act_.query_low;
   rows.q_norm = layer.q_norm.data;
-  rows.query_low_codes = act_.query_low8.codes;
-  rows.query_low_scales = act_.query_low8.scales;
+  rows.query_low8 = act_.query_low8;
   rows.kv = act_.kv;
   rows.kv_norm = layer.kv_norm.data;
   rows.old_window = scratch_.old_window;
@@ -187,8 +186,8 @@ absl::Status CudaOps::Attend(const LayerArgs& args) {
   if (launch_.rows <= kMaxSplitRows) {
     const int64_t entries = int64_t{launch_.entries} * kCsaRatio / kHcaRatio;
     attend.segments = AttendSegments(attend.ratio, shape_.index_topk, entries);
-    attend.partials = scratch_.attend_partials;
   }
+  attend.partials = scratch_.attend_partials;
   return ToStatus(RunAttend(attend, stream()), "Attend");
 }
 
@@ -203,8 +202,7 @@ absl::Status CudaOps::ProjectOut(const LayerArgs& args) {
   RETURN_IF_ERROR(ToStatus(RunQuantiseRows({.step = Step(),
                                             .width = config_.o_groups * config_.o_lora_rank,
                                             .x = scratch_.low_out,
-                                            .codes = scratch_.low_out8.codes,
-                                            .scales = scratch_.low_out8.scales},
+                                            .quantised = scratch_.low_out8},
                                            stream()),
                            "quantise wo_a's output"));
   LinearArgs out = Fp8Linear(args.layer.wo_b, scratch_.low_out8, act_.branch);

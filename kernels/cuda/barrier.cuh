@@ -24,12 +24,6 @@ __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-// The same for a whole warp by one arrival: what its lanes did before is visible behind it.
-__device__ __forceinline__ void WarpArrive(uint32_t barrier) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) BarrierArrive(barrier);
-}
-
 // `threads` threads meet at barrier `id` (0 is __syncthreads).
 __device__ __forceinline__ void MeetAt(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

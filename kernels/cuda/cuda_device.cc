@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_device.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/fp4_blocks.h"
+#include "kernels/cuda/linear.h"
 
 namespace baton::kernels::cuda {
 namespace {
@@ -23,6 +25,9 @@ constexpr size_t kAlwaysAligned = size_t{2} << 20;
 constexpr size_t kPieceBytes = size_t{32} << 20;
 constexpr size_t kReadBytes = size_t{1} << 20;  // of a mapped file, by one thread
 constexpr int kWeightBlock = 128;
+constexpr int kSmallestExponent = -100;  // of scales: a code times its scale is a normal bf16
+constexpr int kLargestFp8Exponent = 7;   // widen.cuh: 2^120 times the scale is a bf16,
+constexpr int kLargestFp4Exponent = 1;   // 2^126 times it too
 
 size_t Product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
 
@@ -37,6 +42,20 @@ absl::Status CheckHost(const HostMatrix& host) {
   if (needs_scales && host.scales == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrFormat("quantised matrix of %d x %d without scales", host.rows, host.cols));
+  }
+  return absl::OkStatus();
+}
+
+// Scales go into bf16 operands (R1 of contracts.md 1.3).
+absl::Status CheckFp8Scales(std::span<const float> scales) {
+  for (const float scale : scales) {
+    int exponent = 0;
+    const bool is_power = std::frexp(scale, &exponent) == 0.5f;
+    --exponent;
+    if (is_power && exponent >= kSmallestExponent && exponent <= kLargestFp8Exponent) continue;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "CUDA back end: fp8 matrix with a scale of %g, supported are powers of two of 2^%d .. 2^%d",
+        scale, kSmallestExponent, kLargestFp8Exponent));
   }
   return absl::OkStatus();
 }
@@ -221,6 +240,13 @@ absl::StatusOr<const uint8_t*> CudaDevice::UploadBytes(const void* data, size_t 
 
 absl::Status CudaDevice::UploadFp4(const HostMatrix& host, MatrixView& view) {
   const Fp4Scales scales = ReadFp4Scales(host);
+  if (scales.smallest < kSmallestExponent || scales.largest > kLargestFp4Exponent) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "CUDA back end: FP4 matrix of %d x %d has scales of 2^%d .. 2^%d, supported are 2^%d .. "
+        "2^%d",
+        host.rows, host.cols, scales.smallest, scales.largest, kSmallestExponent,
+        kLargestFp4Exponent));
+  }
   view.is_wide = scales.is_wide;
   ASSIGN_OR_RETURN(view.exponents, UploadBytes(scales.exponents.data(), scales.exponents.size()));
   ASSIGN_OR_RETURN(const uint8_t* common,
@@ -236,13 +262,17 @@ absl::StatusOr<const Matrix*> CudaDevice::Upload(const HostMatrix& host) {
   view.rows = host.rows;
   view.cols = host.cols;
   view.format = FormatOf(host.format);
-  ASSIGN_OR_RETURN(view.values, UploadBytes(host.values, ValueBytes(host)));
+  const size_t bytes = ValueBytes(host);
+  ASSIGN_OR_RETURN(view.values, UploadBytes(host.values, bytes));
+  RETURN_IF_ERROR(ToStatus(
+      OrderCodes(const_cast<uint8_t*>(view.values), bytes, view.format, stream_), "order codes"));
   if (host.format == WeightFormat::kFp4Group32) {
     RETURN_IF_ERROR(UploadFp4(host, view));
   } else if (host.format == WeightFormat::kFp8Block128) {
     const int blocks = (host.rows + kWeightBlock - 1) / kWeightBlock;
-    const size_t bytes = Product(blocks, host.cols / kWeightBlock) * sizeof(float);
-    ASSIGN_OR_RETURN(const uint8_t* scales, UploadBytes(host.scales, bytes));
+    const size_t count = Product(blocks, host.cols / kWeightBlock);
+    RETURN_IF_ERROR(CheckFp8Scales({host.scales, count}));
+    ASSIGN_OR_RETURN(const uint8_t* scales, UploadBytes(host.scales, count * sizeof(float)));
     view.scales = reinterpret_cast<const float*>(scales);
   }
   matrices_.push_back(std::move(matrix));

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kWeightBlock = 128;
 constexpr int kMaxRowFloats = 12288;  // a row as fp32 in 48 KiB of shared memory
+constexpr int kMaxRopeDim = 64;       // of heads: what attention holds of a stored row
 constexpr size_t kArgumentBytes = size_t{8} << 20;
 
 absl::Status CheckAtMost(const char* name, int value, int limit) {
@@ -44,7 +45,8 @@ absl::Status CheckSizes(const ModelConfig& config) {
   RETURN_IF_ERROR(CheckAtMost("num_experts_per_tok", config.num_experts_per_tok,
                               std::min(kMaxExpertsPerToken, config.n_routed_experts)));
   RETURN_IF_ERROR(CheckAtMost("o_groups", config.o_groups, config.num_attention_heads));
-  return CheckAtMost("qk_rope_head_dim", config.qk_rope_head_dim, config.head_dim);
+  return CheckAtMost("qk_rope_head_dim", config.qk_rope_head_dim,
+                     std::min(kMaxRopeDim, config.head_dim));
 }
 
 absl::Status CheckMultiples(const ModelConfig& config) {

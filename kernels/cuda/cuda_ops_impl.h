@@ -56,7 +56,8 @@ class CudaOps final : public Ops {
   struct LaunchShape {
     int rows = 0;
     int sequences = 0;
-    int entries = 0;  // CSA entries the longest sequence may have
+    int entries = 0;              // CSA entries the longest sequence may have
+    bool has_short_runs = false;  // none longer than a verify run may be
     auto operator<=>(const LaunchShape&) const = default;
   };
   const LaunchShape& launch_shape() const { return launch_; }
@@ -82,7 +83,6 @@ class CudaOps final : public Ops {
     const ExpertWeights* source = nullptr;
     const MatrixView* matrices = nullptr;  // [3, E + 1] w1, w3, w2
     const uint8_t* is_promoted = nullptr;  // [E + 1]
-    bool has_plain = false, has_promoted = false, is_shared_promoted = false;
   };
   // Projections of all experts from one input: one row of the table, or two.
   struct ExpertStage {
@@ -91,7 +91,6 @@ class CudaOps final : public Ops {
     uint16_t* second_y = nullptr;  // of w3
     int tile_rows = 0;
     const Matrix* routed = nullptr;  // any of the routed ones: shape and format
-    const Matrix* shared = nullptr;
     LinearArgs linear;  // but the weight
   };
 
@@ -124,7 +123,7 @@ class CudaOps final : public Ops {
   absl::Status RunCopyJobs(std::span<const CopyJob> jobs);
 
   // attention.cc
-  LinearArgs Fp8Linear(const Matrix* weight, const QuantisedRows& x, uint16_t* y) const;
+  LinearArgs Fp8Linear(const Matrix* weight, const uint16_t* x, uint16_t* y) const;
   LinearArgs PlainLinear(const Matrix* weight, const uint16_t* x, float* y) const;
   absl::Status Multiply(const LinearArgs& linear, const char* what);
   absl::Status MultiplyAll(std::span<const LinearArgs> linears, const char* what);
@@ -134,7 +133,6 @@ class CudaOps final : public Ops {
   absl::StatusOr<const ExpertTable*> TableOf(const LayerWeights& layer);
   absl::Status BuildTable(const LayerWeights& layer, ExpertTable& table);
   absl::Status PlanExperts(int tile_rows);
-  absl::Status MultiplyExperts(const ExpertLinearArgs& args, const char* what);
   absl::Status RunStage(const ExpertStage& stage);
 
   // sampler.cc

@@ -64,6 +64,37 @@ TEST(CudaDeviceTest, MemoryIsZeroedAndCounted) {
   EXPECT_TRUE(device->Synchronize().ok()) << "a refused allocation breaks nothing";
 }
 
+// Products take scales inside their operands: what those cannot hold is refused by value.
+TEST(CudaDeviceTest, RefusesScalesThatAnOperandCannotHold) {
+  const auto device = testing::DeviceOrSkip();
+  if (device == nullptr) return;
+  const auto upload = [&device](testing::StoredMatrix m) {
+    m.host.values = m.values.data();
+    m.host.scales = m.scales.data();
+    return device->Upload(m.host).status();
+  };
+  testing::StoredMatrix fp8 = testing::RandomFp8(128, 256, 1);
+  for (const float scale : {0.3f, 0.0f, 0x1p8f, 0x1p-101f, -1.0f}) {
+    fp8.scales[1] = scale;
+    const absl::Status status = upload(fp8);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << scale;
+    EXPECT_NE(status.message().find("2^-100 .. 2^7"), std::string::npos) << status;
+  }
+  for (const float scale : {0x1p7f, 0x1p-100f}) {
+    fp8.scales[1] = scale;
+    EXPECT_TRUE(upload(fp8).ok()) << scale;
+  }
+  testing::StoredMatrix fp4 = testing::RandomFp4(128, 256, 3, 2);
+  for (const float scale : {0x1p2f, 0x1p-101f}) {
+    fp4.scales[5] = scale;
+    const absl::Status status = upload(fp4);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << scale;
+    EXPECT_NE(status.message().find("2^-100 .. 2^1"), std::string::npos) << status;
+  }
+  cpu::testing::ZeroGroup(fp4, 5, 0x1p100f);
+  EXPECT_TRUE(upload(fp4).ok()) << "a group of zeros may have any scale";
+}
+
 // More digests than the queue has places, and copies in between.
 TEST(CudaDeviceTest, TheQueueDigestsAndCopiesInOrder) {
   const auto device = testing::DeviceOrSkip();

@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "common/digest.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cuda/gpu_test_model.h"
-#include "kernels/cuda/select.h"
 
-// Operators that must equal the CPU back end's bit for bit: sampler, top-k, digests.
+// Operators that must equal the CPU back end's bit for bit: sampler, digests; top-k:
+// select_test.cc.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -136,60 +135,6 @@ TEST(CudaSample, EqualsTheCpuBitForBit) {
         ASSERT_EQ(is_empty[i] != 0, expects_empty) << vocabulary << " " << seed << " " << i;
         ASSERT_EQ(chosen[i], expected) << vocabulary << " " << seed << " " << i << " token "
                                        << chosen[i].token << " expected " << expected.token;
-      }
-    }
-  }
-}
-
-std::vector<int32_t> BestOnCpu(const float* scores, int n, int k) {
-  std::vector<int32_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
-  order.resize(static_cast<size_t>(std::min(n, k)));
-  std::sort(order.begin(), order.end());
-  return order;
-}
-
-TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
-  const auto device = testing::DeviceOrSkip();
-  if (device == nullptr) return;
-  auto& cuda = static_cast<CudaDevice&>(*device);
-  constexpr int kStride = 5000;
-  const std::vector<int32_t> counts = {0,    1,    511,  512,  513,  700,
-                                       1023, 1024, 1025, 2048, 4999, 5000};
-  const auto rows = static_cast<int>(counts.size());
-  std::byte* memory = *device->Allocate(Count(rows, 600) * 4);
-  for (const int k : {8, 512}) {
-    for (int kind = 0; kind < 4; ++kind) {
-      std::vector<float> scores = testing::RandomValues(Count(rows, kStride), 5, 3.0f);
-      for (float& score : scores) {
-        if (kind == 1) score = static_cast<float>(static_cast<int>(score));
-        if (kind == 2) score = score > 2.0f ? score : -__builtin_inff();
-        if (kind == 3) score = score > 0 ? 0.0f : -0.0f;
-      }
-      PickArgs args;
-      args.scores =
-          reinterpret_cast<const float*>(*cuda.UploadBytes(scores.data(), 4 * scores.size()));
-      args.stride = kStride;
-      args.counts = *device->UploadIndices(counts);
-      args.rows = rows;
-      args.k = k;
-      args.selected = reinterpret_cast<int32_t*>(memory);
-      args.num_selected = args.selected + rows * k;
-      // Rows alone and in clusters of blocks; the latter is what longer rows take.
-      for (const int longest : {kStride, 20 * kStride}) {
-        args.longest = longest;
-        testing::WriteTo(cuda, memory, std::vector<int32_t>(Count(rows, k + 1), -1));
-        ASSERT_EQ(RunPick(args, cuda.stream()), cudaSuccess);
-        const auto selected = Download<int32_t>(cuda, args.selected, Count(rows, k));
-        const auto found = Download<int32_t>(cuda, args.num_selected, Count(rows, 1));
-        for (size_t row = 0; row < counts.size(); ++row) {
-          const auto expected = BestOnCpu(&scores[row * kStride], counts[row], k);
-          ASSERT_EQ(found[row], static_cast<int32_t>(expected.size())) << counts[row];
-          ASSERT_TRUE(std::equal(expected.begin(), expected.end(), &selected[row * Count(k, 1)]))
-              << k << " " << kind << " " << counts[row] << " " << longest;
-        }
       }
     }
   }

@@ -157,7 +157,6 @@ __device__ void MakeTiles(const ExpertPlanArgs& args, int32_t* firsts, int32_t* 
   if (thread == 0) {
     *args.num_pairs = firsts[args.experts];
     *args.num_tiles = shared_tiles + tile_firsts[args.experts];
-    *args.num_shared_tiles = shared_tiles;
   }
   for (int tile = thread; tile < shared_tiles; tile += kThreads) {
     const int at = tile * args.tile_rows;
@@ -280,8 +279,7 @@ __global__ void __launch_bounds__(kThreads) SwigluKernel(SwigluArgs args) {
       const float g = gate[i] > limit ? limit : gate[i];
       x[i] = RoundBf16(Silu(g) * Clamp(up[i], limit) * weight);
     }
-    QuantiseEight(x, has_values, args.codes + first + column,
-                  args.scales + (first + column) / kFp8Group);
+    QuantiseEight(x, has_values, args.hidden8 + first + column);
   }
 }
 

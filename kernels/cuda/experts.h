@@ -40,8 +40,7 @@ struct ExpertPlanArgs {
   int32_t* row_pairs = nullptr;    // [rows, k] pair of a slot, -1: named before in the row
   int32_t* num_pairs = nullptr;    // [1]
   RowTile* tiles = nullptr;        // first the shared expert's, number E, rows from shared_first
-  int32_t* num_tiles = nullptr;    // all
-  int32_t* num_shared_tiles = nullptr;
+  int32_t* num_tiles = nullptr;    // [1]
   int shared_first = 0;
 };
 cudaError_t RunExpertPlan(const ExpertPlanArgs& args, cudaStream_t stream);
@@ -56,8 +55,7 @@ struct SwigluArgs {
   const float* pair_weights = nullptr;
   const uint16_t* gate = nullptr;  // [pairs, I]
   const uint16_t* up = nullptr;
-  uint8_t* codes = nullptr;  // [pairs, I]
-  float* scales = nullptr;   // [pairs, I / 128]
+  uint16_t* hidden8 = nullptr;  // [pairs, I]
 };
 cudaError_t RunSwiglu(const SwigluArgs& args, cudaStream_t stream);
 

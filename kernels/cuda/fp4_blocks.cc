@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kBlock = 128;
 constexpr int kGroup = 32;
+constexpr uint8_t kAnyExponent = 127;   // of zeros
 constexpr int kWidestExactSpread = 14;  // code * 2^k is an e4m3 for k = -8 .. 6
 
 bool IsZeroGroup(const std::byte* codes) {
@@ -33,8 +34,13 @@ Fp4Scales ReadFp4Scales(const HostMatrix& host) {
   std::vector<int> largest(result.common.size(), -1), smallest(result.common.size(), 255);
   for (size_t group = 0; group < rows * groups; ++group) {
     const uint8_t exponent = ExponentOf(host.scales[group]);
+    if (IsZeroGroup(host.values + group * (kGroup / 2))) {
+      result.exponents[group] = kAnyExponent;
+      continue;
+    }
     result.exponents[group] = exponent;
-    if (IsZeroGroup(host.values + group * (kGroup / 2))) continue;
+    result.largest = std::max(result.largest, exponent - 127);
+    result.smallest = std::min(result.smallest, exponent - 127);
     const size_t block = group / groups / kBlock * blocks + group % groups / (kBlock / kGroup);
     largest[block] = std::max(largest[block], int{exponent});
     smallest[block] = std::min(smallest[block], int{exponent});

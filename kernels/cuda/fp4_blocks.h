@@ -12,6 +12,8 @@ struct Fp4Scales {
   std::vector<uint8_t> exponents;  // e8m0 codes of the group scales, [rows, cols / 32]
   std::vector<float> common;       // S of each 128 x 128 block, [ceil(rows / 128), cols / 128]
   bool is_wide = false;            // a block's scales lie further than 2^14 apart
+  int largest = -127;              // exponents of the scales that count
+  int smallest = 127;
 };
 
 // Scales are powers of two, columns a multiple of 128. Groups whose codes are all zero do not

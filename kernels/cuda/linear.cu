@@ -1,11 +1,14 @@
+#include <algorithm>
+
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/linear_kernel.cuh"
 
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kBandRows = 8;       // row tiles that run beside one another, to share weights in L2
-constexpr int kMaxCluster = 8;     // blocks that hold the segments of one sum
+constexpr int kBandRows = 8;    // row tiles that run beside one another, to share weights in L2
+constexpr int kMaxCluster = 8;  // blocks that hold the segments of one sum
+constexpr int kFewestLargeUnits = 64;
 constexpr int kClusterRows = 128;  // up to so many rows segments run beside one another
 
 // Linears of one launch. A unit is a tile of outputs of one of them, in a
@@ -25,7 +28,7 @@ __device__ int LiveRows(const LinearArgs& args) {
 
 // The jobs of one block of threads of a group's launch: grid (units, row tiles)
 // where it is clustered, else any number of blocks, which take jobs in turn.
-template <typename Ring, bool kIsConverted, bool kIsClustered>
+template <typename Ring, bool kIsClustered>
 struct GroupJobs {
   const LinearGroup& group;
 
@@ -63,47 +66,34 @@ struct GroupJobs {
     job.rows = {0, first, min(Ring::kRows, live - first)};
     job.first_output = output_group * per_group + tile % group_tiles * Ring::kM;
     job.end_output = min((output_group + 1) * per_group, job.first_output + Ring::kM);
-    const bool is_fp8 = args.x_scales != nullptr;
     const int blocks = args.weight.cols / 128, per_segment = (blocks + segments - 1) / segments;
-    const int factor = is_fp8 ? 1 : 2;
-    job.first_block = min(segment * per_segment, blocks) * factor;
-    job.end_block = min((segment + 1) * per_segment, blocks) * factor;
-    job.x = static_cast<const uint8_t*>(args.x) +
-            static_cast<int64_t>(output_group) * args.weight.cols * (is_fp8 ? 1 : 2);
+    job.first_block = min(segment * per_segment, blocks);
+    job.end_block = min((segment + 1) * per_segment, blocks);
+    job.x = reinterpret_cast<const uint8_t*>(args.x) +
+            static_cast<int64_t>(output_group) * args.weight.cols * 2;
     job.y = args.y;
-    VisitKind<kIsConverted>(args, args.weight, [&](auto kind) { visit(kind, args, job); });
+    VisitKind<Ring::kTakesCodes, Ring::kTakesBf16>(args.weight.format,
+                                                   [&](auto kind) { visit(kind, args, job); });
   }
 };
 
-template <int kN, bool kIsConverted>
-using GroupRing = RingShape<kN, !kIsConverted, kIsConverted>;
-
-template <int kN, bool kIsConverted, bool kIsClustered>
-__global__ void __launch_bounds__(GroupRing<kN, kIsConverted>::kThreads,
-                                  GroupRing<kN, kIsConverted>::kBlocks)
+template <typename Ring, bool kIsClustered>
+__global__ void __launch_bounds__(Ring::kThreads, Ring::kBlocks)
     LinearKernel(const __grid_constant__ LinearGroup group) {
-  using Ring = GroupRing<kN, kIsConverted>;
-  RunJobs<Ring, false, kIsClustered>(GroupJobs<Ring, kIsConverted, kIsClustered>{group});
+  RunJobs<Ring, kIsClustered>(GroupJobs<Ring, kIsClustered>{group});
 }
 
-// Which formats of weights a launch takes; tiles of others are another
-// launch's.
-enum class Formats { kFp8, kFp4, kBoth };
-
-template <typename Ring, bool kPer32, Formats kFormats>
+template <typename Ring>
 struct ExpertJobs {
   const ExpertLinearArgs& args;
-  bool only_shared;
 
   template <typename Visit>
   __device__ void ForEach(const Visit& visit) const {
     const int parts = args.second_matrices == nullptr ? 1 : 2;
     const int output_tiles = (args.linear.weight.rows + Ring::kM - 1) / Ring::kM;
-    const int units = output_tiles * parts;
-    const int jobs = units * (only_shared ? *args.num_shared_tiles : *args.num_tiles);
+    const int units = output_tiles * parts, jobs = units * *args.num_tiles;
     for (int i = static_cast<int>(blockIdx.x); i < jobs; i += static_cast<int>(gridDim.x)) {
       const RowTile rows = args.tiles[i / units];
-      if ((args.is_promoted[rows.expert] != 0) != kPer32) continue;
       const bool is_second = i % units >= output_tiles;
       TileJob job{.weight = (is_second ? args.second_matrices : args.matrices)[rows.expert]};
       job.rows = rows;
@@ -111,50 +101,42 @@ struct ExpertJobs {
       job.end_output = min(job.weight.rows, job.first_output + Ring::kM);
       job.first_block = 0;
       job.end_block = job.weight.cols / 128;
-      job.x = static_cast<const uint8_t*>(args.linear.x);
+      job.x = reinterpret_cast<const uint8_t*>(args.linear.x);
       job.y = is_second ? args.second_y : args.linear.y;
-      if constexpr (kFormats != Formats::kFp8) {
-        if (job.weight.format == ValueFormat::kFp4) {
-          visit(std::integral_constant<LinearKind, LinearKind::kFp4>{}, args.linear, job);
-        }
-      }
-      if constexpr (kFormats != Formats::kFp4) {
-        if (job.weight.format == ValueFormat::kFp8) {
-          visit(std::integral_constant<LinearKind, LinearKind::kFp8>{}, args.linear, job);
-        }
-      }
+      VisitKind<true, false>(job.weight.format, [&](auto kind) { visit(kind, args.linear, job); });
     }
   }
 };
 
-template <int kN, Formats kFormats>
-using ExpertRing = RingShape<kN, kFormats != Formats::kFp4, kFormats != Formats::kFp8>;
-
-template <int kN, bool kPer32, Formats kFormats>
-__global__ void __launch_bounds__(ExpertRing<kN, kFormats>::kThreads,
-                                  ExpertRing<kN, kFormats>::kBlocks)
-    ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args, bool only_shared) {
-  using Ring = ExpertRing<kN, kFormats>;
-  RunJobs<Ring, kPer32, false>(ExpertJobs<Ring, kPer32, kFormats>{args, only_shared});
+template <typename Ring>
+__global__ void __launch_bounds__(Ring::kThreads, Ring::kBlocks)
+    ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args) {
+  RunJobs<Ring, false>(ExpertJobs<Ring>{args});
 }
+
+// Rings of tiles of few rows take any weight and segments.
+template <int kN>
+using SmallRing = RingShape<kN, 1, true, true>;
+template <int kN>
+using ExpertRing = RingShape<kN, kN == 128 ? 2 : 1, false, false>;
+using WholeRing = RingShape<128, 2, false, false>;
+using CutRing = RingShape<128, 1, false, true>;
+using Bf16Ring = RingShape<128, 1, true, true>;
 
 template <typename Kernel>
 cudaError_t AllowShared(Kernel kernel, int bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-// Large tiles: one block a multiprocessor, which takes jobs in turn. Small
-// ones: a block a job.
-cudaError_t BlocksFor(int jobs, int tile_rows, unsigned& blocks) {
-  blocks = static_cast<unsigned>(jobs);
-  if (tile_rows < 128) return cudaSuccess;
+// As many blocks as the multiprocessors can have, which take jobs in turn.
+cudaError_t BlocksFor(int jobs, int per_multiprocessor, unsigned& blocks) {
   int device = 0, multiprocessors = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;
   if (const cudaError_t error =
           cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) {
     return error;
   }
-  if (jobs > multiprocessors) blocks = static_cast<unsigned>(multiprocessors);
+  blocks = static_cast<unsigned>(std::min(jobs, multiprocessors * per_multiprocessor));
   return cudaSuccess;
 }
 
@@ -182,14 +164,11 @@ void CountUnits(LinearGroup& group, int cluster) {
   }
 }
 
-template <int kN, bool kIsConverted>
-cudaError_t Launch(LinearGroup& group, cudaStream_t stream) {
-  using Ring = GroupRing<kN, kIsConverted>;
-  const int cluster = ClusterOf(group);
+template <typename Ring, bool kIsClustered>
+cudaError_t Launch(LinearGroup& group, int cluster, cudaStream_t stream) {
   CountUnits<Ring>(group, cluster);
-  const int units = group.first_unit[group.count], row_tiles = TilesOf(group.rows, kN);
-  const auto kernel =
-      cluster > 1 ? LinearKernel<kN, kIsConverted, true> : LinearKernel<kN, kIsConverted, false>;
+  const int units = group.first_unit[group.count], row_tiles = TilesOf(group.rows, Ring::kRows);
+  const auto kernel = LinearKernel<Ring, kIsClustered>;
   if (const cudaError_t error = AllowShared(kernel, Ring::kSharedBytes)) return error;
   cudaLaunchConfig_t config = {};
   config.blockDim = dim3(Ring::kThreads);
@@ -198,81 +177,72 @@ cudaError_t Launch(LinearGroup& group, cudaStream_t stream) {
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  if (cluster > 1) {
+  if (kIsClustered) {
     config.gridDim = dim3(static_cast<unsigned>(units), static_cast<unsigned>(row_tiles));
     config.attrs = &attribute;
     config.numAttrs = 1;
   } else {
     unsigned blocks = 0;
-    if (const cudaError_t error = BlocksFor(units * row_tiles, kN, blocks)) return error;
+    if (const cudaError_t error = BlocksFor(units * row_tiles, Ring::kBlocks, blocks)) return error;
     config.gridDim = dim3(blocks);
   }
   return cudaLaunchKernelEx(&config, kernel, group);
 }
 
-template <bool kIsConverted>
-cudaError_t LaunchGroup(LinearGroup& group, cudaStream_t stream) {
-  if (group.count == 0) return cudaSuccess;
-  switch (TileRows(group.rows)) {
-    case 8:
-      return Launch<8, kIsConverted>(group, stream);
-    case 32:
-      return Launch<32, kIsConverted>(group, stream);
-    default:
-      return Launch<128, kIsConverted>(group, stream);
-  }
+template <typename Ring>
+cudaError_t LaunchSmall(LinearGroup& group, cudaStream_t stream) {
+  const int cluster = ClusterOf(group);
+  return cluster > 1 ? Launch<Ring, true>(group, cluster, stream)
+                     : Launch<Ring, false>(group, 1, stream);
 }
 
-template <int kN, bool kPer32, Formats kFormats>
-cudaError_t LaunchExperts(const ExpertLinearArgs& args, bool only_shared, cudaStream_t stream) {
-  using Ring = ExpertRing<kN, kFormats>;
-  const auto kernel = ExpertLinearKernel<kN, kPer32, kFormats>;
+// The linears that `belongs` picks.
+template <typename Belongs>
+LinearGroup Pick(const LinearGroup& all, const Belongs& belongs) {
+  LinearGroup group = {};
+  group.rows = all.rows;
+  for (int i = 0; i < all.count; ++i) {
+    if (belongs(all.linears[i])) group.linears[group.count++] = all.linears[i];
+  }
+  return group;
+}
+
+template <typename Ring>
+cudaError_t LaunchLarge(LinearGroup group, cudaStream_t stream) {
+  return group.count == 0 ? cudaSuccess : Launch<Ring, false>(group, 1, stream);
+}
+
+template <typename Ring>
+cudaError_t LaunchExperts(const ExpertLinearArgs& args, cudaStream_t stream) {
+  const auto kernel = ExpertLinearKernel<Ring>;
   if (const cudaError_t error = AllowShared(kernel, Ring::kSharedBytes)) return error;
   const int parts = args.second_matrices == nullptr ? 1 : 2;
   const int jobs = TilesOf(args.linear.weight.rows, Ring::kM) * parts * args.max_tiles;
   unsigned blocks = 0;
-  if (const cudaError_t error = BlocksFor(jobs, kN, blocks)) return error;
-  kernel<<<blocks, Ring::kThreads, Ring::kSharedBytes, stream>>>(args, only_shared);
+  if (const cudaError_t error = BlocksFor(jobs, Ring::kBlocks, blocks)) return error;
+  kernel<<<blocks, Ring::kThreads, Ring::kSharedBytes, stream>>>(args);
   return cudaPeekAtLastError();
 }
 
-template <bool kPer32>
-cudaError_t LaunchExpertTiles(const ExpertLinearArgs& args, cudaStream_t stream) {
-  if (args.tile_rows == 8) return LaunchExperts<8, kPer32, Formats::kBoth>(args, false, stream);
-  if (args.tile_rows == 32) return LaunchExperts<32, kPer32, Formats::kBoth>(args, false, stream);
-  const bool is_fp4 = args.linear.weight.format == ValueFormat::kFp4;
-  if (is_fp4 || args.shared_format == ValueFormat::kFp4) {
-    const cudaError_t error = LaunchExperts<128, kPer32, Formats::kFp4>(args, false, stream);
-    if (error != cudaSuccess) return error;
-  }
-  if (is_fp4 && args.shared_format == ValueFormat::kFp4) return cudaSuccess;
-  return LaunchExperts<128, kPer32, Formats::kFp8>(args, is_fp4, stream);
-}
+bool IsBf16(const LinearArgs& args) { return args.weight.format == ValueFormat::kBf16; }
 
-bool IsSupported(const LinearArgs& args) {
-  const bool is_fp8 = args.x_scales != nullptr;
-  switch (args.weight.format) {
-    case ValueFormat::kFp8:
-      return true;
-    case ValueFormat::kFp4:
-      return is_fp8;
-    case ValueFormat::kBf16:
-      return !is_fp8;
-    case ValueFormat::kF32:
-      return false;
+// Enough blocks of threads for tiles of 128 rows where there are not more rows.
+bool FillsLargeTiles(const LinearGroup& group) {
+  int units = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const LinearArgs& args = group.linears[i];
+    if (IsBf16(args)) return false;
+    units += TilesOf(args.weight.rows / args.groups, CutRing::kM) * args.groups * args.k_segments;
   }
-  return false;
-}
-
-// Not used as stored.
-bool NeedsConversion(const LinearArgs& args) {
-  return args.weight.format == ValueFormat::kFp4 ||
-         (args.weight.format == ValueFormat::kFp8 && args.x_scales == nullptr);
+  return units >= kFewestLargeUnits;
 }
 
 }  // namespace
 
-int TileRows(int rows) { return rows <= 8 ? 8 : (rows <= 32 ? 32 : 128); }
+int TileRows(int rows) {
+  if (rows <= 8) return 8;
+  return rows <= 32 ? 32 : (rows <= kClusterRows ? 64 : 128);
+}
 
 cudaError_t RunLinear(const LinearArgs& args, cudaStream_t stream) {
   return RunLinears(&args, 1, stream);
@@ -281,22 +251,41 @@ cudaError_t RunLinear(const LinearArgs& args, cudaStream_t stream) {
 cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream) {
   if (count == 0 || linears[0].rows == 0) return cudaSuccess;
   if (count > kMaxLinears) return cudaErrorInvalidValue;
-  LinearGroup plain = {}, converted = {};
-  plain.rows = converted.rows = linears[0].rows;
+  LinearGroup group = {};
+  group.rows = linears[0].rows;
   for (int i = 0; i < count; ++i) {
-    if (!IsSupported(linears[i])) return cudaErrorNotSupported;
-    if (linears[i].rows != linears[0].rows) return cudaErrorInvalidValue;
-    LinearGroup& group = NeedsConversion(linears[i]) ? converted : plain;
+    if (linears[i].weight.format == ValueFormat::kF32) return cudaErrorNotSupported;
+    if (linears[i].rows != group.rows) return cudaErrorInvalidValue;
     group.linears[group.count++] = linears[i];
   }
-  if (const cudaError_t error = LaunchGroup<false>(plain, stream)) return error;
-  return LaunchGroup<true>(converted, stream);
+  switch (TileRows(group.rows)) {
+    case 8:
+      return LaunchSmall<SmallRing<8>>(group, stream);
+    case 32:
+      return LaunchSmall<SmallRing<32>>(group, stream);
+    case 64:
+      if (group.rows > 64 && FillsLargeTiles(group)) return LaunchSmall<CutRing>(group, stream);
+      return LaunchSmall<SmallRing<64>>(group, stream);
+  }
+  const auto is_cut = [](const LinearArgs& args) { return !IsBf16(args) && args.k_segments > 1; };
+  const auto is_whole = [&](const LinearArgs& args) { return !IsBf16(args) && !is_cut(args); };
+  if (const cudaError_t error = LaunchLarge<CutRing>(Pick(group, is_cut), stream)) return error;
+  if (const cudaError_t error = LaunchLarge<WholeRing>(Pick(group, is_whole), stream)) return error;
+  return LaunchLarge<Bf16Ring>(Pick(group, IsBf16), stream);
 }
 
 cudaError_t RunExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream) {
   if (args.max_tiles == 0) return cudaSuccess;
-  return args.promotes_per_32 ? LaunchExpertTiles<true>(args, stream)
-                              : LaunchExpertTiles<false>(args, stream);
+  switch (args.tile_rows) {
+    case 8:
+      return LaunchExperts<ExpertRing<8>>(args, stream);
+    case 32:
+      return LaunchExperts<ExpertRing<32>>(args, stream);
+    case 64:
+      return LaunchExperts<ExpertRing<64>>(args, stream);
+    default:
+      return LaunchExperts<ExpertRing<128>>(args, stream);
+  }
 }
 
 }  // namespace baton::kernels::cuda

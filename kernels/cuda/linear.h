@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cuda_runtime_api.h>
 
@@ -23,8 +24,8 @@ enum class OutputFormat : uint8_t {
 
 struct LinearArgs {
   MatrixView weight;
-  const void* x = nullptr;            // [.., x_stride] e4m3 codes with x_scales, else bf16
-  const float* x_scales = nullptr;    // [.., x_stride / 128]
+  const uint16_t* x = nullptr;        // [.., x_stride] bf16
+  bool has_fp8_input = false;         // they are e4m3 codes times their group's scale
   int64_t x_stride = 0;               // in values
   const int32_t* x_rows = nullptr;    // which row of x is row i; null: i
   const int32_t* num_rows = nullptr;  // [1] live rows; null: all `rows`
@@ -39,20 +40,17 @@ struct LinearArgs {
 };
 
 // One or two linears per expert, of equal shape. The tiles are made for TileRows(rows_per_expert)
-// rows; the shared expert's come first.
+// rows.
 struct ExpertLinearArgs {
   LinearArgs linear;                            // weight: shape and format of the routed ones
   const MatrixView* matrices = nullptr;         // [experts + 1], device; the shared one is the last
   const MatrixView* second_matrices = nullptr;  // their outputs go to second_y; null: none
   void* second_y = nullptr;
-  ValueFormat shared_format = ValueFormat::kFp8;
-  const RowTile* tiles = nullptr;             // [max_tiles], device
-  const int32_t* num_tiles = nullptr;         // [1] all of them
-  const int32_t* num_shared_tiles = nullptr;  // [1]
+  const RowTile* tiles = nullptr;      // [max_tiles], device
+  const int32_t* num_tiles = nullptr;  // [1]
   int max_tiles = 0;
   int tile_rows = 0;
-  bool promotes_per_32 = false;          // runs the experts of that kind, else the others
-  const uint8_t* is_promoted = nullptr;  // [experts]
+  const uint8_t* is_promoted = nullptr;  // [experts + 1] per 32 of K, by the CPU's order of sums
 };
 
 // Rows of a tile for that many rows of input. Never changes a bit.
@@ -60,13 +58,15 @@ int TileRows(int rows);
 
 inline constexpr int kMaxLinears = 8;
 
-// x_scales given: fp8 linear, weight kFp8 or kFp4; else bf16 linear, weight kBf16 or kFp8
-// (widened). Columns a multiple of 128. Device pointers; asynchronous.
+// Weights: bf16, fp8 or FP4; columns a multiple of 128. Device pointers; asynchronous.
 cudaError_t RunLinear(const LinearArgs& args, cudaStream_t stream);
-// Several of the same rows at once: one launch for those whose weights are used as stored, one for
-// the others. `count` is kMaxLinears at most.
+// Several of the same rows at once, of few rows in one launch. `count` is kMaxLinears at most.
 cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream);
 cudaError_t RunExpertLinear(const ExpertLinearArgs& args, cudaStream_t stream);
+
+// Codes of a weight in the order of its columns (fp8 or FP4, low nibble first) get the order that
+// the linears take. `bytes` a multiple of 16; other formats stay as they are.
+cudaError_t OrderCodes(uint8_t* codes, size_t bytes, ValueFormat format, cudaStream_t stream);
 
 // The same in the CPU back end's order of sums, slow: what tests compare with.
 cudaError_t RunReferenceLinear(const LinearArgs& args, cudaStream_t stream);

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/widen.cuh"
 
 // The multiplying side of the kernels behind linear.h, and how the two sides
 // meet.
@@ -20,178 +21,163 @@ struct Cursor {
   }
 };
 
-// Sums of one thread of a warpgroup: rows lane / 4 and + 8 of its warp's 16
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&r)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
+}
+
+// Sums of one thread of a warpgroup, by block of 64 outputs: rows lane / 4 and + 8 of its warp's 16
 // outputs, columns 8 j + 2 (lane % 4) and + 1.
-template <LinearKind kKind, typename Ring, bool kPer32>
+template <LinearKind kKind, typename Ring>
 class TileSums {
  public:
   static constexpr int kN = Ring::kRows;
   static constexpr int kSums = kN / 2;
+  static constexpr int kBlockK = Ring::kBlockK;
 
   __device__ TileSums(const TileJob& job, uint8_t* shared)
-      : job_(job), shared_(shared), group_(static_cast<int>(threadIdx.x / kGroupThreads)) {
+      : job_(job),
+        base_(SharedAddress(shared)),
+        first_output_(static_cast<int>(threadIdx.x / kGroupThreads) * Ring::kMBlocks * 64),
+        scales_{{job, first_output_}, {job, first_output_ + (Ring::kMBlocks - 1) * 64}} {
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sums_[i] = total_[i] = 0.0f;
-  }
-
-  // All blocks of the job, `per_segment` of them a sum of its own.
-  __device__ void Run(Cursor<Ring>& cursor, int per_segment) {
-    for (int first = job_.first_block; first < job_.end_block; first += per_segment) {
-      const int end = min(first + per_segment, job_.end_block);
-      if constexpr (IsFp8Input(kKind)) {
-        RunFp8(cursor, first, end);
-      } else {
-        RunBf16(cursor, end - first);
+    for (int m = 0; m < Ring::kMBlocks; ++m) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) {
+        sums_[m][i] = 0.0f;
+        if constexpr (Ring::kIsSegmented) total_[i] = 0.0f;
       }
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) total_[i] = total_[i] + sums_[i];
     }
   }
 
-  // out [kN, kOutStride] = the totals.
+  // All blocks of the job; of `segments` each is a sum of its own.
+  __device__ void Run(Cursor<Ring>& cursor, int segments) {
+    constexpr int kFactor = 128 / kBlockK;
+    if constexpr (!Ring::kIsSegmented) {
+      if (job_.first_block < job_.end_block) {
+        RunSegment(cursor, job_.first_block * kFactor, job_.end_block * kFactor);
+      }
+    } else {
+      const int per_segment = (job_.weight.cols / 128 + segments - 1) / segments;
+      for (int first = job_.first_block; first < job_.end_block; first += per_segment) {
+        const int end = min(first + per_segment, job_.end_block);
+        RunSegment(cursor, first * kFactor, end * kFactor);
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+          total_[i] = segments == 1 ? sums_[0][i] : total_[i] + sums_[0][i];
+        }
+      }
+    }
+  }
+
+  // out [kN, kOutStride] = the totals of block kBlock.
+  template <int kBlock>
   __device__ void Write(float* out) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int row = static_cast<int>(threadIdx.x % kGroupThreads / 32) * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
       float* column = out + (8 * j + lane % 4 * 2) * Ring::kOutStride + row;
-      column[0] = total_[4 * j];
-      column[Ring::kOutStride] = total_[4 * j + 1];
-      column[8] = total_[4 * j + 2];
-      column[Ring::kOutStride + 8] = total_[4 * j + 3];
+      column[0] = Total<kBlock>(4 * j);
+      column[Ring::kOutStride] = Total<kBlock>(4 * j + 1);
+      column[8] = Total<kBlock>(4 * j + 2);
+      column[Ring::kOutStride + 8] = Total<kBlock>(4 * j + 3);
+    }
+  }
+
+  // The same as bf16, [kN, 64], 16-byte chunks swizzled.
+  template <int kBlock>
+  __device__ void WriteBf16(uint32_t out) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int chunk = static_cast<int>(threadIdx.x % kGroupThreads / 32) * 2 + lane / 8 % 2;
+    const int column = lane / 16 * 8 + lane % 8;
+#pragma unroll
+    for (int j = 0; j < kN / 8; j += 2) {
+      uint32_t pairs[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        pairs[i] = PackBf16(Total<kBlock>(4 * j + 2 * i), Total<kBlock>(4 * j + 2 * i + 1));
+      }
+      StoreMatricesTransposed(out + Swizzled(8 * j + column, chunk), pairs);
     }
   }
 
  private:
-  __device__ uint32_t Base() const { return SharedAddress(shared_); }
+  static_assert(!Ring::kIsSegmented || Ring::kMBlocks == 1);
 
-  __device__ void ClearSums() {
+  template <int kBlock>
+  __device__ float Total(int i) const {
+    if constexpr (Ring::kIsSegmented) {
+      return total_[i];
+    } else {
+      return sums_[kBlock][i];
+    }
+  }
+
+  // One sum over blocks first .. end - 1 of kBlockK columns.
+  __device__ __forceinline__ void RunSegment(Cursor<Ring>& cursor, int first, int end) {
+    Cursor<Ring> behind = cursor;
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sums_[i] = 0.0f;
-  }
-
-  // Address of the 64 rows of weights of this warpgroup.
-  __device__ uint32_t Weights(const Cursor<Ring>& cursor) const {
-    const uint32_t own = static_cast<uint32_t>(group_) * 64 * kRowBytes;
-    if constexpr (!IsConverted(kKind)) return Base() + cursor.stage * Ring::kStageBytes + own;
-    const uint32_t tile = (cursor.round * Ring::kStages + cursor.stage) % kConvertedTiles;
-    return Base() + Ring::kConverted + tile * Ring::kABytes + own;
-  }
-  __device__ uint32_t Rows(const Cursor<Ring>& cursor) const {
-    return Base() + cursor.stage * Ring::kStageBytes + Ring::kWeightBytes;
-  }
-
-  __device__ void WaitFull(const Cursor<Ring>& cursor) const {
-    BarrierWait(Ring::Full(Base(), cursor.stage), cursor.round & 1);
-  }
-
-  // One accumulator for the whole segment: the next block's instructions are
-  // queued behind this one's, whose stage is given back when they have run.
-  __device__ void RunBf16(Cursor<Ring>& cursor, int blocks) {
-    WaitFull(cursor);
-    MultiplyBf16(cursor, 0);
-    uint32_t behind = cursor.stage;
-    cursor.Advance();
+    for (int m = 0; m < Ring::kMBlocks; ++m) scales_[m].Fetch(first);
 #pragma unroll 1
-    for (int i = 1; i < blocks; ++i) {
-      WaitFull(cursor);
-      MultiplyBf16(cursor, 1);
-      WgmmaWait<1>();
-      WarpArrive(Ring::Empty(Base(), behind));
-      behind = cursor.stage;
+    for (int block = first; block < end; ++block) {
+      const bool is_first = block == first;
+      const int next = min(block + 1, end - 1);
+      BarrierWait(Ring::Full(base_, cursor.stage), cursor.round & 1);
+      RunUnit<0>(cursor, is_first, next);
+      WgmmaWait<1>();  // the stage before is done
+      if (!is_first) Release(behind);
+      RunUnit<1>(cursor, is_first, next);
       cursor.Advance();
     }
     WgmmaWait();
-    HoldResults(sums_);
-    WarpArrive(Ring::Empty(Base(), behind));
+#pragma unroll
+    for (int m = 0; m < Ring::kMBlocks; ++m) HoldResults(sums_[m]);
+    Release(behind);
   }
 
-  __device__ __forceinline__ void MultiplyBf16(const Cursor<Ring>& cursor, int adds) {
-    const uint32_t a = Weights(cursor), b = Rows(cursor);
+  // Unit kUnit of a stage: operands, then instructions, while those of the unit before still run.
+  // `next`: the block whose scales come next.
+  template <int kUnit>
+  __device__ __forceinline__ void RunUnit(const Cursor<Ring>& cursor, bool is_first, int next) {
+    constexpr bool kHasTwo = Ring::kMBlocks == 2;
+    constexpr int kBlock = kHasTwo ? kUnit : 0, kPart = kHasTwo ? 0 : kUnit;
+    WgmmaWait<1>();  // the unit two before is done
+    const uint32_t stage = base_ + cursor.stage * Ring::kStageBytes;
+    LoadWeights<kKind, kBlockK, kPart>(
+        stage + (first_output_ + 64 * kBlock) * Ring::WeightRowBytes(kKind), scales_[kBlock],
+        operands_[kUnit]);
+    if constexpr (kHasTwo || kUnit == 1) scales_[kBlock].Fetch(next);
+    const uint32_t x = stage + Ring::kWeightBytes + kPart * Ring::kPanelBytes;
+    const int adds = is_first && (kHasTwo || kUnit == 0) ? 0 : 1;
     WgmmaFence();
 #pragma unroll
-    for (uint32_t step = 0; step < 4; ++step) {
-      Wgmma<kN, false>(sums_, TileDescriptor(a + step * 32), TileDescriptor(b + step * 32),
-                       step == 0 ? adds : 1);
+    for (int step = 0; step < kUnitSteps; ++step) {
+      Wgmma<kN>(sums_[kBlock], operands_[kUnit][step], TileDescriptor(x + step * 2 * kStepK),
+                step == 0 ? adds : 1);
     }
     WgmmaCommit();
   }
 
-  __device__ void RunFp8(Cursor<Ring>& cursor, int first, int end) {
-    ClearSums();
-#pragma unroll 1
-    for (int block = first; block < end; ++block, cursor.Advance()) {
-      WaitFull(cursor);
-      MultiplyFp8(block, cursor);
-      WarpArrive(Ring::Empty(Base(), cursor.stage));
-    }
-  }
-
-  __device__ void MultiplyFp8(int block, const Cursor<Ring>& cursor) {
-    const float scale = BlockScale(block);  // on its way while products run
-    const uint32_t a = Weights(cursor), b = Rows(cursor);
-    if constexpr (!kPer32) {
-      WgmmaFence();
-#pragma unroll
-      for (uint32_t step = 0; step < 4; ++step) {
-        Wgmma<kN, true>(part_, TileDescriptor(a + step * 32), TileDescriptor(b + step * 32),
-                        step == 0 ? 0 : 1);
-      }
-      WgmmaCommit();
-      WgmmaWait();
-      HoldResults(part_);
-      PromoteBy(cursor.stage, scale, scale);
-    } else {
-      for (uint32_t step = 0; step < 4; ++step) {
-        WgmmaFence();
-        Wgmma<kN, true>(part_, TileDescriptor(a + step * 32), TileDescriptor(b + step * 32), 0);
-        WgmmaCommit();
-        WgmmaWait();
-        HoldResults(part_);
-        PromoteGroup(block, step, cursor.stage, scale);
-      }
-    }
-  }
-
-  __device__ float BlockScale(int block) const {
-    const int64_t line = job_.first_output / 128;
-    return job_.weight.scales[line * (job_.weight.cols / 128) + block];
-  }
-
-  // acc = fma(part, scale_a * scale_b, acc); `low` and `high` are the scales of
-  // the two outputs.
-  __device__ void PromoteBy(uint32_t stage, float low, float high) {
-    const float* scales =
-        reinterpret_cast<const float*>(shared_ + Ring::kScales) + stage * kN + threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < kN / 8; ++j) {
-      const float2 x = *reinterpret_cast<const float2*>(scales + 8 * j);
-      sums_[4 * j] = Fma(part_[4 * j], x.x * low, sums_[4 * j]);
-      sums_[4 * j + 1] = Fma(part_[4 * j + 1], x.y * low, sums_[4 * j + 1]);
-      sums_[4 * j + 2] = Fma(part_[4 * j + 2], x.x * high, sums_[4 * j + 2]);
-      sums_[4 * j + 3] = Fma(part_[4 * j + 3], x.y * high, sums_[4 * j + 3]);
-    }
-  }
-
-  __device__ void PromoteGroup(int block, uint32_t group, uint32_t stage, float scale) {
-    if constexpr (kKind == LinearKind::kFp4) {
-      const int lane = static_cast<int>(threadIdx.x % 32);
-      const int row = job_.first_output + static_cast<int>(threadIdx.x / 32) * 16 + lane / 4;
-      const uint8_t* exponents = job_.weight.exponents + block * 4 + group;
-      const int64_t width = job_.weight.cols / 32;
-      const int last = job_.end_output - 1;
-      PromoteBy(stage, DecodeE8m0(exponents[min(row, last) * width]),
-                DecodeE8m0(exponents[min(row + 8, last) * width]));
-    } else {
-      PromoteBy(stage, scale, scale);
-    }
+  __device__ void Release(Cursor<Ring>& behind) const {
+    BarrierArrive(Ring::Empty(base_, behind.stage));
+    behind.Advance();
   }
 
   const TileJob& job_;
-  uint8_t* shared_;
-  const int group_;
-  float part_[IsFp8Input(kKind) ? kSums : 1];
-  float sums_[kSums], total_[kSums];
+  const uint32_t base_;
+  const int first_output_;  // of this warpgroup, in the tile
+  RowScales<kKind, kBlockK> scales_[2];
+  uint32_t operands_[2][kUnitSteps][4];
+  float sums_[Ring::kMBlocks][kSums];
+  float total_[Ring::kIsSegmented ? kSums : 1];
 };
 
 __device__ __forceinline__ void StoreOutput(const LinearArgs& args, void* y, int64_t at,
@@ -209,19 +195,18 @@ __device__ __forceinline__ void StoreOutput(const LinearArgs& args, void* y, int
   }
 }
 
-// The warpgroup's 64 outputs of rows first_row, + row_step, .. below the tile's
-// number; value(row, column) says what they are. A thread stores two
+// Outputs `first` .. + 63 of the tile, of the rows that `part` (rank, ranks) names: rank, + ranks,
+// .. below the tile's number; value(row, column) says what they are. A thread stores two
 // neighbours.
 template <typename Value>
-__device__ __forceinline__ void StoreOutputs(const LinearArgs& args, const TileJob& job,
-                                             int first_row, int row_step, const Value& value) {
+__device__ __forceinline__ void StoreOutputs(const LinearArgs& args, const TileJob& job, int first,
+                                             int2 part, const Value& value) {
   const int thread = static_cast<int>(threadIdx.x % kGroupThreads);
-  const int first = static_cast<int>(threadIdx.x / kGroupThreads) * 64;
   const int width = min(64, job.end_output - job.first_output - first);
   const int column = thread % 32 * 2;
   const bool is_paired = column + 1 < width && args.y_stride % 2 == 0 &&
                          (job.first_output & 1) == 0 && args.output != OutputFormat::kScaledF32;
-  for (int row = first_row + thread / 32 * row_step; row < job.rows.count; row += 4 * row_step) {
+  for (int row = part.x + thread / 32 * part.y; row < job.rows.count; row += 4 * part.y) {
     const int64_t at = (job.rows.first + row) * args.y_stride + job.first_output + first + column;
     if (is_paired) {
       const float low = value(row, column), high = value(row, column + 1);
@@ -239,12 +224,13 @@ __device__ __forceinline__ void StoreOutputs(const LinearArgs& args, const TileJ
   }
 }
 
-// Loads, and for converted kinds conversions, of one job.
-template <LinearKind kKind, typename Ring, bool kPer32>
+// Loads of one job.
+template <LinearKind kKind, typename Ring>
 __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& job, uint8_t* shared,
                                         Cursor<Ring>& loading) {
-  using Loader = StageLoader<kKind, Ring, kPer32>;
+  using Loader = StageLoader<kKind, Ring>;
   constexpr int kBarrier = Ring::kConsumers + 1;
+  constexpr int kFactor = 128 / Ring::kBlockK;
   const uint32_t base = SharedAddress(shared);
   const int thread = static_cast<int>(threadIdx.x % kGroupThreads);
   auto* sources = reinterpret_cast<int32_t*>(shared + Ring::kSources);
@@ -255,70 +241,71 @@ __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& j
     sources[thread] = !is_live ? -1 : (args.x_rows == nullptr ? index : args.x_rows[index]);
   }
   MeetAt(kBarrier, kGroupThreads);
-  Loader loader(args, job, shared);
-  const int blocks = job.end_block - job.first_block;
+  const Loader loader(args, job, shared);
+  const int first = job.first_block * kFactor;
+  const int blocks = (job.end_block - job.first_block) * kFactor;
   Cursor<Ring> arrived = loading;
   for (int i = 0; i < blocks + Loader::kDepth; ++i) {
     if (i < blocks) {
       if (loading.round > 0) {
         BarrierWait(Ring::Empty(base, loading.stage), (loading.round - 1) & 1);
       }
-      loader.Load(job.first_block + i, static_cast<int>(loading.stage));
+      loader.Load(first + i, static_cast<int>(loading.stage));
       loading.Advance();
     }
     CopyAsyncCommit();
-    const int ready = i - Loader::kDepth;
-    if (ready < 0) continue;
+    if (i < Loader::kDepth) continue;
     CopyAsyncWait<Loader::kDepth>();
-    if constexpr (IsConverted(kKind)) {
-      const uint32_t number = arrived.round * Ring::kStages + arrived.stage;
-      if (number >= kConvertedTiles) {
-        const uint32_t reader = number - kConvertedTiles;
-        BarrierWait(Ring::Empty(base, reader % Ring::kStages), reader / Ring::kStages & 1);
-      }
-      loader.Convert(job.first_block + ready, static_cast<int>(arrived.stage),
-                     static_cast<int>(number % kConvertedTiles));
-    }
     FenceAsyncProxy();
-    WarpArrive(Ring::Full(base, arrived.stage));
+    BarrierArrive(Ring::Full(base, arrived.stage));
     arrived.Advance();
   }
 }
 
-// Products and outputs of one job.
-template <LinearKind kKind, typename Ring, bool kPer32>
-__device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJob& job,
-                                            uint8_t* shared, Cursor<Ring>& cursor) {
-  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  float* out = reinterpret_cast<float*>(shared + Ring::kOut + group * Ring::kOutBytes);
-  const int blocks = job.weight.cols / 128;
-  const int per_segment = (blocks + args.k_segments - 1) / args.k_segments;
-  TileSums<kKind, Ring, kPer32> sums(job, shared);
-  sums.Run(cursor, per_segment * (128 / BlockK(kKind)));
-  MeetAt(group + 1, kGroupThreads);  // the outputs of the job before are read
-  sums.Write(out);
-  MeetAt(group + 1, kGroupThreads);
+// A warpgroup's place for outputs.
+template <typename Ring>
+__device__ __forceinline__ uint8_t* OwnOutputs(uint8_t* shared) {
+  return shared + Ring::kOut + threadIdx.x / kGroupThreads * Ring::kOutBytes;
 }
 
-// Outputs as they lie in the warpgroup's part of shared memory.
+// Whether outputs can be stored sixteen bytes at a time.
+__device__ __forceinline__ bool HasWideOutputs(const LinearArgs& args, const TileJob& job) {
+  return args.output == OutputFormat::kBf16 && args.y_stride % 8 == 0 &&
+         job.first_output % 8 == 0 && job.end_output % 8 == 0;
+}
+
+// Outputs of WriteBf16.
+template <typename Ring>
+__device__ __forceinline__ void StoreWide(const LinearArgs& args, const TileJob& job,
+                                          const uint8_t* out, int first) {
+  const int thread = static_cast<int>(threadIdx.x % kGroupThreads), chunk = thread % 8;
+  const int column = job.first_output + first + chunk * 8;
+  if (column >= job.end_output) return;
+  Bf16* y = static_cast<Bf16*>(job.y) + job.rows.first * args.y_stride + column;
+  for (int row = thread / 8; row < job.rows.count; row += kGroupThreads / 8) {
+    *reinterpret_cast<uint4*>(y + row * args.y_stride) =
+        *reinterpret_cast<const uint4*>(out + Swizzled(row, chunk));
+  }
+}
+
+// Outputs of the warpgroup's block `block` as they lie in shared memory.
 template <typename Ring>
 __device__ __forceinline__ void StoreOwn(const LinearArgs& args, const TileJob& job,
-                                         uint8_t* shared) {
+                                         uint8_t* shared, int block) {
+  const auto* out = reinterpret_cast<const float*>(OwnOutputs<Ring>(shared));
   const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  const auto* out = reinterpret_cast<const float*>(shared + Ring::kOut + group * Ring::kOutBytes);
-  StoreOutputs(args, job, 0, 1,
+  StoreOutputs(args, job, (group * Ring::kMBlocks + block) * 64, {0, 1},
                [out](int row, int column) { return out[row * Ring::kOutStride + column]; });
 }
 
-// Outputs as sums over the blocks of a cluster, which hold one segment of K
-// each, ascending.
+// Outputs as sums over the blocks of a cluster, which hold one segment of K each, ascending.
 template <typename Ring>
 __device__ __forceinline__ void StoreSum(const LinearArgs& args, const TileJob& job,
                                          uint8_t* shared) {
-  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  const uint32_t out = SharedAddress(shared) + Ring::kOut + group * Ring::kOutBytes;
+  const uint32_t out = SharedAddress(OwnOutputs<Ring>(shared));
   const int ranks = args.k_segments, rank = static_cast<int>(blockIdx.x) % ranks;
-  StoreOutputs(args, job, rank, ranks, [out, ranks](int row, int column) {
+  const int first = static_cast<int>(threadIdx.x / kGroupThreads) * 64;
+  StoreOutputs(args, job, first, {rank, ranks}, [out, ranks](int row, int column) {
     const uint32_t address = out + (row * Ring::kOutStride + column) * 4;
     float total = 0.0f;
     for (int r = 0; r < ranks; ++r) {
@@ -328,47 +315,70 @@ __device__ __forceinline__ void StoreSum(const LinearArgs& args, const TileJob& 
   });
 }
 
-// Barriers and the table of FP4 codes.
+// Outputs of the warpgroup's block kBlock.
+template <int kBlock, bool kIsClustered, LinearKind kKind, typename Ring>
+__device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob& job,
+                                           uint8_t* shared, const TileSums<kKind, Ring>& sums) {
+  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
+  uint8_t* out = OwnOutputs<Ring>(shared);
+  MeetAt(group + 1, kGroupThreads);  // the outputs before are read
+  if constexpr (Ring::kRows == 128 && !kIsClustered && kKind != LinearKind::kBf16) {
+    if (HasWideOutputs(args, job)) {
+      sums.template WriteBf16<kBlock>(SharedAddress(out));
+      MeetAt(group + 1, kGroupThreads);
+      StoreWide<Ring>(args, job, out, (group * Ring::kMBlocks + kBlock) * 64);
+      return;
+    }
+  }
+  sums.template Write<kBlock>(reinterpret_cast<float*>(out));
+  MeetAt(group + 1, kGroupThreads);
+  if constexpr (!kIsClustered) StoreOwn<Ring>(args, job, shared, kBlock);
+}
+
+// Products and outputs of one job. In a cluster the outputs only go to shared memory.
+template <LinearKind kKind, typename Ring, bool kIsClustered>
+__device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJob& job,
+                                            uint8_t* shared, Cursor<Ring>& cursor) {
+  TileSums<kKind, Ring> sums(job, shared);
+  sums.Run(cursor, args.k_segments);
+  WriteBlock<0, kIsClustered>(args, job, shared, sums);
+  if constexpr (Ring::kMBlocks == 2) WriteBlock<1, kIsClustered>(args, job, shared, sums);
+}
+
 template <typename Ring>
 __device__ __forceinline__ void PrepareRing(uint8_t* shared) {
   const uint32_t base = SharedAddress(shared);
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread < 15) {
-    reinterpret_cast<uint2*>(shared + Ring::kTable)[thread] =
-        make_uint2(kFp4Table.low[thread], kFp4Table.high[thread]);
-  }
-  if (thread == 0) {
+  if (threadIdx.x == 0) {
+    if ((base & 1023u) != 0) __trap();  // the swizzle counts on it
     for (uint32_t stage = 0; stage < Ring::kStages; ++stage) {
-      BarrierInit(Ring::Full(base, stage), kGroupThreads / 32);
-      BarrierInit(Ring::Empty(base, stage), Ring::kConsumers * kGroupThreads / 32);
+      BarrierInit(Ring::Full(base, stage), kGroupThreads);
+      BarrierInit(Ring::Empty(base, stage), Ring::kConsumers * kGroupThreads);
     }
   }
   __syncthreads();
 }
 
-// Runs what `jobs` lists for this block of threads: jobs.ForEach(visit) calls
-// visit(kind, args, job) for each, in the same order on both sides.
-// kIsClustered: one job at most, its outputs behind all of the cluster's.
-template <typename Ring, bool kPer32, bool kIsClustered, typename Jobs>
+// Runs what `jobs` lists for this block of threads: jobs.ForEach(visit) calls visit(kind, args,
+// job) for each, in the same order on both sides. kIsClustered: one job at most, its outputs behind
+// all of the cluster's.
+template <typename Ring, bool kIsClustered, typename Jobs>
 __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
-  extern __shared__ uint8_t raw_shared[];
-  uint8_t* shared = raw_shared + (1024 - (SharedAddress(raw_shared) & 1023u)) % 1024;
+  extern __shared__ __align__(1024) uint8_t shared[];
   PrepareRing<Ring>(shared);
   Cursor<Ring> cursor;
   if (static_cast<int>(threadIdx.x) / kGroupThreads == Ring::kConsumers) {
-    if constexpr (Ring::kConsumers == 2) ShrinkRegisters<72>();
+    ShrinkRegisters<Ring::kCopyRegisters>();
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
-      CopyJob<kind.value, Ring, kPer32>(args, job, shared, cursor);
+      CopyJob<kind.value, Ring>(args, job, shared, cursor);
     });
     if constexpr (kIsClustered) {
       ClusterSync();
       ClusterSync();
     }
   } else {
-    if constexpr (Ring::kConsumers == 2) GrowRegisters<216>();
+    GrowRegisters<Ring::kMultiplyRegisters>();
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
-      MultiplyJob<kind.value, Ring, kPer32>(args, job, shared, cursor);
-      if constexpr (!kIsClustered) StoreOwn<Ring>(args, job, shared);
+      MultiplyJob<kind.value, Ring, kIsClustered>(args, job, shared, cursor);
     });
     if constexpr (kIsClustered) {
       ClusterSync();
@@ -376,7 +386,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
         if (args.k_segments > 1) {
           StoreSum<Ring>(args, job, shared);
         } else {
-          StoreOwn<Ring>(args, job, shared);
+          StoreOwn<Ring>(args, job, shared, 0);
         }
       });
       ClusterSync();  // the others may still read this block's
@@ -384,22 +394,20 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
   }
 }
 
-// The kind of a linear by the formats of its weight and input.
-template <bool kIsConverted, typename Visit>
-__device__ __forceinline__ void VisitKind(const LinearArgs& args, const MatrixView& weight,
-                                          const Visit& visit) {
-  const bool is_fp8_input = args.x_scales != nullptr;
-  if constexpr (kIsConverted) {
-    if (is_fp8_input) {
+// Calls visit(kind) with the kind of a weight. kHasCodes, kHasBf16: what it may be.
+template <bool kHasCodes, bool kHasBf16, typename Visit>
+__device__ __forceinline__ void VisitKind(ValueFormat format, const Visit& visit) {
+  if constexpr (kHasBf16) {
+    if (format == ValueFormat::kBf16) {
+      visit(std::integral_constant<LinearKind, LinearKind::kBf16>{});
+      return;
+    }
+  }
+  if constexpr (kHasCodes) {
+    if (format == ValueFormat::kFp4) {
       visit(std::integral_constant<LinearKind, LinearKind::kFp4>{});
     } else {
-      visit(std::integral_constant<LinearKind, LinearKind::kWidened>{});
-    }
-  } else {
-    if (is_fp8_input) {
       visit(std::integral_constant<LinearKind, LinearKind::kFp8>{});
-    } else {
-      visit(std::integral_constant<LinearKind, LinearKind::kBf16>{});
     }
   }
 }

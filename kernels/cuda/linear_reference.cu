@@ -1,9 +1,11 @@
+#include "kernels/cuda/code_order.cuh"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/linear.h"
 
 // The linears of linear.h in the CPU back end's order of sums (R11 of contracts.md 1.3): 16 lanes
-// by fma over a block of K, their tree, one promotion. Bit-equal to the CPU; one half warp an
-// output, no tensor cores, no tiling: it is there to be compared with.
+// by fma over a block of K, their tree, one promotion by the weight's scale; that of the activation
+// is in its values, a power of two, which gives the same bits. Bit-equal to the CPU; one half warp
+// an output, no tensor cores, no tiling: it is there to be compared with.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -19,13 +21,9 @@ struct Dot {
   MatrixView weight;
   Promotion promotion;
   int output;
-  const uint8_t* x_codes;  // fp8 row, or
-  const Bf16* x_values;    // bf16 row
-  const float* x_scales;
+  const Bf16* x;  // row
 
-  __device__ float X(int k) const {
-    return x_codes != nullptr ? DecodeE4m3(x_codes[k]) : DecodeBf16(x_values[k]);
-  }
+  __device__ float X(int k) const { return DecodeBf16(x[k]); }
 
   __device__ float BlockScale(int k) const {
     return weight.scales[static_cast<int64_t>(output / 128) * (weight.cols / 128) + k / 128];
@@ -38,17 +36,18 @@ struct Dot {
 
   // The operand of the product.
   __device__ float W(int k) const {
-    const int64_t at = static_cast<int64_t>(output) * weight.cols + k;
+    const int64_t row = static_cast<int64_t>(output) * weight.cols;
     switch (weight.format) {
       case ValueFormat::kF32:
-        return reinterpret_cast<const float*>(weight.values)[at];
+        return reinterpret_cast<const float*>(weight.values)[row + k];
       case ValueFormat::kBf16:
-        return DecodeBf16(reinterpret_cast<const Bf16*>(weight.values)[at]);
+        return DecodeBf16(reinterpret_cast<const Bf16*>(weight.values)[row + k]);
       case ValueFormat::kFp8: {
-        const float value = DecodeE4m3(weight.values[at]);
+        const float value = DecodeE4m3(weight.values[row + PlaceOfFp8(k)]);
         return promotion == Promotion::kNone ? value * BlockScale(k) : value;
       }
       case ValueFormat::kFp4: {
+        const int64_t at = row + PlaceOfFp4(k);
         const uint8_t pair = weight.values[at / 2];
         const float value = DecodeE2m1(at % 2 == 0 ? pair & 15 : pair >> 4);
         if (promotion == Promotion::kPer32 || value == 0.0f) return value;
@@ -78,7 +77,7 @@ struct Dot {
     const int step = promotion == Promotion::kPer32 ? kFp4Group : kBlockK;
     float acc = 0.0f;
     for (int k = 0; k < weight.cols; k += step) {
-      acc = Fma(Sum(k, k + step), x_scales[k / kFp8Group] * Scale(k), acc);
+      acc = Fma(Sum(k, k + step), Scale(k), acc);
     }
     return acc;
   }
@@ -106,13 +105,7 @@ __device__ void RunRow(const LinearArgs& args, const MatrixView& weight, int row
   const int last = min(output, weight.rows - 1);  // whole warps take part in the shuffles
   const int64_t source = args.x_rows == nullptr ? row : args.x_rows[row];
   const int64_t first = source * args.x_stride + last / (weight.rows / args.groups) * weight.cols;
-  const bool is_fp8 = args.x_scales != nullptr;
-  const Dot dot = {weight,
-                   promotion,
-                   last,
-                   is_fp8 ? static_cast<const uint8_t*>(args.x) + first : nullptr,
-                   is_fp8 ? nullptr : static_cast<const Bf16*>(args.x) + first,
-                   is_fp8 ? args.x_scales + first / kFp8Group : nullptr};
+  const Dot dot = {weight, promotion, last, args.x + first};
   const float value = dot.Run();
   if (output < weight.rows && threadIdx.x % kLanes == 0) Store(args, row, output, value);
 }
@@ -121,14 +114,13 @@ __global__ void LinearKernel(const __grid_constant__ LinearArgs args) {
   const int live = args.num_rows == nullptr ? args.rows : *args.num_rows * args.row_factor;
   const int row = static_cast<int>(blockIdx.y);
   if (row >= live) return;
-  RunRow(args, args.weight, row, args.x_scales == nullptr ? Promotion::kNone : Promotion::kPer128);
+  RunRow(args, args.weight, row, args.has_fp8_input ? Promotion::kPer128 : Promotion::kNone);
 }
 
 __global__ void ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args) {
   if (static_cast<int>(blockIdx.y) >= *args.num_tiles) return;
   const RowTile tile = args.tiles[blockIdx.y];
   const bool is_promoted = args.is_promoted[tile.expert] != 0;
-  if (is_promoted != args.promotes_per_32) return;
   const bool is_second = blockIdx.z == 1;
   LinearArgs linear = args.linear;
   if (is_second) linear.y = args.second_y;
@@ -141,7 +133,34 @@ __global__ void ExpertLinearKernel(const __grid_constant__ ExpertLinearArgs args
 
 unsigned Blocks(int outputs) { return static_cast<unsigned>((outputs + kOutputs - 1) / kOutputs); }
 
+// A thread per 16 bytes.
+template <bool kIsFp4>
+__global__ void OrderKernel(uint4* codes, size_t pieces) {
+  const size_t i = blockIdx.x * static_cast<size_t>(kThreads) + threadIdx.x;
+  if (i >= pieces) return;
+  constexpr int kBits = kIsFp4 ? 4 : 8, kInWord = 32 / kBits;
+  const uint4 piece = codes[i];
+  const uint32_t in[4] = {piece.x, piece.y, piece.z, piece.w};
+  uint32_t out[4] = {};
+#pragma unroll
+  for (int k = 0; k < 4 * kInWord; ++k) {
+    const uint32_t code = in[k / kInWord] >> (k % kInWord * kBits) & ((1u << kBits) - 1u);
+    const int place = kIsFp4 ? PlaceOfFp4(k) : PlaceOfFp8(k);
+    out[place / kInWord] |= code << (place % kInWord * kBits);
+  }
+  codes[i] = make_uint4(out[0], out[1], out[2], out[3]);
+}
+
 }  // namespace
+
+cudaError_t OrderCodes(uint8_t* codes, size_t bytes, ValueFormat format, cudaStream_t stream) {
+  if (format != ValueFormat::kFp8 && format != ValueFormat::kFp4) return cudaSuccess;
+  const size_t pieces = bytes / 16;
+  const auto blocks = static_cast<unsigned>((pieces + kThreads - 1) / kThreads);
+  const auto kernel = format == ValueFormat::kFp4 ? OrderKernel<true> : OrderKernel<false>;
+  kernel<<<blocks, kThreads, 0, stream>>>(reinterpret_cast<uint4*>(codes), pieces);
+  return cudaPeekAtLastError();
+}
 
 cudaError_t RunReferenceLinear(const LinearArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return cudaSuccess;

@@ -68,11 +68,9 @@ void Lockstep::AddFields() {
       {"comb", Kind::kF32, &c.comb, nullptr, g.comb},
       {"branch", Kind::kBf16, &c.branch, nullptr, g.branch},
       {"normed", Kind::kBf16, &c.normed, nullptr, g.normed},
-      {"normed8.codes", Kind::kE4m3, &c.normed8.codes, nullptr, g.normed8.codes},
-      {"normed8.scales", Kind::kF32, &c.normed8.scales, nullptr, g.normed8.scales},
+      {"normed8", Kind::kBf16, &c.normed8.codes, nullptr, g.normed8, &c.normed8.scales},
       {"query_low", Kind::kBf16, &c.query_low, nullptr, g.query_low},
-      {"query_low8.codes", Kind::kE4m3, &c.query_low8.codes, nullptr, g.query_low8.codes},
-      {"query_low8.scales", Kind::kF32, &c.query_low8.scales, nullptr, g.query_low8.scales},
+      {"query_low8", Kind::kBf16, &c.query_low8.codes, nullptr, g.query_low8, &c.query_low8.scales},
       {"kv", Kind::kBf16, &c.kv, nullptr, g.kv},
       {"compressor_kv", Kind::kF32, &c.compressor_kv, nullptr, g.compressor_kv},
       {"compressor_score", Kind::kF32, &c.compressor_score, nullptr, g.compressor_score},
@@ -106,8 +104,11 @@ size_t Lockstep::WidthOf(const Field& field) const {
 std::vector<float> Lockstep::ReadCpu(const Field& field) const {
   const size_t rows = field.name == "logits" ? 8 : static_cast<size_t>(num_rows_);
   const size_t count = rows * WidthOf(field);
-  if (field.cpu != nullptr) return {field.cpu->data(), field.cpu->data() + count};
-  return {field.cpu_ints->data(), field.cpu_ints->data() + count};
+  if (field.cpu == nullptr) return {field.cpu_ints->data(), field.cpu_ints->data() + count};
+  std::vector<float> values(field.cpu->data(), field.cpu->data() + count);
+  if (field.scales == nullptr) return values;
+  for (size_t i = 0; i < count; ++i) values[i] *= (*field.scales)[i / 128];
+  return values;
 }
 
 std::vector<float> Lockstep::ReadGpu(const Field& field) {
@@ -117,10 +118,6 @@ std::vector<float> Lockstep::ReadGpu(const Field& field) {
   if (field.kind == Kind::kBf16) {
     for (const uint16_t code : Download<uint16_t>(device_, field.gpu, count)) {
       values.push_back(cpu::DecodeBf16(code));
-    }
-  } else if (field.kind == Kind::kE4m3) {
-    for (const uint8_t code : Download<uint8_t>(device_, field.gpu, count)) {
-      values.push_back(cpu::DecodeE4m3(code));
     }
   } else if (field.kind == Kind::kI32) {
     for (const int32_t value : Download<int32_t>(device_, field.gpu, count)) {
@@ -139,13 +136,9 @@ void Lockstep::Inject() {
       WriteTo(device_, field.gpu, values);
     } else if (field.kind == Kind::kI32) {
       WriteTo(device_, field.gpu, std::vector<int32_t>(values.begin(), values.end()));
-    } else if (field.kind == Kind::kBf16) {
+    } else {
       std::vector<uint16_t> codes;
       for (const float value : values) codes.push_back(cpu::EncodeBf16(value));
-      WriteTo(device_, field.gpu, codes);
-    } else {
-      std::vector<uint8_t> codes;
-      for (const float value : values) codes.push_back(cpu::EncodeE4m3(value));
       WriteTo(device_, field.gpu, codes);
     }
   }

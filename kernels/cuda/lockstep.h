@@ -49,13 +49,14 @@ class Lockstep {
   const std::map<std::string, double>& errors() const { return errors_; }
 
  private:
-  enum class Kind { kBf16, kF32, kE4m3, kI32 };
+  enum class Kind { kBf16, kF32, kI32 };
   struct Field {
     std::string name;
     Kind kind;
     std::vector<float>* cpu;  // or
     std::vector<int32_t>* cpu_ints;
     void* gpu;
+    const std::vector<float>* scales = nullptr;  // of the CPU's groups of 128
   };
   void AddFields();
   const Field& Named(const std::string& name) const;

@@ -59,11 +59,17 @@ struct EnterSiteArgs {
   const float* norm = nullptr;  // [H]
   float* post = nullptr;
   float* comb = nullptr;
-  uint16_t* normed = nullptr;  // [rows, H]
-  uint8_t* codes = nullptr;    // [rows, H]
-  float* scales = nullptr;     // [rows, H / 128]
+  uint16_t* normed = nullptr;   // [rows, H]
+  uint16_t* normed8 = nullptr;  // [rows, H] as fp8 linears take it
 };
 cudaError_t RunEnterSite(const EnterSiteArgs& args, cudaStream_t stream);
+
+// All three in one launch, for rows that follow each other: the streams' branch is added, then
+// mixed. Same bits. `fn`: f32 [outputs, S * H].
+inline constexpr int kMaxFewRows = 8;  // beyond it the parts share more
+bool FitsOneLaunch(const EnterSiteArgs& args);
+cudaError_t RunBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
+                        const EnterSiteArgs& enter, cudaStream_t stream);
 
 // The drafter's inputs before their projections: r(rms(h) * hnorm) of every stream and
 // r(rms(embed) * enorm), as fp8.
@@ -74,10 +80,8 @@ struct DraftNormArgs {
   const float* enorm = nullptr;
   const float* hnorm = nullptr;
   const uint16_t* const* sources = nullptr;  // [rows] streams [S, H] each
-  uint8_t* stream_codes = nullptr;           // [rows * S, H]
-  float* stream_scales = nullptr;
-  uint8_t* embed_codes = nullptr;  // [rows, H]
-  float* embed_scales = nullptr;
+  uint16_t* streams8 = nullptr;              // [rows * S, H]
+  uint16_t* embed8 = nullptr;                // [rows, H]
 };
 cudaError_t RunDraftNorm(const DraftNormArgs& args, cudaStream_t stream);
 

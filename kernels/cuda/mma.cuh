@@ -5,7 +5,7 @@
 #include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
-// Warp-wide bf16 products, 16 x 8 x 16: what attention and the indexer use. Bit-equal to wgmma
+// Warp-wide bf16 products, 16 x 8 x 16: what the indexer uses. Bit-equal to wgmma
 // (contracts.md 1.2).
 namespace baton::kernels::cuda {
 
@@ -35,11 +35,6 @@ __device__ __forceinline__ void LoadA(const Bf16* matrix, int stride, int first_
 
 __device__ __forceinline__ void LoadMatrices(uint32_t address, uint32_t (&r)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address));
-}
-__device__ __forceinline__ void LoadMatricesTransposed(uint32_t address, uint32_t (&r)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address));
 }

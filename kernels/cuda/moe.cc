@@ -10,6 +10,8 @@
 namespace baton::kernels::cuda {
 namespace {
 
+constexpr int kGateSegments = 8;  // k_segments of R1 (contracts.md 1.3)
+
 bool PromotesPer32(const ExpertWeights& expert) {
   return ViewOf(expert.w1).is_wide || ViewOf(expert.w3).is_wide || ViewOf(expert.w2).is_wide;
 }
@@ -44,8 +46,9 @@ int CountPromotedExperts(const ModelWeights& weights) {
 }
 
 absl::Status CudaOps::Route(const LayerArgs& args) {
-  RETURN_IF_ERROR(
-      Multiply(PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits), "gate"));
+  LinearArgs gate = PlainLinear(args.layer.gate, act_.normed, scratch_.gate_logits);
+  gate.k_segments = kGateSegments;
+  RETURN_IF_ERROR(Multiply(gate, "gate"));
   RouteArgs route;
   route.step = Step();
   route.shape = shape_;
@@ -75,10 +78,6 @@ absl::Status CudaOps::BuildTable(const LayerWeights& layer, ExpertTable& table) 
     RETURN_IF_ERROR(CheckExpert(all[e], is_shared ? all[e] : all[0], e));
     promoted.push_back(PromotesPer32(all[e]) ? 1 : 0);
   }
-  table.is_shared_promoted = promoted.back() != 0;
-  const auto num_promoted = std::count(promoted.begin(), promoted.end() - 1, 1);
-  table.has_promoted = num_promoted > 0;
-  table.has_plain = num_promoted < shape_.experts;
   ASSIGN_OR_RETURN(const uint8_t* matrices,
                    device_.UploadBytes(views.data(), views.size() * sizeof(MatrixView)));
   table.matrices = reinterpret_cast<const MatrixView*>(matrices);
@@ -109,15 +108,8 @@ absl::Status CudaOps::PlanExperts(int tile_rows) {
   plan.num_pairs = scratch_.num_pairs;
   plan.tiles = scratch_.tiles;
   plan.num_tiles = scratch_.num_tiles;
-  plan.num_shared_tiles = scratch_.num_shared_tiles;
   plan.shared_first = launch_.rows * shape_.experts_per_token;
   return ToStatus(RunExpertPlan(plan, stream()), "expert plan");
-}
-
-absl::Status CudaOps::MultiplyExperts(const ExpertLinearArgs& args, const char* what) {
-  return ToStatus(options_.has_reference_linears ? RunReferenceExpertLinear(args, stream())
-                                                 : RunExpertLinear(args, stream()),
-                  what);
 }
 
 // Shared and routed experts together.
@@ -132,21 +124,16 @@ absl::Status CudaOps::RunStage(const ExpertStage& stage) {
     args.second_matrices = args.matrices + shape_.experts + 1;
     args.second_y = stage.second_y;
   }
-  args.shared_format = ViewOf(stage.shared).format;
   args.is_promoted = table.is_promoted;
   args.tiles = scratch_.tiles;
   args.num_tiles = scratch_.num_tiles;
-  args.num_shared_tiles = scratch_.num_shared_tiles;
   args.tile_rows = stage.tile_rows;
   const int pairs = launch_.rows * shape_.experts_per_token;
   args.max_tiles = std::min(pairs, pairs / stage.tile_rows + shape_.experts) +
                    (launch_.rows + stage.tile_rows - 1) / stage.tile_rows;
-  if (table.has_plain || !table.is_shared_promoted) {
-    RETURN_IF_ERROR(MultiplyExperts(args, "experts"));
-  }
-  if (!table.has_promoted && !table.is_shared_promoted) return absl::OkStatus();
-  args.promotes_per_32 = true;
-  return MultiplyExperts(args, "experts per 32");
+  return ToStatus(options_.has_reference_linears ? RunReferenceExpertLinear(args, stream())
+                                                 : RunExpertLinear(args, stream()),
+                  "experts");
 }
 
 absl::Status CudaOps::Experts(const LayerArgs& args) {
@@ -162,7 +149,6 @@ absl::Status CudaOps::Experts(const LayerArgs& args) {
   in.x_rows = scratch_.pair_rows;
   stage.linear = in;
   stage.routed = layer.experts[0].w1;
-  stage.shared = layer.shared.w1;
   stage.second_y = scratch_.up;
   RETURN_IF_ERROR(RunStage(stage));
 
@@ -175,15 +161,13 @@ absl::Status CudaOps::Experts(const LayerArgs& args) {
   swiglu.pair_weights = scratch_.pair_weights;
   swiglu.gate = scratch_.gate;
   swiglu.up = scratch_.up;
-  swiglu.codes = scratch_.hidden8.codes;
-  swiglu.scales = scratch_.hidden8.scales;
+  swiglu.hidden8 = scratch_.hidden8;
   RETURN_IF_ERROR(ToStatus(RunSwiglu(swiglu, stream()), "SwiGLU"));
 
   stage.matrix = 2;
   stage.second_y = nullptr;
   stage.linear = Fp8Linear(layer.shared.w2, scratch_.hidden8, scratch_.expert_out);
   stage.routed = layer.experts[0].w2;
-  stage.shared = layer.shared.w2;
   RETURN_IF_ERROR(RunStage(stage));
   return ToStatus(RunSumExperts({.step = Step(),
                                  .shape = shape_,

@@ -10,11 +10,12 @@
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / kWarp;
+constexpr int kMaxThreads = 1024;
+constexpr int kMaxWarps = kMaxThreads / kWarp;
 constexpr int kBins = 2048;
 constexpr int kMaxRanks = 8;
-constexpr int kFewEntries = 8192;    // of a row, from which on a cluster takes it
+constexpr int kFewEntries = 8192;    // of a row: a small block takes it
+constexpr int kFewRows = 16;         // so few that clusters take longer ones
 constexpr int kMaxKept = 48 * 1024;  // scores of a slice that shared memory keeps
 constexpr int kCsaRatio = 4;
 
@@ -27,9 +28,9 @@ __device__ uint32_t Ordered(float score) {
 struct Shared {
   uint32_t bins[kBins];   // of this block's slice
   uint32_t total[kBins];  // of the row
-  uint32_t warp_sums[kWarps];
-  uint32_t above[kWarps], equal[kWarps];  // of a warp's stretch
-  uint32_t slice_above, slice_equal;      // of this block's slice
+  uint32_t warp_sums[kMaxWarps];
+  uint32_t above[kMaxWarps], equal[kMaxWarps];  // of a warp's stretch
+  uint32_t slice_above, slice_equal;            // of this block's slice
   uint32_t prefix, left;
 };
 
@@ -37,7 +38,7 @@ __device__ uint32_t LoadWordFromRank(const uint32_t* p, int rank) {
   return BitsOf(LoadFromRank(SharedAddress(p), static_cast<uint32_t>(rank)));
 }
 
-template <int kRanks>
+template <int kRanks, int kThreads>
 class RowPicker {
  public:
   __device__ RowPicker(const float* scores, int n, int k, uint32_t* kept, Shared& s)
@@ -65,6 +66,8 @@ class RowPicker {
   }
 
  private:
+  static constexpr int kWarps = kThreads / kWarp;
+
   __device__ static int Thread() { return static_cast<int>(threadIdx.x); }
   __device__ static void Sync() {
     if constexpr (kRanks == 1) {
@@ -190,7 +193,7 @@ class RowPicker {
   uint32_t* kept_;
 };
 
-template <int kRanks>
+template <int kRanks, int kThreads>
 __global__ void __launch_bounds__(kThreads) PickKernel(PickArgs args) {
   extern __shared__ uint32_t kept[];
   __shared__ Shared shared;
@@ -201,17 +204,18 @@ __global__ void __launch_bounds__(kThreads) PickKernel(PickArgs args) {
   const bool is_first = kRanks == 1 || blockIdx.x % kRanks == 0;
   if (is_first && threadIdx.x == 0) args.num_selected[row] = n < args.k ? n : args.k;
   if (n > args.k) {
-    RowPicker<kRanks>(args.scores + row * args.stride, n, args.k, kept, shared).Run(selected);
+    RowPicker<kRanks, kThreads>(args.scores + row * args.stride, n, args.k, kept, shared)
+        .Run(selected);
   } else if (is_first) {
     for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) selected[i] = i;
   }
 }
 
-template <int kRanks>
+template <int kRanks, int kThreads>
 cudaError_t Launch(const PickArgs& args, cudaStream_t stream) {
   const int per_rank = (args.longest + kRanks - 1) / kRanks;
   const int bytes = 4 * (per_rank < kMaxKept ? per_rank : kMaxKept);
-  const auto kernel = PickKernel<kRanks>;
+  const auto kernel = PickKernel<kRanks, kThreads>;
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 4 * kMaxKept)) {
     return error;
@@ -232,7 +236,9 @@ cudaError_t Launch(const PickArgs& args, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t RunPick(const PickArgs& args, cudaStream_t stream) {
-  return args.longest > kFewEntries ? Launch<kMaxRanks>(args, stream) : Launch<1>(args, stream);
+  if (args.longest <= kFewEntries) return Launch<1, 512>(args, stream);
+  return args.longest <= kMaxKept && args.rows > kFewRows ? Launch<1, 1024>(args, stream)
+                                                          : Launch<kMaxRanks, 512>(args, stream);
 }
 
 }  // namespace baton::kernels::cuda

@@ -29,23 +29,20 @@ __device__ __forceinline__ void StoreEight(const float (&x)[8], Bf16* row) {
   *reinterpret_cast<uint4*>(row) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
-// fp8 group of 128 (model.md 10.1) that 16 neighbouring lanes hold, eight values each: their codes,
-// and the group's scale. The whole warp takes part; lanes with is_live false store nothing.
-__device__ __forceinline__ void QuantiseEight(const float (&x)[8], bool is_live, uint8_t* codes,
-                                              float* scale_of_group) {
+// fp8 group of 128 (model.md 10.1) that 16 neighbouring lanes hold, eight values each: codes times
+// the group's scale, as bf16. The whole warp takes part; lanes with is_live false store nothing.
+__device__ __forceinline__ void QuantiseEight(const float (&x)[8], bool is_live, Bf16* out) {
   float amax = 0.0f;
 #pragma unroll
   for (int i = 0; i < 8; ++i) amax = Larger(amax, Abs(x[i]));
   const float scale = Fp8ScaleOf(GroupMax(amax, 16));
   const float inverse = 1.0f / scale;
-  uint32_t words[2] = {0, 0};
+  float values[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    words[i / 4] |= static_cast<uint32_t>(EncodeE4m3(x[i] * inverse)) << (8 * (i % 4));
+    values[i] = RoundE4m3InRange(Clamp(x[i] * inverse, kFp8Max)) * scale;
   }
-  if (!is_live) return;
-  *reinterpret_cast<uint2*>(codes) = make_uint2(words[0], words[1]);
-  if (threadIdx.x % 16 == 0) *scale_of_group = scale;
+  if (is_live) StoreEight(values, out);
 }
 
 // x [n] = bf16 row.
@@ -71,17 +68,18 @@ __device__ __forceinline__ void NormRow(float* x, int n, const float* weight, fl
   __syncthreads();
 }
 
-// fp8 groups of 128: codes [n], scales [n / 128] (model.md 10.1).
-__device__ __forceinline__ void QuantiseRow(const float* x, int n, uint8_t* codes, float* scales) {
+// fp8 groups of 128 (model.md 10.1): out [n] = codes times their group's scale, as bf16.
+__device__ __forceinline__ void QuantiseRow(const float* x, int n, Bf16* out) {
   for (int group = WarpIndex(); group < n / kFp8Group; group += NumWarps()) {
     const float* values = x + group * kFp8Group + LaneIndex();
     float amax = 0.0f;
     for (int i = 0; i < kFp8Group; i += kWarp) amax = Larger(amax, Abs(values[i]));
     const float scale = Fp8ScaleOf(GroupMax(amax, kWarp));
     const float inverse = 1.0f / scale;
-    uint8_t* out = codes + group * kFp8Group + LaneIndex();
-    for (int i = 0; i < kFp8Group; i += kWarp) out[i] = EncodeE4m3(values[i] * inverse);
-    if (LaneIndex() == 0) scales[group] = scale;
+    Bf16* to = out + group * kFp8Group + LaneIndex();
+    for (int i = 0; i < kFp8Group; i += kWarp) {
+      to[i] = EncodeBf16(RoundE4m3InRange(Clamp(values[i] * inverse, kFp8Max)) * scale);
+    }
   }
   __syncthreads();
 }

@@ -16,19 +16,25 @@ constexpr int kMaxQueryLow = 8192;
 
 unsigned Unsigned(int n) { return static_cast<unsigned>(n); }
 
+// Row `index` of the window before a run, by some neighbouring threads of which this is one.
+__device__ void TakeOldRow(const RowsArgs& args, int run_index, int index, int thread,
+                           int threads) {
+  const RunInfo run = args.step.runs[run_index];
+  const int reach = args.shape.window - 1, dim = args.shape.head_dim;
+  const int64_t position = run.first - reach + index;
+  if (run.num_rows == 0 || index >= reach || position < 0) return;
+  const RowPlace place = WindowRow(args.slots, run.slot, args.layer, position);
+  Bf16* to = args.old_window + (static_cast<int64_t>(run_index) * reach + index) * dim;
+  for (int i = thread; i < dim; i += threads) {
+    to[i] = EncodeBf16(CachedValue(place.data, place.scales, i, dim - args.shape.rope_dim));
+  }
+}
+
 // Grid: (sequences, window - 1). Rows from before a run, taken out of the ring before its own rows
 // go in.
 __global__ void OldWindowKernel(RowsArgs args) {
-  const int run_index = static_cast<int>(blockIdx.x), dim = args.shape.head_dim;
-  const RunInfo run = args.step.runs[run_index];
-  const int reach = args.shape.window - 1;
-  const int64_t position = run.first - reach + blockIdx.y;
-  if (run.num_rows == 0 || position < 0) return;
-  const RowPlace place = WindowRow(args.slots, run.slot, args.layer, position);
-  Bf16* to = args.old_window + (static_cast<int64_t>(run_index) * reach + blockIdx.y) * dim;
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += static_cast<int>(blockDim.x)) {
-    to[i] = EncodeBf16(CachedValue(place.data, place.scales, i, dim - args.shape.rope_dim));
-  }
+  TakeOldRow(args, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
+             static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
 }
 
 __device__ void StoreQuery(const RowsArgs& args, int row, float* x) {
@@ -37,8 +43,7 @@ __device__ void StoreQuery(const RowsArgs& args, int row, float* x) {
   LoadRow(query, low, x);
   NormRow(x, low, args.q_norm, args.shape.norm_epsilon);
   for (int i = static_cast<int>(threadIdx.x); i < low; i += kThreads) query[i] = EncodeBf16(x[i]);
-  QuantiseRow(x, low, args.query_low_codes + static_cast<int64_t>(row) * low,
-              args.query_low_scales + static_cast<int64_t>(row) * (low / kFp8Group));
+  QuantiseRow(x, low, args.query_low8 + static_cast<int64_t>(row) * low);
 }
 
 __device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row, float* x) {
@@ -57,33 +62,22 @@ __device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row
   __syncthreads();
 }
 
-// The score's position bias, by absolute position (model.md 4).
-__device__ void AddBias(const RowsArgs& args, int row) {
-  const int phase = args.step.position[row] % args.ratio;
-  const int width = (args.ratio == kCsaRatio ? 2 : 1) * args.shape.head_dim;
-  float* score = args.compressor_score + static_cast<int64_t>(row) * 2 * args.shape.head_dim;
-  const float* ape = args.ape + static_cast<int64_t>(phase) * width;
-  for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) score[i] += ape[i];
-  if (args.ratio != kCsaRatio) return;
-  const int index_width = 2 * args.shape.index_dim;
-  float* index_score = args.index_score + static_cast<int64_t>(row) * index_width;
-  const float* index_ape = args.index_ape + phase * index_width;
-  for (int i = static_cast<int>(threadIdx.x); i < index_width; i += kThreads) {
-    index_score[i] += index_ape[i];
-  }
+// A score's position bias, by absolute position (model.md 4); whoever reads a score adds it.
+__device__ const float* BiasAt(const RowsArgs& args, int64_t position, bool is_index) {
+  const int halves = args.ratio == kCsaRatio ? 2 : 1;
+  const int width = halves * (is_index ? args.shape.index_dim : args.shape.head_dim);
+  return (is_index ? args.index_ape : args.ape) + position % args.ratio * width;
 }
 
-// Grid: (rows, roles): the query's low form, the window row, the compressors' bias.
+// Grid: (rows, roles): the query's low form, the window row.
 __global__ void __launch_bounds__(kThreads) RowKernel(RowsArgs args) {
   extern __shared__ float x[];
   const int row = static_cast<int>(blockIdx.x);
   if (row >= *args.step.num_rows) return;
   if (blockIdx.y == 0) {
     StoreQuery(args, row, x);
-  } else if (blockIdx.y == 1) {
-    StoreWindowRow(args, args.step.runs[args.step.sequence[row]], row, x);
   } else {
-    AddBias(args, row);
+    StoreWindowRow(args, args.step.runs[args.step.sequence[row]], row, x);
   }
 }
 
@@ -141,11 +135,34 @@ __device__ void FinishIndexEntry(const RowsArgs& args, int run, int64_t entry, f
 }
 
 // Up to eight contributions to one entry, in token order: A halves of the window before, B halves
-// of its own; rows of this step from the activations, older ones from the slot.
+// of its own; rows of this step from the activations, older ones from the slot. In shared memory.
 struct Contributions {
   const float* kv[2 * kCsaRatio];
   const float* score[2 * kCsaRatio];
-  int first = 0;  // the entries before it are absent
+  const float* bias[2 * kCsaRatio];  // null: the score has it
+  int first;                         // the entries before it are absent
+
+  // By one thread each; t of the entry whose window before begins at `start`.
+  __device__ void Set(const RowsArgs& args, const RunInfo& run, int64_t start, int t,
+                      bool is_index) {
+    const int dim = is_index ? args.shape.index_dim : args.shape.head_dim;
+    const int64_t p = start + t;
+    const int half = t / kCsaRatio * dim;
+    if (t == 0) first = start < 0 ? kCsaRatio : 0;
+    if (p < 0) return;
+    if (p < run.first) {
+      const float* raw = CsaRaw(args.slots, run.slot, args.rank, p);
+      raw += is_index ? 4 * args.shape.head_dim : 0;
+      kv[t] = raw + half;
+      score[t] = raw + 2 * dim + half;
+      bias[t] = nullptr;
+    } else {
+      const int64_t at = (run.first_row + (p - run.first)) * 2 * dim + half;
+      kv[t] = (is_index ? args.index_kv : args.compressor_kv) + at;
+      score[t] = (is_index ? args.index_score : args.compressor_score) + at;
+      bias[t] = BiasAt(args, p, is_index) + half;
+    }
+  }
 
   __device__ float Pooled(int channel) const {
     float s[2 * kCsaRatio], v[2 * kCsaRatio];
@@ -153,6 +170,7 @@ struct Contributions {
     for (int t = 0; t < 2 * kCsaRatio; ++t) {
       if (t < first) continue;
       s[t] = score[t][channel];
+      if (bias[t] != nullptr) s[t] += bias[t][channel];
       v[t] = kv[t][channel];
     }
     float max = kMinusInfinity, sum = 0.0f, weighted = 0.0f;
@@ -171,45 +189,31 @@ struct Contributions {
   }
 };
 
-// Grid: (rows, main and index); rows that close an entry pool it.
-__global__ void __launch_bounds__(kThreads) CloseCsaKernel(RowsArgs args) {
-  __shared__ float x[kMaxHeadDim];
-  const int row = static_cast<int>(blockIdx.x);
-  const bool is_index = blockIdx.y == 1;
-  if (row >= *args.step.num_rows) return;
-  const int64_t position = args.step.position[row];
+// A row that closes an entry pools it.
+__device__ void CloseEntry(const RowsArgs& args, int row, bool is_index, float* x) {
+  __shared__ Contributions parts;
+  const int64_t position = args.step.position[row], entry = position / kCsaRatio;
   if ((position + 1) % kCsaRatio != 0) return;
-  const int run_index = args.step.sequence[row];
-  const RunInfo run = args.step.runs[run_index];
-  const int main_dim = args.shape.head_dim;
-  const int dim = is_index ? args.shape.index_dim : main_dim;
-  const int64_t entry = position / kCsaRatio, start = (entry - 1) * kCsaRatio;
-  const float* step_kv = is_index ? args.index_kv : args.compressor_kv;
-  const float* step_score = is_index ? args.index_score : args.compressor_score;
-  Contributions parts;
-  parts.first = start < 0 ? kCsaRatio : 0;
-#pragma unroll
-  for (int t = 0; t < 2 * kCsaRatio; ++t) {
-    const int64_t p = start + t;
-    const int half = t / kCsaRatio;
-    if (t < parts.first) continue;
-    if (p < run.first) {
-      const float* raw = CsaRaw(args.slots, run.slot, args.rank, p) + (is_index ? 4 * main_dim : 0);
-      parts.kv[t] = raw + half * dim;
-      parts.score[t] = raw + 2 * dim + half * dim;
-    } else {
-      const int64_t at = (run.first_row + (p - run.first)) * 2 * dim + half * dim;
-      parts.kv[t] = step_kv + at;
-      parts.score[t] = step_score + at;
-    }
+  const int run_index = args.step.sequence[row], thread = static_cast<int>(threadIdx.x);
+  if (thread < 2 * kCsaRatio) {
+    parts.Set(args, args.step.runs[run_index], (entry - 1) * kCsaRatio, thread, is_index);
   }
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += kThreads) x[i] = parts.Pooled(i);
+  __syncthreads();
+  const int dim = is_index ? args.shape.index_dim : args.shape.head_dim;
+  for (int i = thread; i < dim; i += kThreads) x[i] = parts.Pooled(i);
   __syncthreads();
   if (is_index) {
     FinishIndexEntry(args, run_index, entry, x);
   } else {
     FinishEntry(args, run_index, entry, x);
   }
+}
+
+// Grid: (rows, main and index).
+__global__ void __launch_bounds__(kThreads) CloseCsaKernel(RowsArgs args) {
+  __shared__ float x[kMaxHeadDim];
+  const int row = static_cast<int>(blockIdx.x);
+  if (row < *args.step.num_rows) CloseEntry(args, row, blockIdx.y == 1, x);
 }
 
 // Grid: (rows, channel pieces). A row that begins a window, or its run, folds up to the window's or
@@ -229,10 +233,13 @@ __global__ void FoldHcaKernel(RowsArgs args) {
   const int64_t run_end = run.first + run.num_rows;
   const int64_t window_end = (position / kHcaRatio + 1) * kHcaRatio;
   const int64_t end = window_end < run_end ? window_end : run_end;
-  for (int64_t p = position; p < end; ++p) {
-    const int64_t at = (run.first_row + (p - run.first)) * 2 * dim + channel;
-    pool.Add(args.compressor_kv[at], args.compressor_score[at]);
-  }
+  const auto count = static_cast<int>(end - position);
+  const int64_t at = static_cast<int64_t>(row) * 2 * dim + channel;
+  const float* kv = args.compressor_kv + at;
+  const float* score = args.compressor_score + at;
+  const float* bias = BiasAt(args, position, false) + channel;
+#pragma unroll 8
+  for (int i = 0; i < count; ++i) pool.Add(kv[2 * dim * i], score[2 * dim * i] + bias[dim * i]);
   if (end == window_end) {
     const int64_t closing = run.first_row + (end - 1 - run.first);
     args.pooled[closing * dim + channel] = pool.weighted / pool.sum;
@@ -265,38 +272,121 @@ __device__ void KeepHcaState(const RowsArgs& args, const RunInfo& run, int run_i
   for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) state[i] = next[i];
 }
 
-// Raw compressor rows that a later step may need: of a verify run all, else the last ones. HCA rows
-// outside verify runs are folded: their state is kept instead.
-__global__ void RawRowsKernel(RowsArgs args) {
-  const int row = static_cast<int>(blockIdx.x), dim = args.shape.head_dim;
-  if (row >= *args.step.num_rows) return;
+// to = from + bias, n values; null bias: none.
+__device__ void CopyWithBias(const float* from, const float* bias, int n, float* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += kThreads) {
+    to[i] = bias == nullptr ? from[i] : from[i] + bias[i];
+  }
+}
+
+// A raw compressor row that a later step may need: of a verify run all, else the last ones. HCA
+// rows outside verify runs are folded instead.
+__device__ void KeepRawRow(const RowsArgs& args, int row) {
   const RunInfo run = args.step.runs[args.step.sequence[row]];
-  const int index = row - run.first_row;
-  if (args.ratio == kHcaRatio && !run.is_verify) {
-    if (index == run.num_rows - 1) KeepHcaState(args, run, args.step.sequence[row]);
+  const int index = row - run.first_row, dim = args.shape.head_dim;
+  const int64_t position = run.first + index, at = static_cast<int64_t>(row) * 2 * dim;
+  const float* kv = args.compressor_kv + at;
+  const float* score = args.compressor_score + at;
+  const float* bias = BiasAt(args, position, false);
+  if (args.ratio == kHcaRatio) {
+    if (!run.is_verify) return;
+    float* raw = HcaUnverified(args.slots, run.slot, args.rank, position);
+    CopyWithBias(kv, nullptr, dim, raw);
+    CopyWithBias(score, bias, dim, raw + dim);
     return;
   }
   if (!run.is_verify && index < run.num_rows - kCsaHistory) return;
-  const float* kv = args.compressor_kv + static_cast<int64_t>(row) * 2 * dim;
-  const float* score = args.compressor_score + static_cast<int64_t>(row) * 2 * dim;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (args.ratio == kHcaRatio) {
-    float* raw = HcaUnverified(args.slots, run.slot, args.rank, run.first + index);
-    for (int i = thread; i < dim; i += kThreads) {
-      raw[i] = kv[i];
-      raw[dim + i] = score[i];
-    }
-    return;
-  }
+  float* raw = CsaRaw(args.slots, run.slot, args.rank, position);
   const int index_width = 2 * args.shape.index_dim;
-  float* raw = CsaRaw(args.slots, run.slot, args.rank, run.first + index);
-  for (int i = thread; i < 2 * dim; i += kThreads) {
-    raw[i] = kv[i];
-    raw[2 * dim + i] = score[i];
+  const int64_t index_at = static_cast<int64_t>(row) * index_width;
+  CopyWithBias(kv, nullptr, 2 * dim, raw);
+  CopyWithBias(score, bias, 2 * dim, raw + 2 * dim);
+  raw += 4 * dim;
+  CopyWithBias(args.index_kv + index_at, nullptr, index_width, raw);
+  CopyWithBias(args.index_score + index_at, BiasAt(args, position, true), index_width,
+               raw + index_width);
+}
+
+__global__ void RawRowsKernel(RowsArgs args) {
+  const int row = static_cast<int>(blockIdx.x);
+  if (row >= *args.step.num_rows) return;
+  const int run_index = args.step.sequence[row];
+  const RunInfo run = args.step.runs[run_index];
+  KeepRawRow(args, row);
+  if (args.ratio == kHcaRatio && !run.is_verify && row == run.first_row + run.num_rows - 1) {
+    KeepHcaState(args, run, run_index);
   }
-  for (int i = thread; i < index_width; i += kThreads) {
-    raw[4 * dim + i] = args.index_kv[static_cast<int64_t>(row) * index_width + i];
-    raw[4 * dim + index_width + i] = args.index_score[static_cast<int64_t>(row) * index_width + i];
+}
+
+// A short run's HCA rows, by one block: folded in order, entries finished where they close.
+__device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x) {
+  constexpr int kChannels = kMaxHeadDim / kThreads;
+  const RunInfo run = args.step.runs[run_index];
+  const int dim = args.shape.head_dim, thread = static_cast<int>(threadIdx.x);
+  float* state = HcaState(args.slots, run.slot, args.rank);
+  Pool pools[kChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    const int channel = thread + c * kThreads;
+    if (channel >= dim || run.first % kHcaRatio == 0) continue;
+    pools[c] = {state[channel], state[dim + channel], state[2 * dim + channel]};
+  }
+  for (int i = 0; i < run.num_rows; ++i) {
+    const int64_t position = run.first + i;
+    const auto phase = static_cast<int>(position % kHcaRatio);
+    const float* bias = BiasAt(args, position, false);
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      const int channel = thread + c * kThreads;
+      if (channel >= dim) continue;
+      if (phase == 0) pools[c] = Pool{};
+      const int64_t at = static_cast<int64_t>(run.first_row + i) * 2 * dim + channel;
+      pools[c].Add(args.compressor_kv[at], args.compressor_score[at] + bias[channel]);
+      x[channel] = pools[c].weighted / pools[c].sum;
+    }
+    if (phase != kHcaRatio - 1) continue;
+    __syncthreads();
+    FinishEntry(args, run_index, position / kHcaRatio, x);
+  }
+  if (run.is_verify) return;
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    const int channel = thread + c * kThreads;
+    if (channel >= dim) continue;
+    state[channel] = pools[c].max;
+    state[dim + channel] = pools[c].sum;
+    state[2 * dim + channel] = pools[c].weighted;
+  }
+}
+
+// All of a short run in one launch: its rows take no place in the rings that something here still
+// reads. Grid: (rows, roles); the roles behind kOldWindow take the window before the run.
+enum Role { kQuery, kWindowRow, kRaw, kMainEntry, kIndexEntry, kOldWindow };
+__global__ void __launch_bounds__(kThreads) StoreShortRunsKernel(RowsArgs args) {
+  extern __shared__ float x[];
+  const int row = static_cast<int>(blockIdx.x), role = static_cast<int>(blockIdx.y);
+  if (row >= *args.step.num_rows) return;
+  const int run_index = args.step.sequence[row];
+  const RunInfo run = args.step.runs[run_index];
+  switch (role) {
+    case kQuery:
+      return StoreQuery(args, row, x);
+    case kWindowRow:
+      return StoreWindowRow(args, run, row, x);
+    case kRaw:
+      if (args.ratio != 0) KeepRawRow(args, row);
+      return;
+    case kMainEntry:
+      if (args.ratio == kCsaRatio) CloseEntry(args, row, false, x);
+      if (args.ratio == kHcaRatio && row == run.first_row) FoldShortRun(args, run_index, x);
+      return;
+    case kIndexEntry:
+      if (args.ratio == kCsaRatio) CloseEntry(args, row, true, x);
+      return;
+    default:
+      if (row != run.first_row) return;
+      TakeOldRow(args, run_index, (role - kOldWindow) * NumWarps() + WarpIndex(), LaneIndex(),
+                 kWarp);
   }
 }
 
@@ -465,7 +555,7 @@ __global__ void __launch_bounds__(kThreads) QuantiseKernel(QuantiseArgs args) {
   const int64_t at = row * args.width + column;
   float x[8] = {};
   if (has_values) LoadEight(args.x + at, x);
-  QuantiseEight(x, has_values, args.codes + at, args.scales + at / kFp8Group);
+  QuantiseEight(x, has_values, args.quantised + at);
 }
 
 // Grid: (jobs, HCA layers).
@@ -491,14 +581,20 @@ __global__ void FoldKernel(FoldArgs args) {
 cudaError_t RunStoreRows(const RowsArgs& args, cudaStream_t stream) {
   const unsigned rows = Unsigned(args.step.rows);
   const ModelShape& shape = args.shape;
+  const int longest = shape.q_lora > shape.head_dim ? shape.q_lora : shape.head_dim;
+  static_assert(kMaxQueryLow * sizeof(float) <= 48 * 1024);
+  const unsigned row_bytes = Unsigned(longest) * static_cast<unsigned>(sizeof(float));
+  if (args.has_short_runs) {
+    constexpr int kWarps = kThreads / kWarp;
+    const dim3 roles(rows, Unsigned(kOldWindow + (shape.window - 1 + kWarps - 1) / kWarps));
+    StoreShortRunsKernel<<<roles, kThreads, row_bytes, stream>>>(args);
+    return cudaPeekAtLastError();
+  }
   if (shape.window > 1) {
     const dim3 old(Unsigned(args.step.sequences), Unsigned(shape.window - 1));
     OldWindowKernel<<<old, 128, 0, stream>>>(args);
   }
-  const int longest = shape.q_lora > shape.head_dim ? shape.q_lora : shape.head_dim;
-  static_assert(kMaxQueryLow * sizeof(float) <= 48 * 1024);
-  const dim3 roles(rows, args.ratio == 0 ? 2 : 3);
-  RowKernel<<<roles, kThreads, Unsigned(longest) * sizeof(float), stream>>>(args);
+  RowKernel<<<dim3(rows, 2), kThreads, row_bytes, stream>>>(args);
   if (args.ratio == kCsaRatio) CloseCsaKernel<<<dim3(rows, 2), kThreads, 0, stream>>>(args);
   if (args.ratio == kHcaRatio) {
     constexpr int kChannels = 64;

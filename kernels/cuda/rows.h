@@ -15,24 +15,25 @@ struct RowsArgs {
   ModelShape shape;
   SlotLayout slots;
   LayerPages pages;
-  int layer = 0;                             // its number: ring in the slot
-  int ratio = 0;                             // 0, 4 or 128
-  int rank = 0;                              // among the layers of its kind
+  int layer = 0;                // its number: ring in the slot
+  int ratio = 0;                // 0, 4 or 128
+  int rank = 0;                 // among the layers of its kind
+  bool has_short_runs = false;  // no run has more rows than the rings have beyond a window, which
+                                // is as many as a verify run may have
   const float* frequencies = nullptr;        // [rope_dim / 2], of this layer
   const float* entry_frequencies = nullptr;  // of compressed entries
 
   uint16_t* query_low = nullptr;  // [rows, q_lora] in: qa, out: qr
   const float* q_norm = nullptr;
-  uint8_t* query_low_codes = nullptr;
-  float* query_low_scales = nullptr;
-  uint16_t* kv = nullptr;  // [rows, D] in: projection, out: row as attended
+  uint16_t* query_low8 = nullptr;  // qr as wq_b takes it
+  uint16_t* kv = nullptr;          // [rows, D] in: projection, out: row as attended
   const float* kv_norm = nullptr;
   uint16_t* old_window = nullptr;  // [sequences, window - 1, D]
 
-  float* compressor_kv = nullptr;     // [rows, 2 D]
-  float* compressor_score = nullptr;  // [rows, 2 D]; gets its bias here
-  float* index_kv = nullptr;          // [rows, 2 I]
-  float* index_score = nullptr;
+  const float* compressor_kv = nullptr;     // [rows, 2 D]
+  const float* compressor_score = nullptr;  // [rows, 2 D], without its bias
+  const float* index_kv = nullptr;          // [rows, 2 I]
+  const float* index_score = nullptr;
   const float* ape = nullptr;  // [ratio, coff D]
   const float* index_ape = nullptr;
   const float* entry_norm = nullptr;
@@ -58,9 +59,8 @@ cudaError_t RunShapeQueries(const QueryArgs& args, cudaStream_t stream);
 struct QuantiseArgs {
   DeviceStep step;
   int width = 0;
-  const uint16_t* x = nullptr;  // [rows, width]
-  uint8_t* codes = nullptr;
-  float* scales = nullptr;
+  const uint16_t* x = nullptr;    // [rows, width]
+  uint16_t* quantised = nullptr;  // [rows, width] codes times scales
 };
 cudaError_t RunQuantiseRows(const QuantiseArgs& args, cudaStream_t stream);
 

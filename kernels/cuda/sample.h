@@ -49,7 +49,6 @@ struct SampleKernelArgs {
   int num_rows = 0;
   int vocabulary = 0;
   const float* logits = nullptr;  // [.., V]
-  float* scores = nullptr;        // [num_rows, V] scratch
   SampleResult* results = nullptr;
 };
 cudaError_t RunSample(const SampleKernelArgs& args, cudaStream_t stream);

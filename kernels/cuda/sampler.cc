@@ -190,7 +190,6 @@ absl::Status CudaOps::Sample(const SampleArgs& args) {
     kernel.num_rows = static_cast<int>(rows.size());
     kernel.vocabulary = config_.vocab_size;
     kernel.logits = act_.logits;
-    kernel.scores = scratch_.scores;
     kernel.results = results_;
     RETURN_IF_ERROR(staging_.Flush());
     RETURN_IF_ERROR(ToStatus(RunSample(kernel, stream()), "Sample"));

@@ -1,5 +1,8 @@
+#include "kernels/cuda/barrier.cuh"
+#include "kernels/cuda/bulk.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/select.h"
+#include "kernels/cuda/select_mma.cuh"
 #include "kernels/cuda/slots.cuh"
 
 namespace baton::kernels::cuda {
@@ -23,7 +26,8 @@ struct SliceArgs {
   int first_row;
   int rows;  // of the slice
   int rows_per_block;
-  int64_t stride;  // of scores
+  int pages_per_block;  // of the usual shape's kernel
+  int64_t stride;       // of scores
 };
 
 // Where a page of the tile lies: index row 0, its scales.
@@ -52,8 +56,7 @@ __device__ void LoadIndexChunk(const RowPlace& place, int first, bool is_fp4, Bf
 // Scores of one tile of entries for some rows. Warp = 32 keys: their fragments stay in registers
 // while the rows go by; then lane = key. Queries and keys are e2m1 values times powers of two, so
 // the products of a head add up exactly in fp32 whatever the order, unless the group scales lie
-// very far apart; heads are summed in order. kIsUsual: 128 values a head, whole sets of kHeads.
-template <bool kIsUsual>
+// very far apart; heads are summed in order.
 class TileScorer {
  public:
   __device__ TileScorer(const SliceArgs& slice, ScoreShared& shared)
@@ -72,11 +75,7 @@ class TileScorer {
       s_.pages[threadIdx.x] = IndexPlace(args_.step, args_.pages, run_index, entry);
     }
     __syncthreads();
-    if (kIsUsual && !args_.pages.has_fp4_index) {
-      LoadUsualKeys(stored - first);
-    } else {
-      LoadAnyKeys(stored - first);
-    }
+    LoadKeyRows(stored - first);
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
@@ -97,18 +96,8 @@ class TileScorer {
         Multiply(group);
         __syncwarp();
         const float* dots = s_.dots[WarpIndex()] + LaneIndex();
-        if (kIsUsual || heads - group >= kHeadGroup) {
-          float terms[kHeadGroup];
-#pragma unroll
-          for (int g = 0; g < kHeadGroup; ++g) {
-            terms[g] = s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
-          }
-#pragma unroll
-          for (int g = 0; g < kHeadGroup; ++g) sum += terms[g];
-        } else {
-          for (int g = 0; g < heads - group; ++g) {
-            sum += s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
-          }
+        for (int g = 0; g < min(kHeadGroup, heads - group); ++g) {
+          sum += s_.weights[group + g] * Larger(dots[g * kDotStride], 0.0f);
         }
         __syncwarp();
       }
@@ -117,35 +106,10 @@ class TileScorer {
   }
 
  private:
-  __device__ int Dim() const { return kIsUsual ? kMaxIndexDim : args_.shape.index_dim; }
+  __device__ int Dim() const { return args_.shape.index_dim; }
 
-  // Keys 0 .. stored - 1 of the tile exist; the others are zero. All loads are on their way before
-  // the first is used.
-  __device__ void LoadUsualKeys(int64_t stored) {
-    constexpr int kChunks = kMaxIndexDim / 16, kOwn = kKeys * kChunks / kThreads;
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-    uint4 codes[kOwn];
-    float scales[kOwn];
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int key = (i * kThreads + static_cast<int>(threadIdx.x)) / kChunks;
-      const bool is_stored = key < stored;
-      const RowPlace page = s_.pages[is_stored ? key / kPageEntries : 0];
-      const int row = is_stored ? key % kPageEntries : 0;
-      codes[i] = *reinterpret_cast<const uint4*>(page.data + row * kMaxIndexDim + 16 * chunk);
-      scales[i] = *reinterpret_cast<const float*>(page.scales + row * sizeof(float));
-    }
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int key = (i * kThreads + static_cast<int>(threadIdx.x)) / kChunks;
-      const uint32_t keep = key < stored ? ~0u : 0u;
-      WidenCodes(
-          make_uint4(codes[i].x & keep, codes[i].y & keep, codes[i].z & keep, codes[i].w & keep),
-          scales[i], s_.keys + key * kStride + 16 * chunk);
-    }
-  }
-
-  __device__ void LoadAnyKeys(int64_t stored) {
+  // Keys 0 .. stored - 1 of the tile exist; the others are zero.
+  __device__ void LoadKeyRows(int64_t stored) {
     const int chunks = Dim() / 16;
     for (int i = static_cast<int>(threadIdx.x); i < kKeys * chunks; i += kThreads) {
       const int key = i / chunks, chunk = i % chunks, row = key % kPageEntries;
@@ -169,7 +133,7 @@ class TileScorer {
 #pragma unroll 4
     for (int i = static_cast<int>(threadIdx.x); i < kHeads * Dim() / 8; i += kThreads) {
       const int h = i / (Dim() / 8), chunk = i % (Dim() / 8);
-      const bool is_head = kIsUsual || h < heads;
+      const bool is_head = h < heads;
       *reinterpret_cast<uint4*>(s_.queries + h * kStride + 8 * chunk) =
           is_head ? from[i] : make_uint4(0, 0, 0, 0);
     }
@@ -182,7 +146,7 @@ class TileScorer {
     float d[2][2][4] = {};  // [keys][heads]
 #pragma unroll
     for (int k = 0; k < kMaxIndexDim / 16; ++k) {
-      if (!kIsUsual && 16 * k >= Dim()) break;
+      if (16 * k >= Dim()) break;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const Bf16* query =
@@ -212,12 +176,11 @@ class TileScorer {
 };
 
 // Grid: (groups of rows of the slice, tiles of entries).
-template <bool kIsUsual>
 __global__ void __launch_bounds__(kThreads, 2)
     ScoreKernel(const __grid_constant__ SliceArgs slice) {
   extern __shared__ __align__(16) uint8_t raw_shared[];
   const SelectArgs& args = slice.select;
-  TileScorer<kIsUsual> scorer(slice, *reinterpret_cast<ScoreShared*>(raw_shared));
+  TileScorer scorer(slice, *reinterpret_cast<ScoreShared*>(raw_shared));
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kKeys;
   const int begin = static_cast<int>(blockIdx.x) * slice.rows_per_block;
   int loaded = -1;
@@ -235,32 +198,375 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+// The usual shape, 64 heads of 128 values: two warpgroups multiply, one widens keys page by page.
+constexpr int kGroupThreads = 128;
+constexpr int kUsualThreads = 3 * kGroupThreads;
+constexpr int kHalfRow = 128;  // bytes of a row's half: 64 bf16 values, swizzled for wgmma
+constexpr int kStages = 3;     // of widened pages
+constexpr int kFetched = 4;    // pages of codes
+constexpr int kWeightStride = kHeads + 4;
+constexpr int kTurn = 1;        // barriers 1 and 2: a warpgroup's turn to multiply
+constexpr int kWideners = 3;    // the barrier of those who widen
+constexpr int kManyBlocks = 8;  // for a multiprocessor, so that their ends do not matter
+constexpr int kMultiprocessors = 132;
+constexpr int kFewRows = 8;  // some of which may be pads
+
+// kQueries: of a product. Both warpgroups share one set of queries, or have one each.
+template <int kQueries>
+struct UsualShared {
+  static constexpr int kSets = kQueries == 1 ? 1 : 2;
+
+  alignas(1024) uint8_t queries[kSets][2][kQueries * kHeads * kHalfRow];
+  alignas(1024) uint8_t keys[kStages][2][kPageEntries * kHalfRow];
+  alignas(128) uint8_t codes[kFetched][kPageEntries * kMaxIndexDim];
+  alignas(128) float code_scales[kFetched][kPageEntries];
+  float scales[kStages][kPageEntries];
+  float weights[kSets * kQueries][kWeightStride];
+  uint64_t fetched[kFetched], widened[kStages], used[kStages];
+};
+
+// Some rows of one run, and which of its pages are scored.
+struct Segment {
+  int run, first_row, rows;
+  int first_page, pages;
+};
+
+// Accumulator columns 8 j + 2 t and + 1 belong to lane t of every four. The rows of the second
+// operand are laid so that these are heads 2 j and 2 j + 1 of query t of four, or heads 16 t + 2 j
+// and + 1 of the only query: a lane has its heads in order and adds them up in registers.
+template <int kQueries>
+class UsualScorer {
+ public:
+  using Shared = UsualShared<kQueries>;
+
+  __device__ UsualScorer(const SliceArgs& slice, Shared& shared)
+      : slice_(slice), args_(slice.select), s_(shared) {}
+
+  __device__ void Run() {
+    InitBarriers();
+    const int begin = slice_.first_row + static_cast<int>(blockIdx.x) * slice_.rows_per_block;
+    const int end = min(min(begin + slice_.rows_per_block, slice_.first_row + slice_.rows),
+                        *args_.step.num_rows);
+    const int first_page = static_cast<int>(blockIdx.y) * slice_.pages_per_block;
+    for (int row = begin; row < end;) {
+      const int run_index = args_.step.sequence[row];
+      const RunInfo run = args_.step.runs[run_index];
+      const int stop = min(end, run.first_row + run.num_rows);
+      const int visible = NumVisible(stop - 1);
+      const int last_page =
+          min(first_page + slice_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
+      if (visible > args_.shape.index_topk && first_page < last_page) {
+        Score({run_index, row, stop - row, first_page, last_page - first_page});
+      }
+      row = stop;
+    }
+  }
+
+ private:
+  __device__ static int Thread() { return static_cast<int>(threadIdx.x) % kGroupThreads; }
+  __device__ static int Group() { return static_cast<int>(threadIdx.x) / kGroupThreads; }
+  __device__ int NumVisible(int row) const { return (args_.step.position[row] + 1) / kCsaRatio; }
+
+  __device__ void InitBarriers() {
+    if (threadIdx.x == 0) {
+      for (uint64_t& barrier : s_.fetched) BarrierInit(SharedAddress(&barrier), 1);
+      for (uint64_t& barrier : s_.widened) {
+        BarrierInit(SharedAddress(&barrier), kGroupThreads / kWarp);
+      }
+      for (uint64_t& barrier : s_.used) {
+        BarrierInit(SharedAddress(&barrier), 2 * kGroupThreads / kWarp);
+      }
+      FenceAsyncProxy();
+    }
+    if (Shared::kSets == 2 && Group() == 1) ArriveAt(kTurn, 2 * kGroupThreads);
+  }
+
+  __device__ void Score(const Segment& segment) {
+    __syncthreads();  // the queries before are done with
+    LoadQueries(segment);
+    __syncthreads();
+    if (Group() == 2) {
+      Widen(segment);
+    } else {
+      Multiply(segment);
+    }
+    done_ += segment.pages;
+  }
+
+  __device__ void LoadQueries(const Segment& segment) {
+    constexpr int kChunks = kMaxIndexDim / 8;
+    const int64_t first_head = static_cast<int64_t>(segment.first_row) * kHeads;
+    const Bf16* from = args_.index_query + first_head * kMaxIndexDim;
+    for (int i = static_cast<int>(threadIdx.x); i < segment.rows * kHeads * kChunks;
+         i += kUsualThreads) {
+      const int chunk = i % kChunks, head = i / kChunks % kHeads, query = i / kChunks / kHeads;
+      const int lane = kQueries == 1 ? head / 16 : query % kQueries;
+      const int pair = kQueries == 1 ? head % 16 / 2 : head / 2;
+      const int row = 8 * pair + 2 * lane + head % 2;
+      uint8_t* to = s_.queries[query / kQueries][chunk / 8] + row * kHalfRow;
+      CopyAsync16(SharedAddress(to + (chunk % 8 ^ row % 8) * 16), from + 8 * i, true);
+    }
+    CopyAsyncCommit();
+    for (int i = static_cast<int>(threadIdx.x); i < segment.rows * kHeads; i += kUsualThreads) {
+      s_.weights[i / kHeads][i % kHeads] = args_.index_weights[first_head + i];
+    }
+    CopyAsyncWait<0>();
+    FenceAsyncProxy();
+  }
+
+  __device__ int32_t PageId(const Segment& segment, int i) const {
+    if (i >= segment.pages) return 0;
+    return args_.step.page_table[static_cast<int64_t>(segment.run) * args_.step.max_pages +
+                                 segment.first_page + i];
+  }
+  __device__ void Fetch(int32_t page, int number) {
+    const int slot = number % kFetched;
+    const uint32_t barrier = SharedAddress(&s_.fetched[slot]);
+    const uint8_t* from = args_.pages.base + static_cast<uint64_t>(page) * args_.pages.stride;
+    const auto value_bytes = static_cast<uint32_t>(kPageEntries * args_.pages.index_value_bytes);
+    const auto scale_bytes = static_cast<uint32_t>(kPageEntries * args_.pages.index_scale_bytes);
+    BarrierExpect(barrier, value_bytes + scale_bytes);
+    CopyBulk(SharedAddress(s_.codes[slot]), from + args_.pages.index_values, value_bytes, barrier);
+    CopyBulk(SharedAddress(s_.code_scales[slot]), from + args_.pages.index_scales, scale_bytes,
+             barrier);
+  }
+
+  __device__ void Widen(const Segment& segment) {
+    int32_t next = 0;
+    if (Thread() == 0) {
+      for (int i = 0; i < min(kFetched, segment.pages); ++i) Fetch(PageId(segment, i), done_ + i);
+      next = PageId(segment, kFetched);
+    }
+    for (int i = 0; i < segment.pages; ++i) {
+      const int number = done_ + i, slot = number % kFetched, stage = number % kStages;
+      BarrierWait(SharedAddress(&s_.fetched[slot]), number / kFetched % 2);
+      BarrierWait(SharedAddress(&s_.used[stage]), (number / kStages + 1) % 2);
+#pragma unroll
+      for (int j = 0; j < kPageEntries * kMaxIndexDim / 16 / kGroupThreads; ++j) {
+        WidenChunk(slot, stage, j * kGroupThreads + Thread());
+      }
+      if (Thread() < kPageEntries) {
+        s_.scales[stage][Thread()] =
+            args_.pages.has_fp4_index ? 1.0f : s_.code_scales[slot][Thread()];
+      }
+      FenceAsyncProxy();
+      WarpArrive(SharedAddress(&s_.widened[stage]));
+      MeetAt(kWideners, kGroupThreads);  // all have read the codes
+      if (Thread() == 0 && i + kFetched < segment.pages) {
+        Fetch(next, number + kFetched);
+        next = PageId(segment, i + kFetched + 1);
+      }
+    }
+  }
+
+  // Sixteen values of a key: fp8 without the key's scale, a power of two that its score gets at the
+  // end.
+  __device__ void WidenChunk(int slot, int stage, int chunk) {
+    const int key = chunk / 8, part = chunk % 8;
+    __align__(16) uint32_t words[8];
+    if (args_.pages.has_fp4_index) {
+      const auto* scales = reinterpret_cast<const uint8_t*>(s_.code_scales[slot]);
+      const RowPlace place = {s_.codes[slot] + key * (kMaxIndexDim / 2),
+                              const_cast<uint8_t*>(scales) + key * (kMaxIndexDim / kFp4Group)};
+      LoadIndexChunk(place, 16 * part, true, reinterpret_cast<Bf16*>(words));
+    } else {
+      const uint4 codes = reinterpret_cast<const uint4*>(s_.codes[slot])[chunk];
+      const uint32_t from[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        words[2 * w] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4140));
+        words[2 * w + 1] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4342));
+      }
+    }
+    // Halves of the row begin with different chunks, on banks of their own.
+    const bool flips = part >= 4;
+    uint8_t* row = s_.keys[stage][part / 4] + key * kHalfRow;
+    const uint4 low = make_uint4(words[0], words[1], words[2], words[3]);
+    const uint4 high = make_uint4(words[4], words[5], words[6], words[7]);
+    const int first = 2 * (part % 4) ^ key % 8;
+    *reinterpret_cast<uint4*>(row + (flips ? first ^ 1 : first) * 16) = flips ? high : low;
+    *reinterpret_cast<uint4*>(row + (flips ? first : first ^ 1) * 16) = flips ? low : high;
+  }
+
+  __device__ void Multiply(const Segment& segment) {
+    constexpr int kColumns = kQueries * kHeads;
+    const bool takes_turns = segment.rows > kQueries;  // a set of queries each
+    const int set = takes_turns ? Group() : 0;
+    const int warp = Thread() / kWarp, row_of_lane = LaneIndex() / 4;
+    LoadWeights();
+    for (int i = 0; i < segment.pages; ++i) {
+      const int number = done_ + i, stage = number % kStages;
+      const bool is_mine = takes_turns || i % 2 == Group();
+      float d[kColumns / 2];
+      float scales[2] = {};
+      BarrierWait(SharedAddress(&s_.widened[stage]), number / kStages % 2);
+      if (is_mine) {
+        if (takes_turns) MeetAt(kTurn + Group(), 2 * kGroupThreads);
+        WgmmaFence();
+#pragma unroll
+        for (int k = 0; k < kMaxIndexDim / 16; ++k) {
+          const uint32_t step = static_cast<uint32_t>(k % 4 * 32);
+          ScoreMma<kColumns>(d, TileDescriptor(SharedAddress(s_.keys[stage][k / 4]) + step),
+                             TileDescriptor(SharedAddress(s_.queries[set][k / 4]) + step), k > 0);
+        }
+        WgmmaCommit();
+        if (takes_turns) ArriveAt(kTurn + (1 - Group()), 2 * kGroupThreads);
+        scales[0] = s_.scales[stage][16 * warp + row_of_lane];
+        scales[1] = s_.scales[stage][16 * warp + row_of_lane + 8];
+        WgmmaWait();
+        HoldResults(d);
+      }
+      WarpArrive(SharedAddress(&s_.used[stage]));
+      if (!is_mine) continue;
+      float sums[2] = {};
+      if constexpr (kQueries == 1) {
+        AddHeadsOfFour(d, sums);
+      } else {
+        AddHeads(d, s_.weights[set * kQueries + LaneIndex() % 4], sums);
+      }
+      Store(segment, set, segment.first_page + i, sums[0] * scales[0], sums[1] * scales[1]);
+    }
+  }
+
+  __device__ void LoadWeights() {
+    if constexpr (kQueries == 1) {
+#pragma unroll
+      for (int h = 0; h < 16; ++h) weights_[h] = s_.weights[0][LaneIndex() % 4 * 16 + h];
+    }
+  }
+
+  // All heads of a lane's query, for its two keys.
+  template <int kCount>
+  __device__ static void AddHeads(const float (&d)[kCount], const float* weights,
+                                  float (&sums)[2]) {
+#pragma unroll
+    for (int i = 0; i < kHeads / 4; ++i) {
+      const float4 four = reinterpret_cast<const float4*>(weights)[i];
+      const float w[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int h = 0; h < 4; ++h) {
+#pragma unroll
+        for (int key = 0; key < 2; ++key) {
+          sums[key] += w[h] * Larger(d[8 * i + h / 2 * 4 + h % 2 + 2 * key], 0.0f);
+        }
+      }
+    }
+  }
+
+  // Sixteen heads a lane: the sum goes through the four lanes.
+  template <int kCount>
+  __device__ void AddHeadsOfFour(const float (&d)[kCount], float (&sums)[2]) const {
+    float terms[2][16];
+#pragma unroll
+    for (int h = 0; h < 16; ++h) {
+#pragma unroll
+      for (int key = 0; key < 2; ++key) {
+        terms[key][h] = weights_[h] * Larger(d[h / 2 * 4 + h % 2 + 2 * key], 0.0f);
+      }
+    }
+#pragma unroll
+    for (int lane = 0; lane < 4; ++lane) {
+#pragma unroll
+      for (int h = 0; h < 16; ++h) {
+        sums[0] += terms[0][h];
+        sums[1] += terms[1][h];
+      }
+      sums[0] = __shfl_sync(kFullWarp, sums[0], lane, 4);
+      sums[1] = __shfl_sync(kFullWarp, sums[1], lane, 4);
+    }
+  }
+
+  __device__ void Store(const Segment& segment, int set, int page, float low, float high) {
+    const int query = kQueries == 1 ? 0 : set * kQueries + LaneIndex() % 4;
+    if (query >= segment.rows || (kQueries == 1 && LaneIndex() % 4 != 0)) return;
+    const int row = segment.first_row + query, visible = NumVisible(row);
+    if (visible <= args_.shape.index_topk) return;
+    const int entry = page * kPageEntries + 16 * (Thread() / kWarp) + LaneIndex() / 4;
+    float* scores =
+        args_.scores + static_cast<int64_t>(row - slice_.first_row) * slice_.stride + entry;
+    if (entry < visible) scores[0] = low;
+    if (entry + 8 < visible) scores[8] = high;
+  }
+
+  const SliceArgs& slice_;
+  const SelectArgs& args_;
+  Shared& s_;
+  int done_ = 0;  // pages that went through the stages
+  float weights_[16];
+};
+
+// Grid: (groups of rows of the slice, stretches of pages).
+template <int kQueries>
+__global__ void __launch_bounds__(kUsualThreads, kQueries == 1 ? 2 : 1)
+    UsualScoreKernel(const __grid_constant__ SliceArgs slice) {
+  extern __shared__ __align__(1024) uint8_t raw_stages[];
+  UsualScorer<kQueries>(slice, *reinterpret_cast<UsualShared<kQueries>*>(raw_stages)).Run();
+}
+
+cudaError_t LaunchScores(const SliceArgs& slice, int longest, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(ScoreShared);
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(ScoreKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
+    return error;
+  }
+  SliceArgs own = slice;
+  const int tiles = (longest + kKeys - 1) / kKeys;
+  const int fair = static_cast<int>(static_cast<int64_t>(slice.rows) * tiles / kFewBlocks);
+  own.rows_per_block = fair < 1 ? 1 : (fair < kMostRows ? fair : kMostRows);
+  const dim3 grid(static_cast<unsigned>((slice.rows + own.rows_per_block - 1) / own.rows_per_block),
+                  static_cast<unsigned>(tiles));
+  ScoreKernel<<<grid, kThreads, kBytes, stream>>>(own);
+  return cudaPeekAtLastError();
+}
+
+template <int kQueries>
+cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(UsualShared<kQueries>);
+  const auto kernel = UsualScoreKernel<kQueries>;
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
+    return error;
+  }
+  const int blocks = (slice.rows + slice.rows_per_block - 1) / slice.rows_per_block;
+  const int pages = (longest + kPageEntries - 1) / kPageEntries;
+  const bool is_few = blocks <= kFewRows;
+  const int wanted = kMultiprocessors * (kQueries == 1 ? (is_few ? 16 : 4) : kManyBlocks);
+  const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
+  const int64_t fewest = is_few && pages <= 128 ? 2 : 8;
+  slice.pages_per_block = static_cast<int>(fair < fewest ? fewest : fair);
+  const dim3 grid(
+      static_cast<unsigned>(blocks),
+      static_cast<unsigned>((pages + slice.pages_per_block - 1) / slice.pages_per_block));
+  kernel<<<grid, kUsualThreads, kBytes, stream>>>(slice);
+  return cudaPeekAtLastError();
+}
+
+// Sequences' rows lie together: where they have several, a block takes them together.
+cudaError_t Launch(SliceArgs slice, int longest, cudaStream_t stream) {
+  const SelectArgs& args = slice.select;
+  if (args.shape.index_dim != kMaxIndexDim || args.shape.index_heads != kHeads) {
+    return LaunchScores(slice, longest, stream);
+  }
+  constexpr int kMost = 8;
+  const int of_sequence = (args.step.rows + args.step.sequences - 1) / args.step.sequences;
+  slice.rows_per_block = of_sequence < kMost ? of_sequence : kMost;
+  return slice.rows_per_block == 1 ? LaunchUsual<1>(slice, longest, stream)
+                                   : LaunchUsual<4>(slice, longest, stream);
+}
+
 }  // namespace
 
 cudaError_t RunSelect(const SelectArgs& args, int longest, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(ScoreShared);
-  const bool is_usual =
-      args.shape.index_dim == kMaxIndexDim && args.shape.index_heads % kHeads == 0;
-  const auto score = is_usual ? ScoreKernel<true> : ScoreKernel<false>;
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(score, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
-    return error;
-  }
   // Rows of scores are as long as this step's longest, so that many fit.
   const int64_t capacity = static_cast<int64_t>(args.slice_rows) * args.max_entries;
   const int64_t stride = longest < args.max_entries ? longest : args.max_entries;
   const int most_rows = static_cast<int>(capacity / stride);
-  const int tiles = (longest + kKeys - 1) / kKeys;
   for (int first = 0; first < args.step.rows; first += most_rows) {
     const int left = args.step.rows - first;
     const int rows = most_rows < left ? most_rows : left;
-    const int fair = static_cast<int>(static_cast<int64_t>(rows) * tiles / kFewBlocks);
-    const int rows_per_block = fair < 1 ? 1 : (fair < kMostRows ? fair : kMostRows);
-    const SliceArgs slice = {args, first, rows, rows_per_block, stride};
     if (longest > args.shape.index_topk) {
-      const dim3 grid(static_cast<unsigned>((rows + rows_per_block - 1) / rows_per_block),
-                      static_cast<unsigned>(tiles));
-      score<<<grid, kThreads, kBytes, stream>>>(slice);
+      const SliceArgs slice = {args, first, rows, 0, 0, stride};
+      if (const cudaError_t error = Launch(slice, longest, stream)) return error;
     }
     PickArgs pick;
     pick.scores = args.scores;

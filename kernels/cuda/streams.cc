@@ -32,26 +32,17 @@ absl::Status CudaOps::Embed(const EmbedArgs& args) {
 }
 
 absl::Status CudaOps::MixBoundary(const MixArgs& args) {
-  if (args.finish_previous) {
-    RETURN_IF_ERROR(ToStatus(RunLeaveSite({.step = Step(),
-                                           .shape = shape_,
-                                           .branch = act_.branch,
-                                           .post = act_.post,
-                                           .comb = act_.comb,
-                                           .streams = act_.streams},
-                                          stream()),
-                             "MixBoundary: post"));
+  const LeaveSiteArgs leave = {.step = Step(),
+                               .shape = shape_,
+                               .branch = act_.branch,
+                               .post = act_.post,
+                               .comb = act_.comb,
+                               .streams = act_.streams};
+  if (args.next == nullptr) {
+    return args.finish_previous ? ToStatus(RunLeaveSite(leave, stream()), "MixBoundary: post")
+                                : absl::OkStatus();
   }
-  if (args.next == nullptr) return absl::OkStatus();
   RETURN_IF_ERROR(CheckFormat(args.next->fn, ValueFormat::kF32, "mHC fn"));
-  MixProductsArgs products;
-  products.num_rows = view_.num_rows;
-  products.rows = launch_.rows;
-  products.width = shape_.streams * shape_.hidden;
-  products.streams = act_.streams;
-  products.fn = ViewOf(args.next->fn);
-  products.products = scratch_.products;
-  RETURN_IF_ERROR(ToStatus(RunMixProducts(products, stream()), "MixBoundary: products"));
   EnterSiteArgs enter;
   enter.num_rows = view_.num_rows;
   enter.rows = launch_.rows;
@@ -64,8 +55,21 @@ absl::Status CudaOps::MixBoundary(const MixArgs& args) {
   enter.post = act_.post;
   enter.comb = act_.comb;
   enter.normed = act_.normed;
-  enter.codes = act_.normed8.codes;
-  enter.scales = act_.normed8.scales;
+  enter.normed8 = act_.normed8;
+  if (args.finish_previous && FitsOneLaunch(enter)) {
+    return ToStatus(RunBoundary(leave, ViewOf(args.next->fn), enter, stream()), "MixBoundary");
+  }
+  if (args.finish_previous) {
+    RETURN_IF_ERROR(ToStatus(RunLeaveSite(leave, stream()), "MixBoundary: post"));
+  }
+  MixProductsArgs products;
+  products.num_rows = view_.num_rows;
+  products.rows = launch_.rows;
+  products.width = shape_.streams * shape_.hidden;
+  products.streams = act_.streams;
+  products.fn = ViewOf(args.next->fn);
+  products.products = scratch_.products;
+  RETURN_IF_ERROR(ToStatus(RunMixProducts(products, stream()), "MixBoundary: products"));
   return ToStatus(RunEnterSite(enter, stream()), "MixBoundary: pre");
 }
 
@@ -132,10 +136,8 @@ absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
   norm.embed = Bf16Values(args.embed);
   norm.enorm = args.mtp.enorm.data;
   norm.hnorm = args.mtp.hnorm.data;
-  norm.stream_codes = scratch_.draft_streams8.codes;
-  norm.stream_scales = scratch_.draft_streams8.scales;
-  norm.embed_codes = act_.normed8.codes;
-  norm.embed_scales = act_.normed8.scales;
+  norm.streams8 = scratch_.draft_streams8;
+  norm.embed8 = act_.normed8;
   RETURN_IF_ERROR(ToStatus(RunDraftNorm(norm, stream()), "DraftInput: norms"));
   RETURN_IF_ERROR(Multiply(Fp8Linear(args.mtp.e_proj, act_.normed8, act_.branch), "e_proj"));
   LinearArgs h = Fp8Linear(args.mtp.h_proj, scratch_.draft_streams8, act_.streams);

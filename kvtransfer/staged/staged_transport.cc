@@ -196,6 +196,10 @@ ReceiveId StagedTransport::Pull(OfferId offer, Place to) {
   }
   const PeerId from = it->second;
   offered_.erase(it);
+  if (IsDown(from)) {
+    done_.push_back(PullDone{receive, absl::UnavailableError("the offer's peer is down")});
+    return receive;
+  }
   if (region.inner) {
     pulls_.emplace(receive, OpenPull{.from = from, .offer = offer, .to = to});
     inner_pulls_.emplace(inner_.Pull(offer, {*region.inner, to.offset, to.bytes}), receive);
@@ -269,8 +273,19 @@ void StagedTransport::OnFrame(PeerId from, std::span<const std::byte> frame) {
 
 void StagedTransport::OnPeer(PeerId id, PeerState state, const absl::Status& status) {
   Peer& peer = peers_[id];
-  if (state == PeerState::kDown) peer.is_down = true;
+  if (state == PeerState::kDown) {
+    peer.is_down = true;
+    EndWaitingPulls(id, absl::UnavailableError("the offer's peer is down"));
+  }
   events_->OnPeer(id, state, status);
+}
+
+void StagedTransport::EndWaitingPulls(PeerId from, const absl::Status& status) {
+  std::erase_if(waiting_pulls_, [&](ReceiveId receive) {
+    if (pulls_.at(receive).from != from) return false;
+    EndPull(receive, status);
+    return true;
+  });
 }
 
 void StagedTransport::Disconnect(PeerId id) {
@@ -281,11 +296,7 @@ void StagedTransport::Disconnect(PeerId id) {
   peers_.erase(it);
   for (const SendId send : unannounced) CloseOffer(send);
   std::erase_if(offered_, [&](const auto& entry) { return entry.second == id; });
-  std::erase_if(waiting_pulls_, [&](ReceiveId receive) {
-    if (pulls_.at(receive).from != id) return false;
-    EndPull(receive, absl::CancelledError("disconnected"));
-    return true;
-  });
+  EndWaitingPulls(id, absl::CancelledError("disconnected"));
   StartOffers();
   UpdateGauges();
 }

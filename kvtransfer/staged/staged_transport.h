@@ -40,6 +40,7 @@ namespace baton::kvtransfer {
 // anybody offer. A peer that does neither keeps its slots until Disconnect, and others wait so
 // long: at most the agent's `silence`.
 //
+// Nothing is pulled from a peer that is known to be down: such pulls complete with kUnavailable.
 // After Disconnect what waited or lay ready completes with kCancelled, what the inner transport has
 // completes as it says, what is being copied completes after its copy. A peer that still reads a
 // slot which the inner transport called sent finds another block there, and that block's digest
@@ -137,6 +138,11 @@ class StagedTransport final : public Transport, private TransportEvents {
   // Frees its slot and queues its completion; the caller starts the next one.
   void EndOffer(SendId send, const absl::Status& status);
   void EndPull(ReceiveId receive, const absl::Status& status);
+  void EndWaitingPulls(PeerId from, const absl::Status& status);
+  bool IsDown(PeerId id) const {
+    const auto peer = peers_.find(id);
+    return peer != peers_.end() && peer->second.is_down;
+  }
 
   int PollCopies();
   void Copied(SendId send, const absl::Status& status);

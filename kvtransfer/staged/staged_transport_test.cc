@@ -408,6 +408,26 @@ TEST_F(StagedTransportTest, OffersToPeersThatAreGoneCompleteAtOnce) {
   EXPECT_TRUE(a_.IsQuiet());
 }
 
+TEST_F(StagedTransportTest, PullsFromPeersThatAreDownAreNotPosted) {
+  for (int i = 0; i < 5; ++i) a_.Offer(kSlotBytes, /*is_device=*/false);
+  Pass(absl::Milliseconds(1));
+  LinkSettings link;
+  link.stuck_pull = 1;
+  network_.SetDefaultLink(link);
+  for (size_t i = 0; i < 4; ++i) b_.Pull(i);  // 2 and 3 wait for a slot
+  EXPECT_EQ(b_.stats().pulls_waiting, 2);
+  b_.Take();
+  network_.Kill("a", absl::Milliseconds(1));
+  Pass(absl::Milliseconds(2));
+  EXPECT_EQ(b_.stats().pulls_waiting, 0);
+  b_.Pull(4, kSlotBytes, /*is_device=*/false);
+  Pass(absl::Milliseconds(1));
+  const std::string words = b_.Take();
+  EXPECT_TRUE(words.find("down pulled2:UNAVAILABLE pulled3:UNAVAILABLE") != std::string::npos)
+      << words;
+  EXPECT_TRUE(words.ends_with("pulled4:UNAVAILABLE")) << words;
+}
+
 TEST_F(StagedTransportTest, TwoNodesThatSendToEachOtherDoNotLockUp) {
   for (int i = 0; i < 10; ++i) {
     a_.Offer();

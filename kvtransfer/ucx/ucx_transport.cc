@@ -274,30 +274,31 @@ void UcxTransport::StartReceive(ReceiveId receive, const OpenOffer& offer, Place
   owned->owner = this;
   owned->receive = receive;
   owned->peer = offer.peer;
+  owned->is_device = regions_[to.region.value].is_device;
   ucp_request_param_t param{};
   param.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.cb.recv_am = &OnDataReceived;
   param.user_data = owned.get();
-  param.memory_type =
-      regions_[to.region.value].is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  param.memory_type = owned->is_device ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  if (owned->is_device) ++num_device_pulls_;
   pulls_[receive] = std::move(owned);
   const ucs_status_ptr_t request =
       ucp_am_recv_data_nbx(worker_->get(), offer.data, target.data(), target.size(), &param);
-  if (UCS_PTR_IS_PTR(request)) return;
-  const ucs_status_t status = UCS_PTR_STATUS(request);
-  pulls_.erase(receive);
+  if (!UCS_PTR_IS_PTR(request)) EndPull(receive, UCS_PTR_STATUS(request));
+}
+
+void UcxTransport::EndPull(ReceiveId receive, ucs_status_t status) {
+  const auto it = pulls_.find(receive);
+  if (it->second->is_device) --num_device_pulls_;
+  pulls_.erase(it);
   queue_.push_back(
       PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
 }
 
 void UcxTransport::OnDataReceived(void* request, ucs_status_t status, size_t, void* user_data) {
-  auto& pull = *static_cast<OpenPull*>(user_data);
-  UcxTransport& self = *pull.owner;
-  const ReceiveId receive = pull.receive;
-  self.pulls_.erase(receive);
-  self.queue_.push_back(
-      PullDone{receive, status == UCS_OK ? absl::OkStatus() : UcxError(status, "pull")});
+  const auto& pull = *static_cast<OpenPull*>(user_data);
+  pull.owner->EndPull(pull.receive, status);
   ucp_request_free(request);
 }
 
@@ -402,6 +403,11 @@ void UcxTransport::HandleHello(Peer& peer, std::span<const std::byte> bytes) {
     return;  // an accepted peer stays silent until it closes
   }
   if (peer.is_up) return;
+  peer.is_own = hello.own == config_.incarnation.value;
+  if (config_.can_pull_devices && !peer.is_own) {
+    absl::Status lane = CheckDeviceLane(peer.endpoint, config_.tls);
+    if (!lane.ok()) return MarkDown(peer, std::move(lane));
+  }
   peer.is_up = true;
   queue_.push_back(StateChange{peer.id, PeerState::kUp, absl::OkStatus()});
   // Posted by Progress, outside the callback that brought the welcome.

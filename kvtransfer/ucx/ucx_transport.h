@@ -38,7 +38,8 @@ class UcxTransport final : public Transport {
   void Disconnect(PeerId peer) override;
   int Progress(TransportEvents& events) override;
   int WakeFd() const override { return worker_->event_fd(); }
-  bool MustPoll() const override { return false; }
+  // Pulls over cuda_ipc end without a descriptor telling so, and epoll slows them down.
+  bool MustPoll() const override { return num_device_pulls_ > 0; }
   TransportFacts Facts(PeerId) const override { return facts_; }
 
   // Ends a registration early; no send or pull may use it any more.
@@ -61,6 +62,7 @@ class UcxTransport final : public Transport {
     bool is_outgoing = false;
     Incarnation expected;  // of an outgoing peer
     bool is_up = false;    // hellos exchanged
+    bool is_own = false;   // this process itself
     bool is_down = false;  // UCX or the hello said so
     size_t open_frames = 0;
     void* closing = nullptr;  // the close request, once disconnected
@@ -84,6 +86,7 @@ class UcxTransport final : public Transport {
     UcxTransport* owner = nullptr;
     ReceiveId receive;
     Peer* peer = nullptr;
+    bool is_device = false;
   };
   struct OpenOffer {
     Peer* peer = nullptr;
@@ -145,6 +148,7 @@ class UcxTransport final : public Transport {
   void PostOrWait(std::unique_ptr<Message> message);
   void Post(std::unique_ptr<Message> message);
   void PostWaiting();
+  void EndPull(ReceiveId receive, ucs_status_t status);
   void DropWaiting(Peer& peer);
   void MessageDone(Message& message, ucs_status_t status);
   void MarkDown(Peer& peer, absl::Status status);
@@ -167,6 +171,7 @@ class UcxTransport final : public Transport {
   std::vector<std::unique_ptr<Peer>> closing_;  // until their endpoint is gone and nothing is open
   std::map<uint64_t, std::unique_ptr<Message>> messages_;
   std::map<ReceiveId, std::unique_ptr<OpenPull>> pulls_;
+  size_t num_device_pulls_ = 0;  // of pulls_
   std::map<OfferId, OpenOffer> offers_;
   std::vector<PeerId> greeted_;  // came up: what waits for them is to be posted
   std::deque<Item> queue_;

@@ -50,6 +50,14 @@ class Recorder final : public TransportEvents {
   absl::Status last_status;
 };
 
+TEST(UcxTransport, SaysWhereUcxCannotReachGpuMemory) {
+  UcxConfig config = ConfigOf(1, "tcp,cuda_ipc,cuda_copy,self");
+  config.can_pull_devices = true;
+  const absl::Status status = UcxTransport::Create(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("cannot reach GPU memory"), absl::string_view::npos) << status;
+}
+
 class UcxTransportTest : public ::testing::Test {
  protected:
   UcxTransportTest()

@@ -10,6 +10,8 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/status.h"
+
 namespace baton::kvtransfer {
 namespace {
 
@@ -25,6 +27,20 @@ absl::Status ApplySettings(ucp_config_t* settings, const UcxConfig& config) {
       return UcxError(status, absl::StrFormat("UCX setting %s=%s", name, value));
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckKnowsDevices(ucp_context_h context, const UcxConfig& config) {
+  ucp_context_attr_t attributes{};
+  attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  const ucs_status_t status = ucp_context_query(context, &attributes);
+  if (status != UCS_OK) return UcxError(status, "asking UCX for its kinds of memory");
+  if ((attributes.memory_types & (uint64_t{1} << UCS_MEMORY_TYPE_CUDA)) != 0) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrFormat("transports %s: UCX %s here cannot reach GPU memory (built without CUDA, or "
+                      "no driver); leave cuda_ipc out and pages are staged",
+                      config.tls, ucp_get_version_string()));
 }
 
 }  // namespace
@@ -70,6 +86,16 @@ std::string EndpointTransports(ucp_ep_h endpoint) {
   std::string transports = TransportsOfLanes({text, size});
   std::free(text);
   return transports;
+}
+
+absl::Status CheckDeviceLane(ucp_ep_h endpoint, std::string_view tls) {
+  const std::string lanes = EndpointTransports(endpoint);
+  if (lanes.find("cuda_ipc") != std::string::npos) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("peer is reached by %s, not by cuda_ipc as kv.transports %s promises: leave "
+                      "cuda_ipc out where "
+                      "workers do not share a machine's GPUs",
+                      lanes, tls));
 }
 
 absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {
@@ -138,6 +164,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxConfig& co
   if (!applied.ok()) return applied;
   if (status != UCS_OK)
     return UcxError(status, absl::StrFormat("UCX context with transports %s", config.tls));
+  if (config.can_pull_devices) RETURN_IF_ERROR(CheckKnowsDevices(self->context_, config));
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;

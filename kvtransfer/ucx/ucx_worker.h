@@ -22,8 +22,10 @@ struct UcxConfig {
   std::string advertise;               // host that peers use; empty: the one of `listen`
   std::string tls = "tcp,self";        // UCX_TLS: CPU-only default (contracts.md 4.6)
   std::vector<std::pair<std::string, std::string>>
-      overrides;                  // further UCX settings, without "UCX_"
-  bool can_pull_devices = false;  // tls has cuda_ipc or rc: device blocks go by rendezvous
+      overrides;  // further UCX settings, without "UCX_"
+  // Device memory is registered and goes by rendezvous: tls has cuda_ipc, and every peer but this
+  // process itself must be reached by it. Refused where UCX was built without CUDA.
+  bool can_pull_devices = false;
   bool can_pull_hosts = false;    // tls has rc: host blocks too
   size_t max_open_frames = 4096;  // per peer, not yet taken by UCX
   size_t max_peers = 4096;
@@ -43,6 +45,9 @@ absl::Status UcxError(ucs_status_t status, std::string_view what);
 std::string EndpointTransports(ucp_ep_h endpoint);
 // The same from UCX's description of the endpoint (`ucp_ep_print_info`: 1.13 has no other way).
 std::string TransportsOfLanes(std::string_view description);
+
+// Whether an endpoint's device blocks go by cuda_ipc; kFailedPrecondition names what carries it.
+absl::Status CheckDeviceLane(ucp_ep_h endpoint, std::string_view tls);
 
 // Context, worker and listener with their order of destruction. One thread.
 class UcxWorker {

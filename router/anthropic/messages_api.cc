@@ -21,8 +21,7 @@ HttpHeaders JsonHeaders(const std::string& id) {
   return {{"Content-Type", "application/json"}, {"x-request-id", id}};
 }
 
-// Anthropic's clients try a 529 again, which 429 and 503 of ours are (protocol.md 6.5), and read
-// the request's id from a header of another name.
+// Anthropic's clients read the request's id from a header of another name.
 class MessagesExchange final : public HttpExchange {
  public:
   MessagesExchange(std::shared_ptr<HttpExchange> inner, std::string id)
@@ -30,8 +29,7 @@ class MessagesExchange final : public HttpExchange {
 
   void Respond(int status, HttpHeaders headers, std::string body) override {
     headers.emplace_back("request-id", id_);
-    inner_->Respond(status == 429 || status == 503 ? 529 : status, std::move(headers),
-                    std::move(body));
+    inner_->Respond(status, std::move(headers), std::move(body));
   }
   void StartStream(int status, HttpHeaders headers) override {
     headers.emplace_back("request-id", id_);
@@ -80,21 +78,12 @@ MessagesApi::MessagesApi(MessagesParts parts)
 void MessagesApi::Fail(const Call& call, const ApiError& error) const {
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
-                      call.request.method, call.request.path, MessagesStatus(error), error.param,
-                      error.message.substr(0, 256)));
+                      call.request.method, QuotedForLog(call.request.path), MessagesStatus(error),
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   HttpHeaders headers = JsonHeaders(call.id);
   const int status = MessagesStatus(error);
   if (status == 529) headers.emplace_back("Retry-After", "1");
   call.exchange->Respond(status, std::move(headers), MessagesErrorJson(error, call.id));
-}
-
-void MessagesApi::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  const std::string id = TakeOrDrawId(refusal.request_id);
-  const ApiError error = {refusal.status, "BadRequestError", refusal.message, refusal.field};
-  HttpHeaders headers = JsonHeaders(id);
-  headers.emplace_back("request-id", id);
-  if (MessagesStatus(error) == 529) headers.emplace_back("Retry-After", "1");
-  exchange.Respond(MessagesStatus(error), std::move(headers), MessagesErrorJson(error, id));
 }
 
 void MessagesApi::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
@@ -183,7 +172,7 @@ std::optional<ApiError> MessagesApi::FitLength(GenerationJob& job) const {
   int64_t& most = job.request.finish.max_tokens;
   most = std::min(most, context - prompt);
   job.params.max_tokens = most;
-  return Api::CheckForced(job);
+  return std::nullopt;
 }
 
 void MessagesApi::Deliver(const std::shared_ptr<Call>& call, ApiResult<GenerationJob> job,

@@ -20,12 +20,11 @@ struct MessagesParts {
 // Anthropic's surface: /v1/messages, /v1/messages/count_tokens, and the models in its form
 // (protocol.md 6). Handle runs on I/O threads; large bodies go to the CPU pool and come back. The
 // door has checked path and method.
-class MessagesApi final : public HttpHandler {
+class MessagesApi final : public RequestHandler {
  public:
   explicit MessagesApi(MessagesParts parts);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
 
   // Server tools left out of requests so far. Any thread.
   uint64_t num_dropped_tools() const { return num_dropped_tools_.load(); }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 
+#include "router/http/api_keys.h"
 #include "router/openai/api_fixture.h"
 
 namespace baton::router {
@@ -206,16 +207,15 @@ TEST_F(MessagesApiTest, ErrorsHaveAnthropicsForm) {
   EXPECT_EQ(Hello("")->status, 529);
 }
 
-TEST_F(MessagesApiTest, WhatHttpRefusesHasItsFormToo) {
-  FakeExchange large, full;
-  messages_->Refuse({.status = 413, .message = "large", .field = "body", .request_id = "r2"},
-                    large);
-  EXPECT_EQ(large.status, 413);
-  EXPECT_EQ(ErrorType(large), "request_too_large");
-  EXPECT_EQ(large.Header("request-id"), "r2");
-  messages_->Refuse({.status = 429, .message = "full", .field = "body", .request_id = {}}, full);
-  EXPECT_EQ(full.status, 529);
-  EXPECT_EQ(full.Header("Retry-After"), "1");
+// A key's own limit is no overload: its clients are to wait as told.
+TEST_F(MessagesApiTest, AKeysLimitStaysA429) {
+  absl::Status status = absl::ResourceExhaustedError("the key a may use 9 tokens per minute");
+  status.SetPayload(kKeyLimitPayload, {});
+  const auto limited = Hello("");
+  Say(0, {Ended(status, absl::Seconds(30))}, *limited);
+  EXPECT_EQ(limited->status, 429);
+  EXPECT_EQ(ErrorType(*limited), "rate_limit_error");
+  EXPECT_EQ(limited->Header("Retry-After"), "30");
 }
 
 TEST_F(MessagesApiTest, ALargeBodyIsReadElsewhere) {

@@ -13,7 +13,4 @@ std::string MessagesErrorJson(const ApiError& error, const std::string& request_
 // clients try again.
 int MessagesStatus(const ApiError& error);
 
-// kind of `ApiError::type` that stays a 429: a key's limit, not the server's.
-inline constexpr char kRateLimitType[] = "rate_limit_error";
-
 }  // namespace baton::router

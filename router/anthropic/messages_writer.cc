@@ -137,6 +137,8 @@ std::string MessagesWriter::StreamError(const ApiError& error) {
   return absl::StrFormat("event: error\ndata: %s\n\n", Error(error));
 }
 
+int MessagesWriter::Status(const ApiError& error) { return MessagesStatus(error); }
+
 std::string MessagesWriter::Error(const ApiError& error) { return MessagesErrorJson(error, id_); }
 
 std::string MessagesWriter::Whole(const std::vector<ChoiceText>& choices,

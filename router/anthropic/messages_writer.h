@@ -23,6 +23,7 @@ class MessagesWriter final : public AnswerWriter {
   std::string Ping() override;
   std::string StreamError(const ApiError& error) override;
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override;
+  int Status(const ApiError& error) override;
   std::string Error(const ApiError& error) override;
   std::string_view call_id_prefix() const override { return "toolu_"; }
 

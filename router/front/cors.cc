@@ -21,23 +21,26 @@ bool IsHeaderList(std::string_view text) {
 
 }  // namespace
 
+bool CorsPolicy::Has(std::string_view origin) const {
+  return std::find(origins_.begin(), origins_.end(), origin) != origins_.end();
+}
+
 HttpHeaders CorsPolicy::AnswerHeaders(std::string_view origin) const {
-  if (origin.empty()) return {};
-  const auto has = [&](std::string_view text) {
-    return std::find(origins_.begin(), origins_.end(), text) != origins_.end();
-  };
-  const bool takes_all = has("*");
-  if (!takes_all && !has(origin)) return {};
-  HttpHeaders headers = {
-      {"Access-Control-Allow-Origin", takes_all ? "*" : std::string(origin)},
-      {"Access-Control-Expose-Headers", "x-request-id, x-baton-exact, retry-after"}};
+  if (!is_on()) return {};
+  const bool takes_all = Has("*");
+  HttpHeaders headers;
+  // Also where nothing is allowed: a cache must not give this answer to another origin.
   if (!takes_all) headers.emplace_back("Vary", "Origin");
+  if (!Allows(origin)) return headers;
+  headers.emplace_back("Access-Control-Allow-Origin", takes_all ? "*" : std::string(origin));
+  headers.emplace_back("Access-Control-Expose-Headers",
+                       "x-request-id, request-id, x-baton-exact, retry-after");
   return headers;
 }
 
 HttpHeaders CorsPolicy::PreflightHeaders(std::string_view origin, std::string_view asked) const {
   HttpHeaders headers = AnswerHeaders(origin);
-  if (headers.empty()) return headers;
+  if (!Allows(origin)) return headers;
   headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
   headers.emplace_back("Access-Control-Allow-Headers",
                        IsHeaderList(asked) ? std::string(asked) : kUsualHeaders);

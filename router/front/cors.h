@@ -16,12 +16,17 @@ class CorsPolicy {
   explicit CorsPolicy(std::vector<std::string> origins) : origins_(std::move(origins)) {}
 
   bool is_on() const { return !origins_.empty(); }
-  // What every answer to this origin carries; none if it may not call.
+  // What every answer to this origin carries; it allows nothing if it may not call.
   HttpHeaders AnswerHeaders(std::string_view origin) const;
   // And the answer to its OPTIONS. `asked`: the request's Access-Control-Request-Headers.
   HttpHeaders PreflightHeaders(std::string_view origin, std::string_view asked) const;
 
  private:
+  bool Has(std::string_view origin) const;
+  bool Allows(std::string_view origin) const {
+    return !origin.empty() && (Has("*") || Has(origin));
+  }
+
   std::vector<std::string> origins_;
 };
 

@@ -15,24 +15,27 @@
 namespace baton::router {
 namespace {
 
-bool IsMessages(std::string_view path) {
-  return path == "/v1/messages" || path.starts_with("/v1/messages/");
+bool IsAnthropic(const HttpRequest& request) {
+  const std::string_view path = request.path;
+  const bool is_models = path.starts_with("/v1/models");
+  return path == "/v1/messages" || path.starts_with("/v1/messages/") ||
+         (is_models && !request.Header("anthropic-version").empty());
 }
 
 // In the form of the surface that was asked for.
 void Fail(const HttpRequest& request, const ApiError& error, HttpHeaders headers,
           HttpExchange& exchange) {
   const std::string id = TakeOrDrawId(request.Header("x-request-id"));
+  const bool is_anthropic = IsAnthropic(request);
+  const int status = is_anthropic ? MessagesStatus(error) : error.http_status;
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s method=%s path=%s status=%d error=%s", id, request.method,
-                      request.path, error.http_status, error.message.substr(0, 256)));
+                      QuotedForLog(request.path), status, QuotedForLog(error.message)));
   headers.emplace_back("Content-Type", "application/json");
   headers.emplace_back("x-request-id", id);
-  if (IsMessages(request.path)) {
-    exchange.Respond(MessagesStatus(error), std::move(headers), MessagesErrorJson(error, id));
-  } else {
-    exchange.Respond(error.http_status, std::move(headers), ErrorJson(error));
-  }
+  if (is_anthropic) headers.emplace_back("request-id", id);
+  exchange.Respond(status, std::move(headers),
+                   is_anthropic ? MessagesErrorJson(error, id) : ErrorJson(error));
 }
 
 // The scheme's name in any case (RFC 9110).
@@ -55,9 +58,8 @@ std::shared_ptr<KeyAccount> AccountOf(const ApiKeys& keys, HttpRequest& request)
 
 }  // namespace
 
-HttpHandler& FrontDoor::HandlerOf(const Route& route, const HttpRequest& request) const {
-  const bool is_models = request.path.starts_with("/v1/models");
-  if (is_models && !request.Header("anthropic-version").empty()) return parts_.anthropic;
+RequestHandler& FrontDoor::HandlerOf(const Route& route, const HttpRequest& request) const {
+  if (IsAnthropic(request)) return parts_.anthropic;
   switch (route.surface) {
     case Surface::kAnthropic:
       return parts_.anthropic;
@@ -73,9 +75,14 @@ bool FrontDoor::IsAdmin(const HttpRequest& request) const {
   return parts_.serves_admin || (request.account != nullptr && request.account->spec().is_admin);
 }
 
-bool FrontDoor::Admit(const Route* route, HttpRequest& request, HttpExchange& exchange) {
+// Before the body: who has no key cannot make this process hold one.
+bool FrontDoor::AdmitHead(HttpRequest& request, HttpExchange& plain) {
+  if (parts_.keys.empty()) return true;
+  const std::string origin(request.Header("origin"));
+  ExchangeWithHeaders exchange(plain, cors_.AnswerHeaders(origin));
+  const Route* const route = FindRoute(request.method, request.path).route;
   const bool is_open = (route != nullptr && route->is_open) || request.method == "OPTIONS";
-  if (parts_.keys.empty() || is_open) return true;
+  if (is_open && !request.HasBody()) return true;
   request.account = AccountOf(parts_.keys, request);
   if (request.account == nullptr) {
     ++num_unauthorized_;
@@ -109,10 +116,9 @@ void FrontDoor::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchan
                 {}, *exchange);
   }
   const FoundRoute found = FindRoute(request.method, request.path);
-  if (!Admit(found.route, request, *exchange)) return;
   const bool is_hidden = found.is_admin && !IsAdmin(request);
   if (found.route != nullptr && !is_hidden) {
-    HttpHandler& handler = HandlerOf(*found.route, request);
+    RequestHandler& handler = HandlerOf(*found.route, request);
     if (found.route->path.ends_with('}')) request.path = DecodePath(request.path);
     handler.Handle(std::move(request), std::move(exchange));
   } else if (found.is_path_known && !is_hidden) {
@@ -131,8 +137,17 @@ void FrontDoor::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchan
 
 void FrontDoor::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
   ExchangeWithHeaders with_headers(exchange, cors_.AnswerHeaders(refusal.origin));
-  HttpHandler& handler = IsMessages(refusal.path) ? parts_.anthropic : parts_.openai;
-  handler.Refuse(refusal, with_headers);
+  HttpRequest request;
+  request.method = "-";  // it may not have been read
+  request.path = refusal.path;
+  request.headers = {{"x-request-id", refusal.request_id}};
+  const bool is_full = refusal.status == 429;
+  HttpHeaders headers;
+  if (is_full) headers.emplace_back("Retry-After", "1");
+  Fail(request,
+       {refusal.status, is_full ? "TooManyRequestsError" : "BadRequestError", refusal.message,
+        refusal.field},
+       std::move(headers), with_headers);
 }
 
 }  // namespace baton::router

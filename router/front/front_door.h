@@ -18,9 +18,9 @@ namespace baton::router {
 // All of it outlives the door.
 struct FrontDoorParts {
   const ApiKeys& keys;
-  HttpHandler& openai;
-  HttpHandler& anthropic;
-  HttpHandler& operators;
+  RequestHandler& openai;
+  RequestHandler& anthropic;
+  RequestHandler& operators;
   std::vector<std::string> cors_origins;
   bool serves_admin = false;  // to everybody who may call at all; else to admin keys only
 };
@@ -31,6 +31,7 @@ class FrontDoor final : public HttpHandler {
  public:
   explicit FrontDoor(FrontDoorParts parts) : parts_(std::move(parts)), cors_(parts_.cors_origins) {}
 
+  bool AdmitHead(HttpRequest& head, HttpExchange& exchange) override;
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
   void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
 
@@ -38,9 +39,7 @@ class FrontDoor final : public HttpHandler {
   uint64_t num_unauthorized() const { return num_unauthorized_.load(); }
 
  private:
-  HttpHandler& HandlerOf(const Route& route, const HttpRequest& request) const;
-  // False: refused, and said so.
-  bool Admit(const Route* route, HttpRequest& request, HttpExchange& exchange);
+  RequestHandler& HandlerOf(const Route& route, const HttpRequest& request) const;
   bool IsAdmin(const HttpRequest& request) const;
 
   const FrontDoorParts parts_;

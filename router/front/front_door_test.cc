@@ -9,15 +9,12 @@ namespace baton::router {
 namespace {
 
 // Says its name and keeps what it was given.
-class NamedHandler final : public HttpHandler {
+class NamedHandler final : public RequestHandler {
  public:
   explicit NamedHandler(std::string name) : name_(std::move(name)) {}
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
     last = request;
     exchange->Respond(200, {}, name_ + " " + request.path);
-  }
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override {
-    exchange.Respond(refusal.status, {}, name_);
   }
   HttpRequest last;
 
@@ -50,7 +47,7 @@ class FrontDoorTest : public testing::Test {
     request.path = path;
     request.headers = std::move(headers);
     auto exchange = std::make_shared<FakeExchange>();
-    door_->Handle(std::move(request), exchange);
+    if (door_->AdmitHead(request, *exchange)) door_->Handle(std::move(request), exchange);
     return exchange;
   }
 
@@ -87,6 +84,34 @@ TEST_F(FrontDoorTest, UnknownPathsAndMethodsAreNamed) {
   const auto theirs = Send("GET", "/v1/messages");
   EXPECT_EQ(theirs->status, 405);
   EXPECT_EQ(theirs->body.rfind(R"({"type":"error")", 0), 0u) << theirs->body;
+}
+
+TEST_F(FrontDoorTest, RefusalsHaveTheFormOfTheirSurface) {
+  const auto theirs = Send("GET", "/v1/messages", {{"x-request-id", "r1"}});
+  EXPECT_EQ(theirs->Header("request-id"), "r1");
+  const auto models =
+      Send("POST", "/v1/models", {{"x-request-id", "r2"}, {"anthropic-version", "2023-06-01"}});
+  EXPECT_EQ(models->body.rfind(R"({"type":"error")", 0), 0u) << models->body;
+  EXPECT_EQ(models->Header("request-id"), "r2");
+  EXPECT_EQ(Send("POST", "/v1/models")->Header("request-id"), "");
+
+  FakeExchange large, full, open_ai;
+  door_->Refuse(
+      {.status = 413, .message = "m", .field = "body", .request_id = "r3", .path = "/v1/messages"},
+      large);
+  EXPECT_EQ(large.status, 413);
+  EXPECT_EQ(large.Header("request-id"), "r3");
+  EXPECT_NE(large.body.find(R"("type":"request_too_large")"), std::string::npos) << large.body;
+  door_->Refuse(
+      {.status = 429, .message = "m", .field = "body", .request_id = {}, .path = "/v1/messages"},
+      full);
+  EXPECT_EQ(full.status, 529);
+  EXPECT_EQ(full.Header("Retry-After"), "1");
+  door_->Refuse({.status = 429, .message = "m", .field = "body", .request_id = {}, .path = "/x"},
+                open_ai);
+  EXPECT_EQ(open_ai.status, 429);
+  EXPECT_NE(open_ai.body.find(R"("type":"TooManyRequestsError","param":"body")"), std::string::npos)
+      << open_ai.body;
 }
 
 TEST_F(FrontDoorTest, NamesInPathsMayBeEncoded) {
@@ -129,6 +154,23 @@ TEST_F(FrontDoorTest, GuardedPathsWantAKey) {
     EXPECT_EQ((Send("GET", "/v1/models", {{"authorization", header}})->status), 401) << header;
 }
 
+// A body needs a key, so that nobody else can make the router hold one.
+TEST_F(FrontDoorTest, BodiesAreReadForKeysOnly) {
+  Make({Key("alice", "sk-alice")});
+  HttpRequest head;
+  head.method = "POST";
+  head.path = "/v1/chat/completions";
+  head.headers = {{"content-length", "1000"}};
+  FakeExchange exchange;
+  EXPECT_FALSE(door_->AdmitHead(head, exchange));
+  EXPECT_EQ(exchange.status, 401);
+  for (const char* name : {"content-length", "transfer-encoding"})
+    EXPECT_EQ(Send("GET", "/health", {{name, "10"}})->status, 401) << name;
+  EXPECT_EQ(Send("GET", "/health", {{"content-length", "0"}})->status, 200);
+  EXPECT_EQ(Send("GET", "/health", {{"content-length", "9"}, {"x-api-key", "sk-alice"}})->status,
+            200);
+}
+
 TEST_F(FrontDoorTest, AKeysLimitsAreItsOwn) {
   ApiKeySpec limited = Key("alice", "sk-alice");
   limited.requests_per_minute = 1;
@@ -149,7 +191,8 @@ TEST_F(FrontDoorTest, OwedTokensHoldUpGenerationOnly) {
   ApiKeySpec limited = Key("alice", "sk-alice");
   limited.tokens_per_minute = 100;
   Make({limited});
-  keys_->accounts()[0]->Charge(150);
+  int64_t reserved = 0;
+  keys_->accounts()[0]->Charge(150, reserved);
   EXPECT_EQ(Send("POST", "/v1/completions", {{"x-api-key", "sk-alice"}})->status, 429);
   EXPECT_EQ(Send("GET", "/v1/models", {{"x-api-key", "sk-alice"}})->status, 200);
 }
@@ -165,6 +208,9 @@ TEST_F(FrontDoorTest, OperatorsPathsAreHiddenFromOthers) {
   Make({}, {}, /*serves_admin=*/true);
   EXPECT_EQ(Send("GET", "/server_info")->status, 200);
   EXPECT_EQ(Send("POST", "/server_info")->status, 405);
+  EXPECT_EQ(Send("POST", "/flush_cache")->body, "operators /flush_cache");
+  EXPECT_EQ(Send("GET", "/flush_cache")->body, "operators /flush_cache");
+  EXPECT_EQ(Send("PUT", "/flush_cache")->Header("Allow"), "GET, HEAD, POST");
 }
 
 TEST_F(FrontDoorTest, PagesOfKnownOriginsMayCall) {
@@ -189,6 +235,8 @@ TEST_F(FrontDoorTest, PagesOfKnownOriginsMayCall) {
   for (const char* other : {"https://chat.example.evil", "null", ""}) {
     const auto answer = Send("OPTIONS", "/v1/messages", {{"origin", other}});
     EXPECT_EQ(answer->Header("Access-Control-Allow-Origin"), "") << other;
+    EXPECT_EQ(answer->Header("Access-Control-Allow-Methods"), "") << other;
+    EXPECT_EQ(answer->Header("Vary"), "Origin") << other;  // not to be cached for the page above
   }
   FakeExchange exchange;
   door_->Refuse({.status = 413,
@@ -198,7 +246,7 @@ TEST_F(FrontDoorTest, PagesOfKnownOriginsMayCall) {
                  .path = "/v1/messages",
                  .origin = kPage},
                 exchange);
-  EXPECT_EQ(exchange.body, "anthropic");
+  EXPECT_NE(exchange.body.find(R"("type":"request_too_large")"), std::string::npos);
   EXPECT_EQ(exchange.Header("Access-Control-Allow-Origin"), kPage);
 }
 

@@ -38,18 +38,6 @@ TEST(MeteredDispatcher, ChargesThePromptOnceQueuedAndTokensAsTheyCome) {
   EXPECT_EQ(heard, 6u);
 }
 
-TEST(MeteredDispatcher, AContinuationPaysForWhatIsNew) {
-  ManualClock clock;
-  const auto account = std::make_shared<KeyAccount>(ApiKeySpec{.name = "a"}, clock);
-  FakeDispatcher inner;
-  MeteredDispatcher metered(inner);
-  GenerateRequest request = RequestOf(account);
-  request.paid_tokens = 8;
-  metered.Submit(std::move(request), [](const std::vector<RequestEvent>&) {});
-  inner.submitted.at(0).sink({RequestAccepted{}, Tokens(3)});
-  EXPECT_EQ(account->use().tokens, 5u);
-}
-
 TEST(MeteredDispatcher, ARefusedRequestCostsNothing) {
   ManualClock clock;
   const auto account = std::make_shared<KeyAccount>(ApiKeySpec{.name = "a"}, clock);
@@ -58,6 +46,44 @@ TEST(MeteredDispatcher, ARefusedRequestCostsNothing) {
   metered.Submit(RequestOf(account), [](const std::vector<RequestEvent>&) {});
   inner.submitted.at(0).sink({RequestEnded{}});
   EXPECT_EQ(account->use().tokens, 0u);
+}
+
+// However many come at once: what they may come to is taken before any of it exists.
+TEST(MeteredDispatcher, AKeysTokensHoldForRequestsAtOnce) {
+  ManualClock clock;
+  const auto account =
+      std::make_shared<KeyAccount>(ApiKeySpec{.name = "a", .tokens_per_minute = 100}, clock);
+  FakeDispatcher inner;
+  MeteredDispatcher metered(inner);
+  std::vector<RequestEvent> heard;
+  const auto submit = [&](int64_t max_tokens) {
+    GenerateRequest request = RequestOf(account);
+    request.finish.max_tokens = max_tokens;
+    request.num_choices = 2;
+    return metered.Submit(std::move(request), [&](std::vector<RequestEvent> events) {
+      heard.insert(heard.end(), events.begin(), events.end());
+    });
+  };
+  for (int i = 0; i < 8; ++i) submit(20);  // each up to 10 + 2 * 20
+  ASSERT_EQ(inner.submitted.size(), 2u);
+  ASSERT_EQ(heard.size(), 6u);
+  const auto& refused = std::get<RequestEnded>(heard[0]);
+  EXPECT_EQ(refused.status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(refused.status.GetPayload(kKeyLimitPayload));
+  EXPECT_GT(refused.retry_after, absl::ZeroDuration());
+  metered.Cancel(submit(20), std::nullopt, "gone");
+  EXPECT_TRUE(inner.cancelled.empty());  // it was never there
+  for (const auto& submitted : inner.submitted)
+    submitted.sink({RequestAccepted{}, Tokens(5), RequestEnded{}});
+  EXPECT_EQ(account->use().tokens, 30u);
+  inner.submitted.clear();
+  submit(20);  // what was not used is back
+  EXPECT_EQ(inner.submitted.size(), 1u);
+  inner.submitted.clear();  // and when nobody says how it ended
+  submit(1);
+  submit(1);
+  submit(1);
+  EXPECT_EQ(inner.submitted.size(), 3u);
 }
 
 TEST(MeteredDispatcher, WithoutAnAccountPassesOn) {

@@ -112,8 +112,13 @@ std::string OperationJson(const Route& route) {
 
 std::string OpenApiDocument(std::string_view version) {
   std::string paths, schemas;
-  for (const Route& route : Routes())
-    Add(paths, absl::StrFormat("%s:{%s}", Quoted(route.path), OperationJson(route)));
+  for (size_t i = 0; i < Routes().size(); ++i) {
+    const Route& route = Routes()[i];
+    const bool is_second = i > 0 && Routes()[i - 1].path == route.path;  // methods of one path
+    if (is_second) paths.pop_back();
+    Add(paths, is_second ? OperationJson(route) + "}"
+                         : absl::StrFormat("%s:{%s}", Quoted(route.path), OperationJson(route)));
+  }
   for (const std::string_view name : RequestNames()) Add(schemas, SchemaJson(name));
   Add(schemas, std::string(kShared));
   return absl::StrFormat(

@@ -10,6 +10,8 @@ constexpr std::string_view kBoolFalse = R"("type":"boolean","default":false)";
 constexpr std::string_view kBoolTrue = R"("type":"boolean","default":true)";
 constexpr std::string_view kAny = "";
 constexpr std::string_view kIds = R"("type":"array","items":{"type":"integer","minimum":0})";
+constexpr std::string_view kSchema = R"("anyOf":[{"type":"object"},{"type":"string"}])";
+constexpr std::string_view kPattern = R"("type":"string","minLength":1)";
 constexpr std::string_view kPenalty = R"("type":"number","minimum":-2,"maximum":2,"default":0)";
 constexpr std::string_view kRefusal = "Not served: 400.";
 constexpr std::string_view kIgnored = "Accepted and ignored.";
@@ -65,13 +67,19 @@ constexpr Field kCommon[] = {
     {"separate_reasoning", kBoolTrue, "False: the reasoning is part of the content."},
     {"include_reasoning", kBoolTrue, "False: the reasoning is left out."},
     {"stream_reasoning", kBoolTrue, "False: the reasoning comes in one piece."},
-    {"structured_outputs", kAny, kRefusal, FieldUse::kRefused},
-    {"guided_json", kAny, kRefusal, FieldUse::kRefused},
-    {"guided_regex", kAny, kRefusal, FieldUse::kRefused},
-    {"guided_choice", kAny, kRefusal, FieldUse::kRefused},
-    {"guided_grammar", kAny, kRefusal, FieldUse::kRefused},
-    {"regex", kAny, kRefusal, FieldUse::kRefused},
-    {"ebnf", kAny, kRefusal, FieldUse::kRefused},
+    {"structured_outputs",
+     R"("type":"object","properties":{"json":{"anyOf":[{"type":"object"},{"type":"string"}]},)"
+     R"("regex":{"type":"string"},"choice":{"type":"array","items":{"type":"string"}},)"
+     R"("grammar":{"type":"string"},"json_object":{"const":true}})",
+     "One of its members: what the answer must be."},
+    {"guided_json", kSchema, "A JSON schema for the answer."},
+    {"guided_regex", kPattern, "A regular expression for the whole answer."},
+    {"guided_choice", R"("type":"array","minItems":1,"items":{"type":"string","minLength":1})",
+     "The answers to choose from."},
+    {"guided_grammar", R"("type":"string")", "A grammar for the answer: Lark, or EBNF with ::=."},
+    {"json_schema", kSchema, "As guided_json."},
+    {"regex", kPattern, "As guided_regex."},
+    {"ebnf", R"("type":"string")", "As guided_grammar."},
     {"truncate_prompt_tokens", R"("type":"integer","minimum":-1)",
      "Prompt tokens to keep, the last ones; -1: what fits."},
     {"user", kAny, kIgnored, FieldUse::kIgnored},
@@ -124,6 +132,8 @@ constexpr Field kChat[] = {
 };
 
 constexpr Field kText[] = {
+    {"response_format", R"("$ref":"#/components/schemas/ResponseFormat")",
+     "The form of the answer."},
     {"prompt",
      R"("anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}},)"
      R"({"type":"array","items":{"type":"integer"}},)"
@@ -220,14 +230,21 @@ constexpr Field kResponses[] = {
     {"max_tool_calls", kAny, kRefusal, FieldUse::kRefused},
     {"metadata", R"("type":"object","maxProperties":16)", "Strings, repeated in the answer."},
     {"store", kAny, "Accepted; nothing is stored.", FieldUse::kIgnored},
-    {"include", kAny, kIgnored, FieldUse::kIgnored},
+    {"include", R"("type":"array","items":{"type":"string"})",
+     "reasoning.encrypted_content seals reasoning items; other names are ignored."},
     {"service_tier", kAny, kIgnored, FieldUse::kIgnored},
     {"user", kAny, kIgnored, FieldUse::kIgnored},
 };
 
-constexpr std::array<std::string_view, 6> kNames = {"ChatRequest",      "CompletionRequest",
-                                                    "ResponsesRequest", "MessagesRequest",
-                                                    "TokenizeRequest",  "DetokenizeRequest"};
+constexpr Field kAbort[] = {
+    {"rid", R"("type":"string")", "The id of the request to end."},
+    {"request_id", R"("type":"string")", "As rid."},
+    {"abort_all", kBoolFalse, "End all requests."},
+};
+
+constexpr std::array<std::string_view, 7> kNames = {
+    "ChatRequest",     "CompletionRequest", "ResponsesRequest", "MessagesRequest",
+    "TokenizeRequest", "DetokenizeRequest", "AbortRequest"};
 
 }  // namespace
 
@@ -255,6 +272,8 @@ std::vector<Field> RequestFields(std::string_view request) {
     for (Field& field : fields) field.is_required = false;
   } else if (request == "DetokenizeRequest") {
     add(kDetokenize);
+  } else if (request == "AbortRequest") {
+    add(kAbort);
   }
   return fields;
 }

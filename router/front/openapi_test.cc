@@ -53,6 +53,7 @@ class OpenApiTest : public ApiTest {
     if (request == "MessagesRequest") least += R"(, "max_tokens": 9)";
     if (request == "ResponsesRequest") least = R"("input": "hi")";
     if (request == "CompletionRequest") least = R"("prompt": "hi")";
+    if (request == "AbortRequest") least = R"("rid": "r1")";
     if (request == "DetokenizeRequest") least = R"("tokens": [5])";
     return "{" + least + (members.empty() ? "" : ", " + members) + "}";
   }
@@ -90,12 +91,13 @@ TEST_F(OpenApiTest, IsWellFormedAndItsReferencesLead) {
 TEST_F(OpenApiTest, HasEveryRouteOnce) {
   const JsonValue document = Json(OpenApiDocument("1"));
   const JsonValue& paths = Member(document, "paths");
-  EXPECT_EQ(paths.members().size(), Routes().size());
+  size_t num_operations = 0;
+  for (const auto& [name, path] : paths.members()) num_operations += path.members().size();
+  EXPECT_EQ(num_operations, Routes().size());
   for (const Route& route : Routes()) {
-    const JsonValue& path = Member(paths, route.path);
-    ASSERT_EQ(path.members().size(), 1u) << route.path;
-    EXPECT_EQ(path.members()[0].first, route.method == "GET" ? "get" : "post") << route.path;
-    EXPECT_EQ(path.members()[0].second.Find("security") != nullptr, route.is_open) << route.path;
+    const JsonValue& operation =
+        Member(Member(paths, route.path), route.method == "GET" ? "get" : "post");
+    EXPECT_EQ(operation.Find("security") != nullptr, route.is_open) << route.path;
   }
 }
 
@@ -109,7 +111,8 @@ TEST_F(OpenApiTest, EveryRouteIsServed) {
       EXPECT_FALSE(dispatcher_.submitted.empty()) << path << answer->body;
       dispatcher_.submitted.clear();
     } else {
-      EXPECT_EQ(answer->status, 200) << path << answer->body;
+      const int expected = path.ends_with("_profile") ? 501 : 200;
+      EXPECT_EQ(answer->status, expected) << path << answer->body;
       EXPECT_EQ(answer->Header("Content-Type").rfind(route.answer, 0), 0u) << path;
     }
   }

@@ -8,6 +8,7 @@
 #include "router/front/page.h"
 #include "router/http/header_values.h"
 #include "router/openai/answer_format.h"
+#include "router/openai/generate_params.h"
 #include "router/text/json_value.h"
 
 namespace baton::router {
@@ -24,6 +25,30 @@ std::string Quoted(std::string_view text) {
 void Reply(HttpExchange& exchange, int status, const std::string& id, std::string json) {
   exchange.Respond(status, {{"Content-Type", "application/json"}, {"x-request-id", id}},
                    std::move(json));
+}
+
+// SGLang's members, and the name that the id has everywhere else.
+ApiResult<AbortRequests> ParseAbort(const HttpRequest& request) {
+  if (!IsJsonType(request.Header("content-type")))
+    return ApiError{415, "BadRequestError",
+                    "Unsupported Media Type: Only 'application/json' is allowed", ""};
+  const absl::StatusOr<JsonValue> body = JsonValue::Parse(request.body);
+  if (!body.ok())
+    return BadRequest(
+        absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");
+  ApiResult<bool> all = BoolMemberOr(*body, "abort_all", false);
+  if (!all.ok()) return all.error();
+  AbortRequests out;
+  for (const std::string_view key : {"rid", "request_id"}) {
+    const JsonValue* value = body->FindNonNull(key);
+    if (value == nullptr) continue;
+    if (!value->is_string()) return WrongType(std::string(key), "string", *value);
+    out.request_id = value->text();
+  }
+  if (*all) return AbortRequests{};
+  if (out.request_id.empty())
+    return BadRequest("rid must name a request, unless abort_all is true", "rid");
+  return out;
 }
 
 std::string WorkerJson(const ClusterView::Worker& worker) {
@@ -82,13 +107,31 @@ void OperatorApi::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exch
   } else if (path == "/openapi.json") {
     Reply(*exchange, 200, id, parts_.openapi);
   } else {
-    Reply(*exchange, 404, id, ErrorJson({404, "NotFoundError", "Not Found", ""}));
+    Command(request, *exchange, id);
   }
 }
 
-void OperatorApi::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  Reply(exchange, refusal.status, TakeOrDrawId(refusal.request_id),
-        ErrorJson({refusal.status, "BadRequestError", refusal.message, refusal.field}));
+void OperatorApi::Command(const HttpRequest& request, HttpExchange& exchange,
+                          const std::string& id) const {
+  const HttpHeaders text = {{"Content-Type", "text/plain; charset=utf-8"}, {"x-request-id", id}};
+  const std::string& path = request.path;
+  if (path == "/flush_cache" || path == "/reset_prefix_cache") {
+    parts_.dispatcher.Control(DropCaches{});
+    exchange.Respond(200, text, "Every worker in session was told to drop its cached prefixes.\n");
+  } else if (path == "/abort_request") {
+    ApiResult<AbortRequests> what = ParseAbort(request);
+    if (!what.ok()) return Reply(exchange, what.error().http_status, id, ErrorJson(what.error()));
+    parts_.dispatcher.Control(*std::move(what));
+    exchange.Respond(200, text, "");
+  } else if (path == "/start_profile" || path == "/stop_profile") {
+    Reply(exchange, 501, id,
+          ErrorJson({501, "NotImplementedError",
+                     "profiles are not served: workers have no profiler that a router could "
+                     "start; run one beside the worker",
+                     ""}));
+  } else {
+    Reply(exchange, 404, id, ErrorJson({404, "NotFoundError", "Not Found", ""}));
+  }
 }
 
 void OperatorApi::GenerateOne(const HttpRequest& request,

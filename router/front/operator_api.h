@@ -20,14 +20,14 @@ struct OperatorParts {
 
 // What operators and benchmark clients ask for beside answers (protocol.md 5.1, 7.2). On the
 // connection's thread. The door has checked path and method.
-class OperatorApi final : public HttpHandler {
+class OperatorApi final : public RequestHandler {
  public:
   explicit OperatorApi(OperatorParts parts) : parts_(std::move(parts)) {}
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
 
  private:
+  void Command(const HttpRequest& request, HttpExchange& exchange, const std::string& id) const;
   std::string ModelInfo() const;
   std::string ServerInfo() const;
   // One token through the whole cluster: 200, or 503 with the reason.

@@ -29,6 +29,16 @@ class OperatorApiTest : public testing::Test {
     api_.Handle(std::move(request), exchange);
     return exchange;
   }
+  std::shared_ptr<FakeExchange> Post(const std::string& path, const std::string& body = "") {
+    HttpRequest request;
+    request.method = "POST";
+    request.path = path;
+    if (!body.empty()) request.headers = {{"content-type", "application/json"}};
+    request.body = body;
+    auto exchange = std::make_shared<FakeExchange>();
+    api_.Handle(std::move(request), exchange);
+    return exchange;
+  }
   static JsonValue Json(const std::string& text) {
     auto value = JsonValue::Parse(text);
     EXPECT_TRUE(value.ok()) << value.status() << text;
@@ -80,6 +90,38 @@ TEST_F(OperatorApiTest, TheProbeIsOneTokenThroughTheCluster) {
   left->Gone();
   ASSERT_EQ(dispatcher_.cancelled.size(), 1u);
   EXPECT_EQ(dispatcher_.cancelled[0].key, dispatcher_.submitted[2].key);
+}
+
+TEST_F(OperatorApiTest, DropsCachesUnderTheNamesOfOtherServers) {
+  EXPECT_EQ(Post("/flush_cache")->status, 200);
+  EXPECT_EQ(Get("/flush_cache")->status, 200);
+  EXPECT_EQ(Post("/reset_prefix_cache")->status, 200);
+  ASSERT_EQ(dispatcher_.commands.size(), 3u);
+  for (const OperatorCommand& command : dispatcher_.commands)
+    EXPECT_TRUE(std::holds_alternative<DropCaches>(command));
+}
+
+TEST_F(OperatorApiTest, AbortsOneRequestOrAll) {
+  EXPECT_EQ(Post("/abort_request", R"({"rid": "r1"})")->status, 200);
+  EXPECT_EQ(Post("/abort_request", R"({"request_id": "r2"})")->status, 200);
+  EXPECT_EQ(Post("/abort_request", R"({"rid": "", "abort_all": true})")->status, 200);
+  ASSERT_EQ(dispatcher_.commands.size(), 3u);
+  EXPECT_EQ(std::get<AbortRequests>(dispatcher_.commands[0]).request_id, "r1");
+  EXPECT_EQ(std::get<AbortRequests>(dispatcher_.commands[1]).request_id, "r2");
+  EXPECT_EQ(std::get<AbortRequests>(dispatcher_.commands[2]).request_id, "");
+  for (const char* wrong : {"{}", "{", R"({"rid": 5})", R"({"rid": ""})", "[]",
+                            R"({"abort_all": "yes"})", R"({"rid": null})"})
+    EXPECT_EQ(Post("/abort_request", wrong)->status, 400) << wrong;
+  EXPECT_EQ(Post("/abort_request")->status, 415);
+  EXPECT_EQ(dispatcher_.commands.size(), 3u);
+}
+
+TEST_F(OperatorApiTest, SaysThatThereAreNoProfiles) {
+  for (const char* path : {"/start_profile", "/stop_profile"}) {
+    const auto answer = Post(path);
+    EXPECT_EQ(answer->status, 501);
+    EXPECT_NE(answer->body.find("NotImplementedError"), std::string::npos) << answer->body;
+  }
 }
 
 }  // namespace

@@ -134,6 +134,43 @@ constexpr Route kRoutes[] = {
      .summary = "As /get_server_info.",
      .answer = kJson,
      .is_admin = true},
+    {.method = "POST",
+     .path = "/flush_cache",
+     .surface = Surface::kOperator,
+     .summary = "Every worker forgets its cached prefixes; as SGLang names it.",
+     .answer = kText,
+     .is_admin = true},
+    {.method = "GET",
+     .path = "/flush_cache",
+     .surface = Surface::kOperator,
+     .summary = "As POST.",
+     .answer = kText,
+     .is_admin = true},
+    {.method = "POST",
+     .path = "/reset_prefix_cache",
+     .surface = Surface::kOperator,
+     .summary = "As /flush_cache; as vLLM names it.",
+     .answer = kText,
+     .is_admin = true},
+    {.method = "POST",
+     .path = "/abort_request",
+     .surface = Surface::kOperator,
+     .summary = "Ends requests in flight; what there is of their answers is sent.",
+     .request = "AbortRequest",
+     .answer = kText,
+     .is_admin = true},
+    {.method = "POST",
+     .path = "/start_profile",
+     .surface = Surface::kOperator,
+     .summary = "501: workers have no profiler that a router could start.",
+     .answer = kJson,
+     .is_admin = true},
+    {.method = "POST",
+     .path = "/stop_profile",
+     .surface = Surface::kOperator,
+     .summary = "As /start_profile.",
+     .answer = kJson,
+     .is_admin = true},
     {.method = "GET",
      .path = "/openapi.json",
      .surface = Surface::kOperator,
@@ -190,7 +227,8 @@ FoundRoute FindRoute(std::string_view method, std::string_view path) {
 }
 
 std::string_view MethodsOf(std::string_view path) {
-  return FindRoute("GET", path).route != nullptr ? "GET, HEAD" : "POST";
+  if (FindRoute("GET", path).route == nullptr) return "POST";
+  return FindRoute("POST", path).route == nullptr ? "GET, HEAD" : "GET, HEAD, POST";
 }
 
 std::string_view UnsupportedService(std::string_view path) {

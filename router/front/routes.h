@@ -37,7 +37,7 @@ FoundRoute FindRoute(std::string_view method, std::string_view path);
 // UTF-8.
 std::string DecodePath(const std::string& path);
 
-// The methods of a known path, for the header Allow: "GET, HEAD" or "POST".
+// The methods of a known path, for the header Allow: "GET, HEAD", "POST" or all of them.
 std::string_view MethodsOf(std::string_view path);
 
 // Paths of services that this model has not: a 404 of their own (5.1). Empty: not one of them.

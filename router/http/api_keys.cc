@@ -150,29 +150,46 @@ void KeyAccount::Fill(absl::Time now) {
     bucket->level = std::min(bucket->most, bucket->level + seconds * bucket->per_second);
 }
 
+KeyAccount::Refusal KeyAccount::Refuse(const char* what, const Bucket& bucket) {
+  ++use_.refusals;
+  return {.message = absl::StrFormat("the key %s may use %.0f %s per minute", spec_.name,
+                                     bucket.most, what),
+          .retry_after = absl::Seconds((1 - bucket.level) / bucket.per_second)};
+}
+
 std::optional<KeyAccount::Refusal> KeyAccount::Admit(bool is_generation) {
   MutexLock lock(mutex_);
   Fill(clock_.Now());
-  const auto refuse = [&](const char* what, int64_t limit, double missing, double per_second) {
-    ++use_.refusals;
-    return Refusal{
-        .message = absl::StrFormat("the key %s may use %d %s per minute", spec_.name, limit, what),
-        .retry_after = absl::Seconds(missing / per_second)};
-  };
-  if (requests_.most > 0 && requests_.level < 1)
-    return refuse("requests", spec_.requests_per_minute, 1 - requests_.level, requests_.per_second);
-  if (is_generation && tokens_.most > 0 && tokens_.level < 1)
-    return refuse("tokens", spec_.tokens_per_minute, 1 - tokens_.level, tokens_.per_second);
+  if (requests_.most > 0 && requests_.level < 1) return Refuse("requests", requests_);
+  if (is_generation && tokens_.most > 0 && tokens_.level < 1) return Refuse("tokens", tokens_);
   requests_.level -= 1;
   ++use_.requests;
   return std::nullopt;
 }
 
-void KeyAccount::Charge(int64_t tokens) {
+std::variant<int64_t, KeyAccount::Refusal> KeyAccount::Reserve(int64_t tokens) {
   MutexLock lock(mutex_);
   Fill(clock_.Now());
+  if (tokens_.most <= 0) return int64_t{0};
+  if (tokens_.level < 1) return Refuse("tokens", tokens_);
+  const int64_t taken = std::min(tokens, spec_.tokens_per_minute);
+  tokens_.level -= static_cast<double>(taken);
+  return taken;
+}
+
+void KeyAccount::Charge(int64_t tokens, int64_t& reserved) {
+  MutexLock lock(mutex_);
+  Fill(clock_.Now());
+  const int64_t covered = std::min(tokens, reserved);
+  reserved -= covered;
   use_.tokens += static_cast<uint64_t>(tokens);
-  tokens_.level -= static_cast<double>(tokens);
+  tokens_.level -= static_cast<double>(tokens - covered);
+}
+
+void KeyAccount::Release(int64_t reserved) {
+  MutexLock lock(mutex_);
+  Fill(clock_.Now());
+  tokens_.level = std::min(tokens_.most, tokens_.level + static_cast<double>(reserved));
 }
 
 KeyAccount::Use KeyAccount::use() const {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,6 +15,9 @@
 #include "common/mutex.h"
 
 namespace baton::router {
+
+// Marks a status of kResourceExhausted that a key's limit is the cause of.
+inline constexpr char kKeyLimitPayload[] = "baton.key_limit";
 
 // One entry of the key file. The key itself is forgotten once it is hashed.
 struct ApiKeySpec {
@@ -32,9 +36,9 @@ absl::StatusOr<std::vector<ApiKeySpec>> ParseApiKeys(std::string_view text,
 // kNotFound: no such file; else as ParseApiKeys.
 absl::StatusOr<std::vector<ApiKeySpec>> ReadApiKeys(const std::string& path);
 
-// What one key has used, and its limits: two buckets that hold a minute's worth and fill evenly.
-// Tokens are charged when they are known, so that bucket may fall below zero and is paid off with
-// time. Any thread.
+// What one key has used, and its limits: two buckets that hold a minute's worth and fill evenly. A
+// generation reserves the tokens that it may come to and gives back at its end what it did not use.
+// The last one let in may take the bucket below zero, which is paid off with time. Any thread.
 class KeyAccount {
  public:
   KeyAccount(ApiKeySpec spec, const Clock& clock);
@@ -49,7 +53,12 @@ class KeyAccount {
 
   // Counts a request against the limits. `is_generation`: the tokens of the past count too.
   std::optional<Refusal> Admit(bool is_generation);
-  void Charge(int64_t tokens);
+  // Takes `tokens`, at most a minute's worth, out of the bucket if there is anything in it. Returns
+  // how many were taken, for the answer to be charged to.
+  std::variant<int64_t, Refusal> Reserve(int64_t tokens);
+  // Tokens of a generation. Those beyond what is left of its reservation come from the bucket.
+  void Charge(int64_t tokens, int64_t& reserved);
+  void Release(int64_t reserved);
 
   const ApiKeySpec& spec() const { return spec_; }
   Use use() const;
@@ -59,6 +68,7 @@ class KeyAccount {
     double per_second = 0, most = 0, level = 0;
   };
   void Fill(absl::Time now) REQUIRES_LOCK(mutex_);
+  Refusal Refuse(const char* what, const Bucket& bucket) REQUIRES_LOCK(mutex_);
 
   const ApiKeySpec spec_;
   const Clock& clock_;

@@ -72,8 +72,9 @@ TEST(KeyAccount, RequestsComeBackWithTime) {
 TEST(KeyAccount, TokensAreOwedUntilTheyArePaidOff) {
   ManualClock clock;
   KeyAccount account({.name = "a", .tokens_per_minute = 600}, clock);
+  int64_t reserved = 0;
   EXPECT_FALSE(account.Admit(true));
-  account.Charge(620);
+  account.Charge(620, reserved);
   EXPECT_FALSE(account.Admit(false));  // what makes no tokens is not held up
   const auto refusal = account.Admit(true);
   ASSERT_TRUE(refusal);
@@ -82,15 +83,42 @@ TEST(KeyAccount, TokensAreOwedUntilTheyArePaidOff) {
   clock.Advance(absl::Seconds(2.2));
   EXPECT_FALSE(account.Admit(true));
   clock.Advance(absl::Hours(1));
-  account.Charge(600);  // no more than a minute's worth is saved up
+  account.Charge(600, reserved);  // no more than a minute's worth is saved up
   EXPECT_TRUE(account.Admit(true));
   EXPECT_EQ(account.use().tokens, 1220u);
+}
+
+TEST(KeyAccount, WhatIsReservedIsTakenUntilItIsGivenBack) {
+  ManualClock clock;
+  KeyAccount account({.name = "a", .tokens_per_minute = 600}, clock);
+  int64_t first = std::get<int64_t>(account.Reserve(500));
+  EXPECT_EQ(first, 500);
+  int64_t second = std::get<int64_t>(account.Reserve(200));  // the last one let in
+  const auto third = account.Reserve(1);
+  ASSERT_TRUE(std::holds_alternative<KeyAccount::Refusal>(third));
+  EXPECT_NEAR(absl::ToDoubleSeconds(std::get<KeyAccount::Refusal>(third).retry_after), 10.1, 1e-6);
+  EXPECT_TRUE(account.Admit(true));
+  account.Charge(100, first);  // covered
+  EXPECT_EQ(first, 400);
+  EXPECT_TRUE(account.Admit(true));
+  account.Release(first);
+  EXPECT_FALSE(account.Admit(true));
+  account.Charge(250, second);  // 50 more than reserved
+  EXPECT_EQ(second, 0);
+  EXPECT_EQ(account.use().tokens, 350u);
+  // 600 - 100 - 250 are left.
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(250)), 250);
+  EXPECT_TRUE(std::holds_alternative<KeyAccount::Refusal>(account.Reserve(1)));
+  clock.Advance(absl::Hours(1));
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(int64_t{1} << 50)), 600);  // a minute's
 }
 
 TEST(KeyAccount, WithoutLimitsAdmitsAll) {
   ManualClock clock;
   KeyAccount account({.name = "a"}, clock);
-  account.Charge(1'000'000'000);
+  int64_t reserved = 0;
+  account.Charge(1'000'000'000, reserved);
+  EXPECT_EQ(std::get<int64_t>(account.Reserve(1'000'000'000)), 0);
   for (int i = 0; i < 1000; ++i) EXPECT_FALSE(account.Admit(true));
 }
 

@@ -43,6 +43,8 @@ std::string_view HttpReason(int status) {
       return "Request Header Fields Too Large";
     case 500:
       return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
     case 503:
       return "Service Unavailable";
     case 504:
@@ -52,6 +54,12 @@ std::string_view HttpReason(int status) {
     default:
       return "Status";
   }
+}
+
+bool HttpRequest::HasBody() const {
+  const std::string_view length = Header("content-length");
+  const bool is_empty = length.find_first_not_of('0') == std::string_view::npos;
+  return !is_empty || !Header("transfer-encoding").empty();
 }
 
 HttpAnswer::HttpAnswer(boost::asio::io_context& io, HttpShared& shared, bool is_http11,

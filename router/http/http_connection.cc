@@ -47,19 +47,29 @@ std::string LowerCase(boost::beast::string_view text) {
   return out;
 }
 
+// Without scheme and authority, which a client that takes us for a proxy sends (RFC 9112 3.2.2).
+std::string OriginForm(boost::beast::string_view target) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (LowerCase(target.substr(0, scheme.size())) != scheme) continue;
+    const std::string rest(target.substr(scheme.size()));
+    const std::string path = rest.substr(std::min(rest.find_first_of("/?"), rest.size()));
+    return path.starts_with('/') ? path : "/" + path;
+  }
+  return std::string(target);
+}
+
 std::string PathOf(const std::string& target) {
   return target.substr(0, std::min(target.find('?'), target.size()));
 }
 
-HttpRequest ToRequest(http::request<http::string_body> message, absl::Time arrival) {
+HttpRequest HeadOf(const http::request<http::string_body>& message, absl::Time arrival) {
   HttpRequest request;
   request.method = std::string(message.method_string());
-  const std::string target(message.target());
+  const std::string target = OriginForm(message.target());
   request.path = PathOf(target);
   request.query = target.substr(std::min(request.path.size() + 1, target.size()));
   for (const auto& field : message)
     request.headers[LowerCase(field.name_string())] = std::string(field.value());
-  request.body = std::move(message.body());
   request.arrival = arrival;
   return request;
 }
@@ -86,38 +96,55 @@ asio::awaitable<void> HttpConnection::Run() {
 }
 
 asio::awaitable<void> HttpConnection::Serve() {
-  bool is_usable = true;
-  while (is_usable) {
-    bool keep_alive = false, is_http11 = true;
-    HttpRefusal refusal;
-    std::optional<HttpRequest> request = co_await ReadRequest(keep_alive, is_http11, refusal);
-    if (!request && refusal.status == 0) break;  // the client left between requests
-    const bool has_request = request.has_value();
-    const bool is_head = has_request && request->method == "HEAD";
-    auto answer =
-        std::make_shared<HttpAnswer>(io_, shared_, is_http11, has_request && keep_alive, is_head);
-    ++shared_.counters.exchanges;
-    if (has_request) {
-      ++shared_.counters.requests;
-      asio::co_spawn(io_, WatchClient(answer), asio::detached);
-      shared_.handler.Handle(*std::move(request), answer);
-    } else {
-      shared_.handler.Refuse(refusal, *answer);
-    }
-    is_usable = co_await WriteAnswer(answer);
+  while (true) {
+    bool is_whole = false;
+    const std::shared_ptr<HttpAnswer> answer = co_await Exchange(is_whole);
+    if (answer == nullptr) break;
+    const bool is_usable = co_await WriteAnswer(answer);
     --shared_.counters.exchanges;
     lease_.reset();
-    if (!has_request) {
+    if (!is_whole) {
       co_await Linger();
       co_return;
     }
+    if (!is_usable) break;
   }
   co_await stream_.ShutDownSend();
 }
 
-asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& keep_alive,
-                                                                        bool& is_http11,
-                                                                        HttpRefusal& refusal) {
+asio::awaitable<std::shared_ptr<HttpAnswer>> HttpConnection::Exchange(bool& is_whole) {
+  Parser parser;
+  HttpRefusal refusal;
+  std::optional<HttpRequest> request = co_await ReadHead(parser, refusal);
+  if (!request && refusal.status == 0) co_return nullptr;  // the client left between requests
+  const bool has_head = request.has_value();
+  const bool is_http11 = !has_head || parser.get().version() >= 11;
+  const bool is_head = has_head && request->method == "HEAD";
+  auto answer = std::make_shared<HttpAnswer>(io_, shared_, is_http11, false, is_head);
+  is_whole = has_head && parser.is_done();
+  answer->KeepAlive(is_whole && parser.keep_alive());
+  if (has_head && !shared_.handler.AdmitHead(*request, *answer)) {
+    ++shared_.counters.exchanges;
+    co_return answer;
+  }
+  if (has_head) is_whole = co_await ReadBody(parser, refusal);
+  if (!is_whole && refusal.status == 0) co_return nullptr;  // the client left within its request
+  ++shared_.counters.exchanges;
+  if (is_whole) {
+    ++shared_.counters.requests;
+    answer->KeepAlive(parser.keep_alive());
+    request->body = std::move(parser.get().body());
+    request->lease = std::exchange(lease_, nullptr);
+    asio::co_spawn(io_, WatchClient(answer), asio::detached);
+    shared_.handler.Handle(*std::move(request), answer);
+  } else {
+    shared_.handler.Refuse(refusal, *answer);
+  }
+  co_return answer;
+}
+
+asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadHead(Parser& parser,
+                                                                     HttpRefusal& refusal) {
   error_code error;
   if (buffer_.size() == 0) {  // idle until the first byte
     stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.idle_timeout));
@@ -126,7 +153,6 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
     if (error) co_return std::nullopt;
   }
   const absl::Time arrival = shared_.clock.Now();
-  Parser parser;
   parser.header_limit(static_cast<uint32_t>(shared_.limits.max_header_bytes));
   parser.body_limit(boost::none);  // judged in ReadBody, with a clear answer
   stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
@@ -146,19 +172,13 @@ asio::awaitable<std::optional<HttpRequest>> HttpConnection::ReadRequest(bool& ke
   }
   if (error) co_return std::nullopt;
   refusal.request_id = std::string(parser.get()["x-request-id"]);
-  refusal.path = PathOf(std::string(parser.get().target()));
+  refusal.path = PathOf(OriginForm(parser.get().target()));
   refusal.origin = std::string(parser.get()[http::field::origin]);
-  lease_ = std::make_shared<BodyLease>(shared_.counters);
-  const bool has_body = co_await ReadBody(parser, refusal);
-  if (!has_body) co_return std::nullopt;
-  keep_alive = parser.keep_alive();
-  is_http11 = parser.get().version() >= 11;
-  HttpRequest request = ToRequest(parser.release(), arrival);
-  request.lease = std::exchange(lease_, nullptr);
-  co_return request;
+  co_return HeadOf(parser.get(), arrival);
 }
 
 asio::awaitable<bool> HttpConnection::ReadBody(Parser& parser, HttpRefusal& refusal) {
+  lease_ = std::make_shared<BodyLease>(shared_.counters);
   const size_t announced =
       parser.content_length() ? static_cast<size_t>(*parser.content_length()) : 0;
   if (announced > shared_.limits.max_body_bytes) {

@@ -59,6 +59,7 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
   void PostAfter(absl::Duration delay, std::function<void()> task) override;
 
   // For the connection.
+  void KeepAlive(bool keep_alive) { keep_alive_ = keep_alive; }  // before anything is answered
   bool is_over() const { return is_ended_ || is_gone_; }
   bool is_gone() const { return is_gone_; }
   bool keep_alive() const { return keep_alive_; }
@@ -94,9 +95,12 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
  private:
   boost::asio::awaitable<void> Serve();  // requests until the connection is done with
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
-  boost::asio::awaitable<std::optional<HttpRequest>> ReadRequest(bool& keep_alive, bool& is_http11,
-                                                                 HttpRefusal& refusal);
+  // The head of the next request, null when the client left or `refusal` says why there is none.
+  boost::asio::awaitable<std::optional<HttpRequest>> ReadHead(Parser& parser, HttpRefusal& refusal);
   boost::asio::awaitable<bool> ReadBody(Parser& parser, HttpRefusal& refusal);
+  // Reads one request and has it answered; null: there is nothing to answer. False in `is_whole`:
+  // bytes of it may be unread.
+  boost::asio::awaitable<std::shared_ptr<HttpAnswer>> Exchange(bool& is_whole);
   // A close over unread bytes is a reset, which may take the last answer with it.
   boost::asio::awaitable<void> Linger();
   // Writes the answer until it is over; false when the connection cannot be used further.

@@ -25,6 +25,8 @@ struct HttpRequest {
   std::shared_ptr<void> lease;  // counts the body's bytes while this or a copy of it lives
   std::shared_ptr<KeyAccount> account = nullptr;  // of the API key; null: none was asked for
 
+  // Whether its head announces one.
+  bool HasBody() const;
   // The header's value, or empty.
   std::string_view Header(const std::string& lower_case_name) const {
     const auto header = headers.find(lower_case_name);
@@ -64,11 +66,19 @@ class HttpExchange {
   virtual void PostAfter(absl::Duration delay, std::function<void()> task) = 0;
 };
 
-class HttpHandler {
+class RequestHandler {
  public:
-  virtual ~HttpHandler() = default;
+  virtual ~RequestHandler() = default;
   // On the connection's thread; must not block. The exchange may be kept until it is answered.
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) = 0;
+};
+
+// What a server hands its requests to; Handle gets those that were admitted, whole.
+class HttpHandler : public RequestHandler {
+ public:
+  // Called with a request's head before any of its body is read or asked for; may change it. False:
+  // refused, and answered with Respond. On the connection's thread.
+  virtual bool AdmitHead(HttpRequest& head, HttpExchange& exchange) = 0;
   // Answers with Respond before it returns; the connection closes after it.
   virtual void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) = 0;
 };

@@ -21,6 +21,11 @@ namespace asio = boost::asio;
 // on /flood.
 class EchoHandler final : public HttpHandler {
  public:
+  bool AdmitHead(HttpRequest& head, HttpExchange& exchange) override {
+    if (head.path != "/locked") return true;
+    exchange.Respond(401, {}, "locked}");
+    return false;
+  }
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
     if (request.path == "/stream") {
       exchange->StartStream(200, {{"Content-Type", "text/event-stream"}});
@@ -112,6 +117,34 @@ TEST_F(HttpServerTest, ReportsAPortThatIsTaken) {
       HttpServer::Start({.host = "127.0.0.1", .port = server_->port()}, {}, handler_, clock_);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(HttpServerTest, AHeadThatIsRefusedGetsNoBodyReadAndNo100) {
+  Start({});
+  Send("POST /locked HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+  const std::string answer = ReadUntil("}");
+  EXPECT_EQ(answer.rfind("HTTP/1.1 401", 0), 0u) << answer;
+  EXPECT_NE(answer.find("Connection: close"), std::string::npos) << answer;
+  Connect();
+  Send("POST /locked HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 401", 0), 0u);
+  Connect();  // without a body the connection goes on
+  Send("GET /locked HTTP/1.1\r\nHost: h\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_NE(ReadUntil("}").find("Connection: keep-alive"), std::string::npos);
+  EXPECT_EQ(ReadUntil("/a||").rfind("HTTP/1.1 200", 0), 0u);
+}
+
+TEST_F(HttpServerTest, TakesTargetsInAbsoluteForm) {
+  Start({});
+  for (const auto& [target, echo] :
+       std::map<std::string, std::string>{{"http://h:1/a?x=1", "/a|x=1|"},
+                                          {"HTTPS://h/b", "/b||"},
+                                          {"http://h", "/||"},
+                                          {"http://h?x=/2", "/|x=/2|"}}) {
+    Send("GET " + target + " HTTP/1.1\r\nHost: h\r\n\r\n");
+    const std::string answer = ReadUntil(echo);
+    EXPECT_NE(answer.find("\r\n\r\n" + echo), std::string::npos) << target << "\n" << answer;
+  }
 }
 
 TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {

@@ -65,6 +65,7 @@ Pair MakeCertificate() {
 
 class EchoHandler final : public HttpHandler {
  public:
+  bool AdmitHead(HttpRequest&, HttpExchange&) override { return true; }
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override {
     if (request.path == "/stream") {
       exchange->StartStream(200, {});

@@ -29,6 +29,8 @@ class AnswerWriter {
   // Ends a stream in place of End.
   virtual std::string StreamError(const ApiError& error) = 0;
 
+  // The status of an error before anything was sent.
+  virtual int Status(const ApiError& error) = 0;
   // Bodies of answers that are not streamed.
   virtual std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) = 0;
   virtual std::string Error(const ApiError& error) = 0;
@@ -55,6 +57,7 @@ class OpenAiWriter final : public AnswerWriter {
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override {
     return AnswerJson(head_, choices, usage, shown_);
   }
+  int Status(const ApiError& error) override { return error.http_status; }
   std::string Error(const ApiError& error) override { return ErrorJson(error); }
   std::string_view call_id_prefix() const override { return "call_"; }
 

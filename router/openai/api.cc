@@ -23,15 +23,24 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
   return std::find(std::begin(list), std::end(list), path) != std::end(list);
 }
 
+// What of a request the masks enforce (protocol.md 3.5).
+std::string Capabilities(bool has_grammars) {
+  const char* is_enforced = has_grammars ? "true" : "false";
+  return absl::StrFormat("{\"structured_outputs\":%s,\"strict_tools\":%s}", is_enforced,
+                         is_enforced);
+}
+
 }  // namespace
 
 Api::Api(ApiParts parts)
     : parts_(std::move(parts)),
+      sealer_(parts_.config.reasoning_secret),
       replay_(std::make_unique<CallReplay>(parts_.clock, parts_.config.replay)),
       runs_(std::make_unique<RunCache>(parts_.config.run_cache_bytes)),
       dsml_(std::make_unique<DsmlCounts>()),
       context_{.config = parts_.config,
                .tokenizer = parts_.tokenizer,
+               .vocabulary = parts_.vocabulary,
                .markup = parts_.markup,
                .dispatcher = parts_.dispatcher,
                .cpu_pool = parts_.cpu_pool,
@@ -39,19 +48,6 @@ Api::Api(ApiParts parts)
                .replay = *replay_,
                .dsml = *dsml_},
       started_(absl::ToUnixSeconds(WallNow())) {}
-
-void Api::Refuse(const HttpRefusal& refusal, HttpExchange& exchange) {
-  const ApiError error = {
-      .http_status = refusal.status,
-      .type = refusal.status == 429 ? "TooManyRequestsError" : "BadRequestError",
-      .message = refusal.message,
-      .param = refusal.field};
-  const std::string id = TakeOrDrawId(refusal.request_id);
-  Log(LogLevel::kInfo, "request_refused",
-      absl::StrFormat("request=%s status=%d param=%s error=%s", id, error.http_status, error.param,
-                      error.message.substr(0, 256)));
-  RespondError(exchange, error, id, absl::Seconds(1));
-}
 
 void Api::Reply(const Call& call, int status, std::string json) const {
   call.exchange->Respond(status, {{"Content-Type", std::string(kJson)}, {"x-request-id", call.id}},
@@ -61,8 +57,8 @@ void Api::Reply(const Call& call, int status, std::string json) const {
 void Api::Fail(const Call& call, const ApiError& error) const {
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s method=%s path=%s status=%d param=%s error=%s", call.id,
-                      call.request.method, call.request.path, error.http_status, error.param,
-                      error.message.substr(0, 256)));
+                      call.request.method, QuotedForLog(call.request.path), error.http_status,
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   RespondError(*call.exchange, error, call.id, absl::Seconds(1));
 }
 
@@ -193,8 +189,9 @@ void Api::Models(const Call& call) const {
     absl::StrAppendFormat(&list,
                           "%s{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
                           "\"root\":%s,\"parent\":null,"
-                          "\"max_model_len\":%d,\"permission\":[]}",
-                          list.empty() ? "" : ",", quoted, started_, root, MaxContext());
+                          "\"max_model_len\":%d,\"permission\":[],\"capabilities\":%s}",
+                          list.empty() ? "" : ",", quoted, started_, root, MaxContext(),
+                          Capabilities(parts_.vocabulary != nullptr));
   }
   Reply(call, 200, absl::StrFormat("{\"object\":\"list\",\"data\":[%s]}", list));
 }
@@ -208,10 +205,11 @@ void Api::Model(const Call& call, const std::string& name) const {
   }
   std::string quoted;
   AppendJsonString(name, quoted);
-  Reply(call, 200,
-        absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
-                        "\"max_model_len\":%d}",
-                        quoted, started_, MaxContext()));
+  Reply(
+      call, 200,
+      absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
+                      "\"max_model_len\":%d,\"capabilities\":%s}",
+                      quoted, started_, MaxContext(), Capabilities(parts_.vocabulary != nullptr)));
 }
 
 void Api::Health(const Call& call) const {

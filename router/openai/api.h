@@ -11,6 +11,8 @@
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
+#include "router/openai/output_constraint.h"
+#include "router/openai/sealed_text.h"
 #include "router/text/chat_encoder.h"
 #include "router/text/run_cache.h"
 
@@ -20,6 +22,8 @@ namespace baton::router {
 struct ApiParts {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
+  // The same tokens' bytes, for grammars. Null: no worker has a grammar back end.
+  const Vocabulary* vocabulary = nullptr;
   const MarkupIds& markup;
   const ChatEncoder& encoder;
   Dispatcher& dispatcher;
@@ -30,12 +34,11 @@ struct ApiParts {
 
 // The router's HTTP surface (protocol.md 5.1). Handle runs on I/O threads; large bodies go to the
 // CPU pool and come back.
-class Api final : public HttpHandler {
+class Api final : public RequestHandler {
  public:
   explicit Api(ApiParts parts);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) override;
-  void Refuse(const HttpRefusal& refusal, HttpExchange& exchange) override;
   // From now on new work is refused with 503 and /ready says no. Any thread.
   void Drain() { is_draining_ = true; }
   bool is_draining() const { return is_draining_; }
@@ -53,9 +56,6 @@ class Api final : public HttpHandler {
   const DsmlCounts& dsml_counts() const { return *dsml_; }
   const RunCache& run_cache() const { return *runs_; }
   int MaxContext() const;  // tokens of prompt and answer, as served now; any thread
-
-  // Once the answer's limit is known: the forced beginning of a call must leave room for more.
-  static std::optional<ApiError> CheckForced(const GenerationJob& job);
 
  private:
   struct Call {  // one request on its way
@@ -89,12 +89,15 @@ class Api final : public HttpHandler {
   ApiResult<std::vector<int32_t>> RenderChat(ChatInput input) const;
   ApiResult<std::vector<int32_t>> ChatPrompt(const JsonValue& body, GenerationJob& job) const;
   void Truncate(GenerationJob& job) const;
-  std::optional<ApiError> ForceOutput(GenerationJob& job) const;
+  std::optional<ApiError> Constrain(const JsonValue& body, GenerationJob& job) const;
+  std::optional<ApiError> ConstrainCalls(const std::optional<OutputConstraint>& constraint,
+                                         GenerationJob& job) const;
   ApiResult<JsonValue> ReadBody(const Call& call) const;
   bool RouteGet(const Call& call) const;
   bool RoutePost(Call& call);
 
   const ApiParts parts_;
+  const TextSealer sealer_;
   const std::unique_ptr<CallReplay> replay_;
   const std::unique_ptr<RunCache> runs_;
   const std::unique_ptr<DsmlCounts> dsml_;

@@ -24,6 +24,7 @@ struct ApiConfig {
   bool honours_thinking_budget = false;
   size_t run_cache_bytes = 256 << 20;  // ids of texts that may come again
   CallReplay::Limits replay;           // of sampled tool calls kept for the next turn
+  std::string reasoning_secret{};      // seals /v1/responses' encrypted_content; empty: drawn
   ChatDefaults chat;
 };
 

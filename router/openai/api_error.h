@@ -8,6 +8,9 @@
 
 namespace baton::router {
 
+// The `type` of a 429 for a key's limit, not for the server's.
+inline constexpr char kRateLimitType[] = "rate_limit_error";
+
 // What a client is told (protocol.md 5.3). `type` is the OpenAI form's; other surfaces map
 // `http_status`.
 struct ApiError {

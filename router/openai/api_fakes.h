@@ -56,6 +56,8 @@ class FakeExchange final : public HttpExchange {
       if (!RunSome(patience)) return false;
     return true;
   }
+  // What is posted within `patience`; false when nothing is.
+  bool RunTasksFor(absl::Duration patience) { return RunSome(patience); }
   void RunTimers() {
     const std::vector<std::function<void()>> now = std::exchange(timers, {});
     for (const auto& task : now) task();
@@ -106,11 +108,13 @@ class FakeDispatcher final : public Dispatcher {
   void Cancel(RequestKey request, std::optional<int> choice, const std::string&) override {
     cancelled.push_back({request, choice});
   }
+  void Control(OperatorCommand command) override { commands.push_back(std::move(command)); }
   std::shared_ptr<const ClusterView> View() const override { return view; }
 
   std::function<void(Submitted&)> on_submit;
   std::vector<Submitted> submitted;
   std::vector<Cancelled> cancelled;
+  std::vector<OperatorCommand> commands;
   std::shared_ptr<const ClusterView> view = std::make_shared<ClusterView>();
 };
 

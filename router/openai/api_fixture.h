@@ -25,6 +25,7 @@ class ApiTest : public testing::Test {
     dispatcher_.view = std::make_shared<ClusterView>(std::move(view));
     api_ = std::make_unique<Api>(ApiParts{.config = config_,
                                           .tokenizer = RealTokenizer(),
+                                          .vocabulary = vocabulary_,
                                           .markup = markup_,
                                           .encoder = encoder_,
                                           .dispatcher = dispatcher_,
@@ -115,6 +116,7 @@ class ApiTest : public testing::Test {
   ApiConfig config_;
   MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
   ChatEncoder encoder_ = *ChatEncoder::Create(RealTokenizer());
+  const Vocabulary* vocabulary_ = nullptr;  // set before Configure
   FakeDispatcher dispatcher_;
   CpuPool cpu_pool_{1, 4};
   std::unique_ptr<Api> api_;

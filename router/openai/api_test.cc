@@ -402,5 +402,22 @@ TEST_F(ApiTest, SmallEndpoints) {
             dispatcher_.submitted.back().request.prompt->size());
 }
 
+// An operator's abort is an end of its own, with what there is of the answer.
+TEST_F(ApiTest, AnAbortedAnswerIsWhatThereIsOfIt) {
+  const auto whole = Chat(R"("n": 2)");
+  Say(0, {RequestAccepted{}, Tokens("half"), Eos(1), Ended(absl::CancelledError("aborted"))},
+      *whole);
+  EXPECT_EQ(whole->status, 200);
+  const JsonValue body = Json(whole->body);
+  const auto& choices = Member(body, "choices").items();
+  EXPECT_EQ(Member(choices.at(0), "finish_reason").text(), "abort");
+  EXPECT_EQ(Member(Member(choices.at(0), "message"), "content").text(), "half");
+  EXPECT_EQ(Member(choices.at(1), "finish_reason").text(), "stop");
+  const auto stream = Chat(R"("stream": true)");
+  Say(1, {RequestAccepted{}, Tokens("half"), Ended(absl::CancelledError("aborted"))}, *stream);
+  EXPECT_NE(stream->body.find(R"("finish_reason":"abort")"), std::string::npos);
+  EXPECT_TRUE(stream->body.ends_with("data: [DONE]\n\n")) << stream->body;
+}
+
 }  // namespace
 }  // namespace baton::router

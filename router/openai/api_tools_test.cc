@@ -161,123 +161,61 @@ TEST_F(ApiToolsTest, StopsAfterOneCallWhenAsked) {
             static_cast<int64_t>(counted));
 }
 
-TEST_F(ApiToolsTest, ForcesANamedCallWithoutThinking) {
+TEST_F(ApiToolsTest, ForcesANamedCall) {
   const auto answer =
       Ask(R"("max_tokens": 100, "tool_choice": {"type": "function", "function": {"name": "now"}})");
   Ask("");
+  EXPECT_EQ(*Request(0).prompt, *Request(1).prompt);
+  EXPECT_TRUE(Request(1).masks.IsEmpty());
+  const MaskRules& masks = Request(0).masks;
   const std::string prefix = std::string(kOpen) + "<｜DSML｜invoke name=\"now\">\n";
-  const size_t plain = Request(1).prompt->size();
-  EXPECT_EQ(TextOf(*Request(0).prompt, plain), prefix);
-  const auto num_forced = static_cast<int64_t>(Request(0).prompt->size() - plain);
-  EXPECT_EQ(Request(0).finish.max_tokens, 100 - num_forced);
-  EXPECT_TRUE(Request(0).finish.stop_tokens.empty());
-  EXPECT_EQ(Request(0).sampling.bad_words, (std::vector<std::vector<int32_t>>{{markup_.eos}}));
-  Say(0, {RequestAccepted{}, Tokens(std::string("</｜DSML｜invoke>\n") + kClose + "more")},
+  EXPECT_EQ(TextOf(masks.forced_prefix, 0), prefix);
+  EXPECT_NE(masks.grammar.find("start: body0 rest\n"), std::string::npos) << masks.grammar;
+  EXPECT_EQ(masks.grammar.find("look"), std::string::npos) << "no other tool may follow";
+  EXPECT_FALSE(masks.starts_in_reasoning);
+  EXPECT_TRUE(masks.reasoning_bans.empty());
+  EXPECT_EQ(Request(0).finish.max_tokens, 100);
+  EXPECT_EQ(Request(0).finish.stop_tokens, (std::vector<int32_t>{markup_.eos}));
+  Say(0,
+      {RequestAccepted{}, Tokens(prefix + "</｜DSML｜invoke>\n" + kClose), Eos(), RequestEnded{}},
       *answer);
-  EXPECT_EQ(dispatcher_.cancelled.size(), 1u) << "the end of the block is the end of the answer";
-  Say(0, {RequestEnded{}}, *answer);
   EXPECT_EQ(Member(Choice(*answer), "finish_reason").text(), "tool_calls");
   const JsonValue call = Member(Member(Choice(*answer), "message"), "tool_calls").items().at(0);
   EXPECT_EQ(Member(call, "function").Dump(), R"({"name": "now", "arguments": "{}"})");
-  const JsonValue usage = Member(Json(answer->body), "usage");
-  EXPECT_EQ(Member(usage, "prompt_tokens").AsInt64(), static_cast<int64_t>(plain));
-  EXPECT_EQ(Member(usage, "completion_tokens").AsInt64(),
-            num_forced + static_cast<int64_t>(
-                             Tokens(std::string("</｜DSML｜invoke>\n") + kClose).tokens.size()));
 }
 
-TEST_F(ApiToolsTest, ForcesARequiredCallBehindTheReasoning) {
-  const auto answer = Ask(R"("stream": true, "tool_choice": "required")", /*thinks=*/true);
-  Say(0,
-      {RequestAccepted{}, Tokens("hm</think>"),
-       ChoiceFinished{.reason = FinishReason::kStop, .stop_token = markup_.think_close}},
-      *answer);
-  EXPECT_EQ(dispatcher_.submitted.size(), 1u);
-  clock_.Advance(absl::Seconds(700));  // the first token's deadline has passed, it was there
-  Say(0, {Ended(absl::OkStatus(), {}, 5)}, *answer);
-  ASSERT_EQ(dispatcher_.submitted.size(), 2u);
-  const std::string prefix = std::string(kOpen) + "<｜DSML｜invoke name=\"";
-  EXPECT_EQ(TextOf(*Request(1).prompt, Request(0).prompt->size()), "hm</think>" + prefix);
-  EXPECT_EQ(Request(1).first_token_deadline, clock_.Now() + config_.request_deadline);
-  EXPECT_EQ(Request(1).sampling.seed, Request(0).sampling.seed);
-  EXPECT_EQ(Request(1).paid_tokens,
-            static_cast<int64_t>(Request(0).prompt->size() + Tokens("hm</think>").tokens.size()));
-  Say(1, {RequestAccepted{}, Tokens(std::string("now\">\n</｜DSML｜invoke>\n") + kClose)}, *answer);
-  Say(1, {Ended(absl::OkStatus(), {}, 900)}, *answer);
-  std::string finish;
-  int num_chunks = 0;
-  EXPECT_EQ(Streamed(*answer, finish, num_chunks), "now {};");
-  EXPECT_EQ(finish, "tool_calls");
-  EXPECT_NE(answer->body.find("\"reasoning_content\":\"hm\""), std::string::npos);
-  EXPECT_TRUE(answer->is_ended);
+TEST_F(ApiToolsTest, RequiresACallBehindTheReasoning) {
+  Ask(R"("tool_choice": "required", "n": 2, "logprobs": true, "presence_penalty": 1)",
+      /*thinks=*/true);
+  ASSERT_EQ(dispatcher_.submitted.size(), 1u);
+  const MaskRules& masks = Request(0).masks;
+  EXPECT_TRUE(masks.starts_in_reasoning);
+  EXPECT_EQ(masks.reasoning_bans, (std::vector<int32_t>{markup_.eos, markup_.dsml}));
+  EXPECT_EQ(TextOf(masks.forced_prefix, 0), std::string(kOpen) + "<｜DSML｜invoke name=\"");
+  EXPECT_NE(masks.grammar.find("call: call0 | call1\n"), std::string::npos);
+  EXPECT_NE(masks.grammar.find("call)*"), std::string::npos);
+  Ask(R"("tool_choice": "required", "parallel_tool_calls": false)");
+  EXPECT_EQ(Request(1).masks.grammar.find("call)*"), std::string::npos);
 }
 
-TEST_F(ApiToolsTest, FailsWhenTheSecondRequestFails) {
-  const auto answer = Ask(R"("tool_choice": "required")", /*thinks=*/true);
-  Say(0,
-      {RequestAccepted{}, Tokens("hm</think>"),
-       ChoiceFinished{.reason = FinishReason::kStop, .stop_token = markup_.think_close},
-       RequestEnded{}},
-      *answer);
-  Say(1, {Ended(absl::ResourceExhaustedError("full"), absl::Seconds(1))}, *answer);
-  EXPECT_EQ(answer->status, 429);
-}
-
-TEST_F(ApiToolsTest, EndsAtTheLimitBetweenTheRequests) {
-  const auto answer = Ask(R"("tool_choice": "required", "max_tokens": 20)", /*thinks=*/true);
-  TokensEmitted thoughts = Tokens("a b c d e f g h i j k l m n o p");
-  const TokensEmitted end = Tokens("</think>");
-  thoughts.tokens.insert(thoughts.tokens.end(), end.tokens.begin(), end.tokens.end());
-  ASSERT_EQ(thoughts.tokens.size(), 17u);
-  Say(0,
-      {RequestAccepted{}, thoughts,
-       ChoiceFinished{.reason = FinishReason::kStop, .stop_token = markup_.think_close},
-       RequestEnded{}},
-      *answer);
-  EXPECT_EQ(dispatcher_.submitted.size(), 1u);
-  EXPECT_EQ(Member(Choice(*answer), "finish_reason").text(), "length");
-  EXPECT_EQ(Member(Member(Json(answer->body), "usage"), "completion_tokens").text(), "20");
-}
-
-TEST_F(ApiToolsTest, RefusesWhatForcedTokensCannotGive) {
-  const auto param = [&](const std::string& members, bool thinks) {
-    const auto answer = Ask(R"("tool_choice": "required", )" + members, thinks);
-    EXPECT_EQ(answer->status, 400) << answer->body;
-    return Member(Member(Json(answer->body), "error"), "param").text();
-  };
-  EXPECT_EQ(param(R"("logprobs": true)", false), "logprobs");
-  EXPECT_EQ(param(R"("prompt_logprobs": 0)", false), "prompt_logprobs");
-  EXPECT_EQ(param(R"("max_tokens": 3)", false), "max_tokens");
-  EXPECT_EQ(param(R"("n": 2)", true), "n");
-  EXPECT_EQ(param(R"("presence_penalty": 1)", true), "presence_penalty");
-  EXPECT_EQ(param(R"("frequency_penalty": 1)", true), "frequency_penalty");
-  config_.default_max_tokens = 3;  // less than the beginning of a call
-  EXPECT_EQ(param(R"("top_p": 1)", false), "tool_choice");
-  EXPECT_TRUE(dispatcher_.submitted.empty());
+TEST_F(ApiToolsTest, RefusesAnUnknownTool) {
   const auto unknown = Ask(R"("tool_choice": {"type": "function", "function": {"name": "no"}})");
   EXPECT_NE(unknown->body.find("does not match any of the specified `tools`"), std::string::npos);
+  EXPECT_TRUE(dispatcher_.submitted.empty());
 }
 
 TEST_F(ApiToolsTest, EndsTheReasoningAtItsBudgetWhereThatIsHonoured) {
   const std::string members = R"("thinking_token_budget": 2, "max_tokens": 9)";
   Ask(members, /*thinks=*/true);
-  EXPECT_EQ(Request(0).finish.max_tokens, 9) << "off unless the server honours it";
+  EXPECT_TRUE(Request(0).masks.IsEmpty()) << "off unless the server honours it";
   config_.honours_thinking_budget = true;
-  const auto answer = Ask(members, /*thinks=*/true);
-  EXPECT_EQ(Request(1).finish.max_tokens, 2);
-  Say(1,
-      {RequestAccepted{}, Tokens("one two"), ChoiceFinished{.reason = FinishReason::kLength},
-       RequestEnded{}},
-      *answer);
-  ASSERT_EQ(dispatcher_.submitted.size(), 3u);
-  EXPECT_EQ(TextOf(*Request(2).prompt, Request(1).prompt->size()), "one two</think>");
-  EXPECT_EQ(Request(2).finish.max_tokens, 6);
-  Say(2, {RequestAccepted{}, Tokens("yes"), Eos(), RequestEnded{}}, *answer);
-  const JsonValue message = Member(Choice(*answer), "message");
-  EXPECT_EQ(Member(message, "reasoning_content").text(), "one two");
-  EXPECT_EQ(Member(message, "content").text(), "yes");
-  const JsonValue usage = Member(Json(answer->body), "usage");
-  EXPECT_EQ(Member(Member(usage, "completion_tokens_details"), "reasoning_tokens").text(), "2");
+  Ask(members, /*thinks=*/true);
+  EXPECT_EQ(Request(1).masks.thinking_budget, 2);
+  EXPECT_TRUE(Request(1).masks.starts_in_reasoning);
+  EXPECT_TRUE(Request(1).masks.reasoning_bans.empty()) << "the model may still end by itself";
+  EXPECT_EQ(Request(1).finish.max_tokens, 9);
+  Ask(members);
+  EXPECT_TRUE(Request(2).masks.IsEmpty()) << "there is no reasoning";
 }
 
 TEST_F(ApiToolsTest, HoldsTheReasoningOfAStreamUntilItEnds) {

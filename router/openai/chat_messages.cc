@@ -187,25 +187,10 @@ std::optional<ApiError> AttachTools(const JsonValue& body, std::vector<ChatMessa
 
 std::optional<ApiError> AttachResponseFormat(const JsonValue& body, const ChatDefaults& defaults,
                                              std::vector<ChatMessage>& messages) {
-  const JsonValue* format = body.FindNonNull("response_format");
-  if (format == nullptr) return std::nullopt;
-  if (!format->is_object()) return TypeError("response_format", "object", format);
-  const JsonValue* type = format->Find("type");
-  if (type == nullptr || !type->is_string())
-    return TypeError("response_format.type", "string", type);
-  if (type->text() == "text" || type->text() == "json_object") return std::nullopt;
-  if (type->text() != "json_schema") {
-    return BadRequest(absl::StrFormat("response_format.type \"%s\" is not supported", type->text()),
-                      "response_format");
-  }
-  const JsonValue* holder = format->Find("json_schema");
-  const JsonValue* schema = holder == nullptr ? nullptr : holder->FindNonNull("schema");
-  if (schema == nullptr) {
-    return BadRequest(
-        "When response_format type is 'json_schema', the 'json_schema' field must be provided.",
-        "response_format");
-  }
-  if (defaults.inject_response_format) FirstSystem(messages).response_format = schema->Dump();
+  ApiResult<ResponseFormat> format = ParseResponseFormat(body);
+  if (!format.ok()) return format.error();
+  if (format->schema != nullptr && defaults.inject_response_format)
+    FirstSystem(messages).response_format = format->schema->Dump();
   return std::nullopt;
 }
 
@@ -348,6 +333,29 @@ ApiResult<ChatOptions> ParseThinking(const JsonValue& body, const ChatDefaults& 
   if (!level->is_string()) return TypeError(request.level_path, "string", level);
   request.level = level->text();
   return ResolveThinking(request, defaults);
+}
+
+ApiResult<ResponseFormat> ParseResponseFormat(const JsonValue& body) {
+  const JsonValue* format = body.FindNonNull("response_format");
+  if (format == nullptr) return ResponseFormat{};
+  if (!format->is_object()) return TypeError("response_format", "object", format);
+  const JsonValue* type = format->Find("type");
+  if (type == nullptr || !type->is_string())
+    return TypeError("response_format.type", "string", type);
+  if (type->text() == "text") return ResponseFormat{};
+  if (type->text() == "json_object") return ResponseFormat{.is_json_object = true};
+  if (type->text() != "json_schema") {
+    return BadRequest(absl::StrFormat("response_format.type \"%s\" is not supported", type->text()),
+                      "response_format");
+  }
+  const JsonValue* holder = format->Find("json_schema");
+  const JsonValue* schema = holder == nullptr ? nullptr : holder->FindNonNull("schema");
+  if (schema == nullptr) {
+    return BadRequest(
+        "When response_format type is 'json_schema', the 'json_schema' field must be provided.",
+        "response_format");
+  }
+  return ResponseFormat{.schema = schema};
 }
 
 ApiResult<std::vector<ChatMessage>> ParseChatMessages(const JsonValue& messages,

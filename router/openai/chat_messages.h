@@ -24,6 +24,13 @@ struct ChatInput {
   ChatOptions options;
 };
 
+// `response_format` (protocol.md 5.4); `schema` lies in the body and is null but for json_schema.
+struct ResponseFormat {
+  bool is_json_object = false;
+  const JsonValue* schema = nullptr;
+};
+ApiResult<ResponseFormat> ParseResponseFormat(const JsonValue& body);
+
 // From the body of /v1/chat/completions, an object: messages, tools, response_format, task,
 // thinking, reasoning_effort, chat_template_kwargs, continue_final_message, add_generation_prompt
 // (protocol.md 2.8). Other members are not looked at. Errors are 400 with the member's path. Pure;

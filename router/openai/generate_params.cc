@@ -336,12 +336,6 @@ MaybeError ParsePlacement(const JsonValue& body, GenerateParams& out) {
 
 // What is asked for and not served: named, instead of silently left out.
 MaybeError RefuseUnserved(const JsonValue& body) {
-  for (const std::string_view key : {"structured_outputs", "guided_json", "guided_regex",
-                                     "guided_choice", "guided_grammar", "regex", "ebnf"}) {
-    if (body.FindNonNull(key) != nullptr)
-      return BadRequest(absl::StrFormat("%s is not supported by this server", key),
-                        std::string(key));
-  }
   bool beam = false;
   RETURN_IF_API_ERROR(Take(BoolMemberOr(body, "use_beam_search", false), beam));
   if (beam) return BadRequest("use_beam_search: beam search is not supported", "use_beam_search");

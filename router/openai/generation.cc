@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 
 #include "common/log.h"
+#include "router/http/api_keys.h"
 
 namespace baton::router {
 
@@ -14,7 +15,8 @@ ApiError ToApiError(const absl::Status& status) {
   const std::string message(status.message());
   switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:
-      return {429, "TooManyRequestsError", message, ""};
+      return {429, status.GetPayload(kKeyLimitPayload) ? kRateLimitType : "TooManyRequestsError",
+              message, ""};
     case absl::StatusCode::kUnavailable:
       return {503, "ServiceUnavailableError", message, ""};
     case absl::StatusCode::kDeadlineExceeded:
@@ -26,20 +28,20 @@ ApiError ToApiError(const absl::Status& status) {
   }
 }
 
-void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+void RespondErrorBody(HttpExchange& exchange, int status, std::string body,
                       const std::string& request_id, absl::Duration retry_after) {
   HttpHeaders headers = {{"Content-Type", "application/json"}};
   if (!request_id.empty()) headers.emplace_back("x-request-id", request_id);
-  if (error.http_status == 429 || error.http_status == 503 || error.http_status == 529) {
+  if (status == 429 || status == 503 || status == 529) {
     const auto seconds = static_cast<int64_t>(std::ceil(absl::ToDoubleSeconds(retry_after)));
     headers.emplace_back("Retry-After", absl::StrFormat("%d", std::max<int64_t>(1, seconds)));
   }
-  exchange.Respond(error.http_status, std::move(headers), std::move(body));
+  exchange.Respond(status, std::move(headers), std::move(body));
 }
 
 void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
                   absl::Duration retry_after) {
-  RespondErrorBody(exchange, error, ErrorJson(error), request_id, retry_after);
+  RespondErrorBody(exchange, error.http_status, ErrorJson(error), request_id, retry_after);
 }
 
 void Generation::Start(const ApiContext& context, GenerationJob job,
@@ -53,11 +55,7 @@ void Generation::Start(const ApiContext& context, GenerationJob job,
 
 Generation::Generation(const ApiContext& context, GenerationJob job,
                        std::shared_ptr<HttpExchange> exchange)
-    : context_(context),
-      job_(std::move(job)),
-      exchange_(std::move(exchange)),
-      plan_(job_.forced, context_.markup, StartsInReasoning(*job_.prompts[0], context_.markup),
-            job_.request.finish.max_tokens) {
+    : context_(context), job_(std::move(job)), exchange_(std::move(exchange)) {
   if (job_.writer == nullptr) {
     ShownFields shown = {.reasoning = job_.params.includes_reasoning,
                          .token_ids = job_.params.return_token_ids,
@@ -93,43 +91,60 @@ Generation::Choice Generation::MakeChoice(size_t prompt) const {
                 .output = ChoiceOutput(context_.tokenizer, context_.markup, std::move(options)),
                 .text = std::move(text),
                 .records = {},
-                .held_reasoning = {},
-                .owes_forced = !plan_.forced().empty()};
+                .held_reasoning = {}};
 }
 
 void Generation::Submit() {
   if (is_over_) return;  // the client left while its body was being read
-  for (size_t part = 0; part < parts_.size(); ++part) SubmitPart(part);
   exchange_->PostAfter(context_.config.ping_interval, [weak = weak_from_this()] {
     if (const auto generation = weak.lock()) generation->Ping();
   });
+  if (job_.request.masks.grammar.empty() || context_.vocabulary == nullptr) return SubmitParts();
+  CheckGrammarFirst();
 }
 
-// The first request of a prompt, or the one that goes on behind what was sampled and is forced.
-void Generation::SubmitPart(size_t part) {
-  GenerateRequest request = job_.request;
-  request.prompt = job_.prompts[part];
-  if (job_.forced.is_any()) {
-    std::vector<int32_t> prompt = *job_.prompts[part];
-    const Choice& choice = ChoiceOf(part, 0);
-    const std::vector<int32_t>& done = choice.text.token_ids;
-    prompt.insert(prompt.end(), done.begin(), done.end());
-    prompt.insert(prompt.end(), plan_.forced().begin(), plan_.forced().end());
-    request.prompt = std::make_shared<const std::vector<int32_t>>(std::move(prompt));
-    plan_.Apply(static_cast<int64_t>(done.size()), request);
-    if (parts_[part].has_advanced) {
-      // A first token was there; a further one is waited for as long as after a loss.
-      request.first_token_deadline = context_.clock.Now() + context_.config.request_deadline;
-      request.paid_tokens = static_cast<int64_t>(job_.prompts[part]->size() + done.size());
+// A grammar may take a while to compile, and no worker is to hear of a bad one.
+void Generation::CheckGrammarFirst() {
+  const bool is_taken = context_.cpu_pool.TryRun([self = shared_from_this(), exchange = exchange_] {
+    absl::Status status =
+        CheckGrammar(*self->context_.vocabulary, self->job_.request.masks.grammar);
+    exchange->Post([self, status = std::move(status)] {
+      if (self->is_over_) return;
+      if (status.ok()) return self->SubmitParts();
+      const std::string& param = self->job_.grammar_param;
+      self->Refuse(
+          BadRequest(absl::StrFormat("%s: %s", param, std::string(status.message())), param));
+    });
+  });
+  if (!is_taken) Refuse({429, "TooManyRequestsError", "too many grammars are being compiled", ""});
+}
+
+// Nothing was submitted yet.
+void Generation::Refuse(const ApiError& error) {
+  is_over_ = true;
+  Log(LogLevel::kInfo, "request_refused",
+      absl::StrFormat("request=%s status=%d param=%s error=%s", job_.request_id, error.http_status,
+                      error.param, error.message.substr(0, 256)));
+  RespondErrorBody(*exchange_, error, job_.writer->Error(error), job_.request_id, absl::Seconds(1));
+}
+
+void Generation::SubmitParts() {
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    GenerateRequest request = job_.request;
+    request.prompt = job_.prompts[part];
+    request.masks.starts_in_reasoning = StartsInReasoning(*request.prompt, context_.markup);
+    if (!request.masks.starts_in_reasoning) {
+      request.masks.thinking_budget.reset();
+      request.masks.reasoning_bans.clear();
     }
-  }
-  parts_[part].key = context_.dispatcher.Submit(
-      std::move(request),
-      [self = shared_from_this(), part, exchange = exchange_](std::vector<RequestEvent> events) {
-        exchange->Post([self, part, events = std::move(events)]() mutable {
-          self->OnEvents(part, std::move(events));
+    parts_[part].key = context_.dispatcher.Submit(
+        std::move(request),
+        [self = shared_from_this(), part, exchange = exchange_](std::vector<RequestEvent> events) {
+          exchange->Post([self, part, events = std::move(events)]() mutable {
+            self->OnEvents(part, std::move(events));
+          });
         });
-      });
+  }
 }
 
 void Generation::OnEvents(size_t part, std::vector<RequestEvent> events) {
@@ -175,7 +190,9 @@ void Generation::LogEnd(size_t part, const RequestEnded& event) const {
       absl::StrFormat("transfer_ms=%.3f decode_queue_ms=%.3f first_step_ms=%.3f", ms(t.transfer),
                       ms(t.decode_queue), ms(t.first_step));
   const std::string error =
-      event.status.ok() ? "" : absl::StrFormat(" error=%s", std::string(event.status.message()));
+      event.status.ok()
+          ? ""
+          : absl::StrFormat(" error=%s", QuotedForLog(std::string(event.status.message())));
   Log(LogLevel::kInfo, "request_ended",
       absl::StrFormat("%s %s %s%s", prefix, first, second, error));
 }
@@ -190,20 +207,7 @@ bool Generation::Take(Choice& choice, const TokenRecord& record, std::vector<Out
   choice.text.token_ids.push_back(record.token);
   choice.output.Push(record.token, deltas);
   if (choice.output.matched_stop() != nullptr) return true;
-  const ToolCallParser* calls = choice.calls.get();
-  return calls != nullptr && (calls->is_full() || (job_.tools.is_required && calls->is_closed()));
-}
-
-// What was forced counts as sampled (protocol.md 3.5). Cut at the answer's limit.
-void Generation::TakeForced(Choice& choice, std::vector<OutputDelta>& deltas,
-                            std::vector<TokenRecord>& records) {
-  if (!std::exchange(choice.owes_forced, false)) return;
-  const int64_t left = job_.request.finish.max_tokens - choice.completion_tokens;
-  for (const int32_t token : plan_.forced()) {
-    if (static_cast<int64_t>(records.size()) >= left) return;
-    records.push_back({.token = token, .logprob = 0, .top = {}});
-    if (Take(choice, records.back(), deltas)) return;
-  }
+  return choice.calls != nullptr && choice.calls->is_full();
 }
 
 void Generation::On(size_t part, const TokensEmitted& event) {
@@ -212,8 +216,7 @@ void Generation::On(size_t part, const TokensEmitted& event) {
   if (job_.params.scores_only) return EndScored(part);  // a prompt of one token has no report
   std::vector<OutputDelta> deltas;
   std::vector<TokenRecord> records;
-  TakeForced(choice, deltas, records);
-  bool has_enough = choice.output.matched_stop() != nullptr;
+  bool has_enough = false;
   for (const TokenRecord& record : event.tokens) {
     if (has_enough) break;
     records.push_back(record);
@@ -231,37 +234,13 @@ void Generation::On(size_t part, const TokensEmitted& event) {
   EndChoice(choice, std::move(end));
 }
 
-// Whether the answer goes on with another request; then it is submitted when this one has ended.
-bool Generation::Advance(size_t part, Choice& choice, const ChoiceFinished& event) {
-  if (!plan_.may_advance()) return false;
-  const std::vector<int32_t>& done = choice.text.token_ids;
-  const bool is_in_reasoning =
-      !choice.output.is_in_block() &&
-      std::find(done.begin(), done.end(), context_.markup.think_close) == done.end();
-  const auto num_done = static_cast<int64_t>(done.size());
-  if (!plan_.Advance(event, is_in_reasoning, num_done)) return false;
-  choice.owes_forced = !plan_.forced().empty();
-  if (plan_.NumLeft(num_done) > 0) {
-    parts_[part].is_advancing = true;
-    return true;
-  }
-  std::vector<OutputDelta> deltas;
-  std::vector<TokenRecord> records;
-  TakeForced(choice, deltas, records);
-  Show(choice, deltas, records);
-  return false;
-}
-
 void Generation::On(size_t part, const ChoiceFinished& event) {
   Choice& choice = ChoiceOf(part, event.choice);
-  if (choice.is_ended || Advance(part, choice, event)) return;
+  if (choice.is_ended) return;
   std::vector<OutputDelta> deltas;
   choice.output.Finish(deltas);
   Show(choice, deltas, {});
-  // A </think> that the plan stops at is the end only where the limit left no room for more.
-  const bool is_plans_stop =
-      event.stop_token == context_.markup.think_close && job_.tools.is_required;
-  const bool is_stop = event.reason == FinishReason::kStop && !is_plans_stop;
+  const bool is_stop = event.reason == FinishReason::kStop;
   ChoiceEnd end = {.finish_reason = is_stop ? "stop" : "length"};
   if (is_stop && event.stop_token != context_.markup.eos) end.stop_token = event.stop_token;
   if (const std::string* stop = choice.output.matched_stop();
@@ -277,20 +256,28 @@ void Generation::On(size_t, const ContinuationInexact&) {
 
 void Generation::On(size_t part, const RequestEnded& event) {
   Part& state = parts_[part];
-  if (!state.has_advanced) {
-    state.cached_tokens = event.cached_tokens;
-    state.stages = event.times;
-  }
-  if (event.status.ok() && std::exchange(state.is_advancing, false)) {
-    state.has_advanced = true;
-    return SubmitPart(part);
-  }
+  state.cached_tokens = event.cached_tokens;
+  state.stages = event.times;
   state.is_ended = true;
-  if (!event.status.ok()) {
+  if (event.status.code() == absl::StatusCode::kCancelled) {
+    AbortPart(part);
+  } else if (!event.status.ok()) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
+}
+
+// An operator ended it: what there is of the answer is the answer.
+void Generation::AbortPart(size_t part) {
+  for (int k = 0; k < job_.params.num_choices; ++k) {
+    Choice& choice = ChoiceOf(part, k);
+    if (choice.is_ended) continue;
+    std::vector<OutputDelta> deltas;
+    choice.output.Finish(deltas);
+    Show(choice, deltas, {});
+    EndChoice(choice, {.finish_reason = "abort"});
+  }
 }
 
 void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
@@ -302,7 +289,8 @@ void Generation::Fail(const ApiError& error, absl::Duration retry_after) {
     Send(job_.writer->StreamError(error));
     exchange_->EndStream();
   } else {
-    RespondErrorBody(*exchange_, error, job_.writer->Error(error), job_.request_id, retry_after);
+    RespondErrorBody(*exchange_, job_.writer->Status(error), job_.writer->Error(error),
+                     job_.request_id, retry_after);
   }
 }
 

@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/grammar.h"
 #include "router/http/cpu_pool.h"
 #include "router/http/http_message.h"
 #include "router/openai/answer_writer.h"
 #include "router/openai/api_config.h"
 #include "router/openai/call_replay.h"
 #include "router/openai/generate_params.h"
-#include "router/openai/phase_plan.h"
 #include "router/openai/tool_choice.h"
 #include "router/plan/request.h"
 #include "router/text/choice_output.h"
@@ -31,6 +31,7 @@ struct DsmlCounts {
 struct ApiContext {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
+  const Vocabulary* vocabulary = nullptr;  // as in ApiParts
   const MarkupIds& markup;
   Dispatcher& dispatcher;
   CpuPool& cpu_pool;
@@ -44,17 +45,18 @@ struct GenerationJob {
   AnswerHead head;
   std::shared_ptr<AnswerWriter> writer;  // null: OpenAI's, made from `head` and `params`
   GenerateParams params;
-  ToolRequest tools;    // of a chat
-  ForcedOutput forced;  // of a chat; what needs two requests allows one choice only
+  ToolRequest tools;          // of a chat
+  std::string grammar_param;  // the member that the grammar in `request.masks` comes from
   std::vector<std::shared_ptr<const std::vector<int32_t>>> prompts;
   std::vector<std::string> echoes;  // text shown before each prompt's choices; empty: none
   GenerateRequest request;          // everything but the prompt, the same for all prompts
   std::string request_id;           // echoed as a header
 };
 
-// Runs a job: submits its prompts, turns tokens into text and text into an answer, streamed or
-// whole. Lives on its connection's thread; the dispatcher's events are posted there. Many logprobs
-// are written out on the CPU pool. Cancels what is running when the client leaves.
+// Runs a job: compiles its grammar on the CPU pool, submits its prompts, turns tokens into text and
+// text into an answer, streamed or whole. Lives on its connection's thread; the dispatcher's events
+// are posted there. Many logprobs are written out on the CPU pool. Cancels what is running when the
+// client leaves.
 class Generation final : public std::enable_shared_from_this<Generation> {
  public:
   static void Start(const ApiContext& context, GenerationJob job,
@@ -71,7 +73,6 @@ class Generation final : public std::enable_shared_from_this<Generation> {
     std::string held_reasoning;        // of a stream that shows it once it has ended
     int64_t completion_tokens = 0;
     int64_t text_offset = 0;
-    bool owes_forced = false;  // the plan's forced tokens are still to be shown
     bool is_started = false;
     bool is_ended = false;
   };
@@ -82,9 +83,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   struct Part {  // one prompt
     RequestKey key;
     int cached_tokens = 0;
-    std::optional<StageTimes> stages{};  // of its first request, once that ended
-    bool is_advancing = false;           // another request follows this one
-    bool has_advanced = false;
+    std::optional<StageTimes> stages{};  // once it ended
     bool is_ended = false;
     // The report on the prompt (contracts.md 5), from position 1 on; what the planner says until
     // it can be shown.
@@ -96,7 +95,9 @@ class Generation final : public std::enable_shared_from_this<Generation> {
 
   Choice MakeChoice(size_t prompt) const;
   void Submit();
-  void SubmitPart(size_t part);
+  void CheckGrammarFirst();
+  void Refuse(const ApiError& error);
+  void SubmitParts();
   void OnEvents(size_t part, std::vector<RequestEvent> events);
   void On(size_t part, const RequestAccepted& event);
   void On(size_t part, const TokensEmitted& event);
@@ -108,9 +109,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   Choice& ChoiceOf(size_t part, int k);
   void LogEnd(size_t part, const RequestEnded& event) const;
   bool Take(Choice& choice, const TokenRecord& record, std::vector<OutputDelta>& deltas);
-  void TakeForced(Choice& choice, std::vector<OutputDelta>& deltas,
-                  std::vector<TokenRecord>& records);
-  bool Advance(size_t part, Choice& choice, const ChoiceFinished& event);
+  void AbortPart(size_t part);
   void Fail(const ApiError& error, absl::Duration retry_after);
   void CancelAll(const std::string& reason);
 
@@ -146,7 +145,6 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   const ApiContext context_;
   GenerationJob job_;
   std::shared_ptr<HttpExchange> exchange_;
-  PhasePlan plan_;
   std::vector<Choice> choices_;
   std::vector<Part> parts_;
   std::string answer_;         // whole, to be sent
@@ -161,7 +159,7 @@ ApiError ToApiError(const absl::Status& status);
 // The endpoints' way of sending an error, `body` in their form.
 void RespondError(HttpExchange& exchange, const ApiError& error, const std::string& request_id,
                   absl::Duration retry_after = {});
-void RespondErrorBody(HttpExchange& exchange, const ApiError& error, std::string body,
+void RespondErrorBody(HttpExchange& exchange, int status, std::string body,
                       const std::string& request_id, absl::Duration retry_after);
 
 }  // namespace baton::router

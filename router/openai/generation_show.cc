@@ -219,10 +219,8 @@ UsageCounts Generation::Usage() const {
   UsageCounts usage;
   if (job_.params.includes_stages) usage.stages = parts_[0].stages;
   for (size_t part = 0; part < parts_.size(); ++part) {
-    const auto prompt_tokens = static_cast<int64_t>(job_.prompts[part]->size());
-    usage.prompt_tokens += prompt_tokens;
-    // What was forced stands behind the prompt and may have been cached as well.
-    usage.cached_tokens += std::min<int64_t>(parts_[part].cached_tokens, prompt_tokens);
+    usage.prompt_tokens += static_cast<int64_t>(job_.prompts[part]->size());
+    usage.cached_tokens += parts_[part].cached_tokens;
   }
   for (const Choice& choice : choices_) {
     usage.completion_tokens += choice.completion_tokens;

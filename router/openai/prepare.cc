@@ -137,17 +137,7 @@ std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
         absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
                         job.request.finish.max_tokens, job.params.min_tokens),
         "min_tokens");
-  return CheckForced(job);
-}
-
-std::optional<ApiError> Api::CheckForced(const GenerationJob& job) {
-  const auto num_forced = static_cast<int64_t>(job.forced.call_prefix.size()) + 1;
-  const int64_t most = job.request.finish.max_tokens;
-  if (job.forced.call_prefix.empty() || most > num_forced) return std::nullopt;
-  return BadRequest(absl::StrFormat("a required tool call needs room for %d tokens or more, the "
-                                    "answer may have %d.",
-                                    num_forced + 1, most),
-                    "tool_choice");
+  return std::nullopt;
 }
 
 ApiResult<GenerationJob> Api::Prepare(Call& call) const {
@@ -167,7 +157,8 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
   if (!job.ok()) return job;
   Truncate(*job);
   if (auto error = FillRequest(call, *job)) return *error;
-  if (auto error = FitLength(*job)) return *error;
+  if (auto error = FitLength(*job))
+    return path == "/v1/responses" ? InOwnNames(*error, {}) : *error;
   if (auto error = CheckStreamedEcho(*job)) return *error;
   return job;
 }
@@ -203,7 +194,7 @@ ApiResult<GenerationJob> Api::PrepareChat(const Call& call, const JsonValue& bod
   ApiResult<std::vector<int32_t>> prompt = ChatPrompt(body, job);
   if (!prompt.ok()) return prompt.error();
   job.prompts.push_back(std::make_shared<const std::vector<int32_t>>(*std::move(prompt)));
-  if (auto error = ForceOutput(job)) return *error;
+  if (auto error = Constrain(body, job)) return *error;
   return job;
 }
 
@@ -251,47 +242,17 @@ void Api::Truncate(GenerationJob& job) const {
 }
 
 ApiResult<GenerationJob> Api::PrepareResponse(const Call& call, const JsonValue& body) const {
-  ApiResult<TranslatedResponse> translated = TranslateResponses(body);
+  ApiResult<TranslatedResponse> translated = TranslateResponses(body, sealer_);
   if (!translated.ok()) return translated.error();
   const absl::StatusOr<JsonValue> chat = JsonValue::Parse(translated->chat);
   if (!chat.ok()) return BadRequest(std::string(chat.status().message()), "input");
   ApiResult<GenerationJob> job = PrepareChat(call, *chat);
-  if (!job.ok()) return job;
+  if (!job.ok()) return InOwnNames(job.error(), translated->sources);
   AnswerHead head = job->head;
   head.id = call.id;
-  job->writer = std::make_shared<ResponsesWriter>(std::move(head), std::move(translated->echo));
+  job->writer =
+      std::make_shared<ResponsesWriter>(std::move(head), std::move(translated->echo), sealer_);
   return job;
-}
-
-// What the tool choice and the thinking budget make the sampler emit or not (protocol.md 2.8.6,
-// 3.5, 4). Refused by name: what forced tokens cannot give without masks in the engine.
-std::optional<ApiError> Api::ForceOutput(GenerationJob& job) const {
-  GenerateParams& params = job.params;
-  if (job.tools.is_banned) params.sampling.bad_words.push_back({parts_.markup.dsml});
-  if (job.tools.is_required)
-    job.forced.call_prefix =
-        parts_.tokenizer.EncodeSegments(parts_.encoder.CallPrefix(job.tools.required_name));
-  const bool thinks = StartsInReasoning(*job.prompts[0], parts_.markup);
-  if (parts_.config.honours_thinking_budget && thinks)
-    job.forced.thinking_budget = params.thinking_budget;
-  if (!job.forced.is_any()) return std::nullopt;
-  const std::string cause =
-      job.tools.is_required ? "a required tool call" : "thinking_token_budget";
-  const auto refuse = [&](const std::string& key) {
-    return BadRequest(absl::StrFormat("%s is not available with %s", key, cause), key);
-  };
-  if (params.wants_logprobs) return refuse("logprobs");  // forced tokens have none
-  if (params.prompt_logprobs) return refuse("prompt_logprobs");
-  if (thinks) {  // two requests: the second knows of the first one's tokens as a prompt
-    if (params.num_choices > 1) return refuse("n");
-    if (params.sampling.presence_penalty != 0) return refuse("presence_penalty");
-    if (params.sampling.frequency_penalty != 0) return refuse("frequency_penalty");
-  }
-  const auto num_forced = static_cast<int64_t>(job.forced.call_prefix.size()) + (thinks ? 1 : 0);
-  if (params.max_tokens.value_or(INT64_MAX) > num_forced) return std::nullopt;
-  return BadRequest(absl::StrFormat("max_tokens must be at least %d with %s, got %d.",
-                                    num_forced + 1, cause, *params.max_tokens),
-                    "max_tokens");
 }
 
 ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValue& body) const {
@@ -304,6 +265,7 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
       ParseGenerateParams(body, CompletionKind::kText, parts_.tokenizer, parts_.markup.eos);
   if (!params.ok()) return params.error();
   job.params = *std::move(params);
+  if (auto error = Constrain(body, job)) return *error;
   if (body.FindNonNull("suffix") != nullptr)
     return BadRequest("suffix is not currently supported", "suffix");
   const JsonValue* prompt = body.FindNonNull("prompt");

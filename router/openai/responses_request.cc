@@ -1,5 +1,7 @@
 #include "router/openai/responses_request.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -12,7 +14,10 @@ namespace {
 
 using MaybeError = std::optional<ApiError>;
 
-constexpr size_t kMaxEchoBytes = 256 << 10;  // of text.format, of tool_choice
+// Of each member that the answer repeats, in three events if it is streamed. Longer instructions
+// and tools, which are much of a prompt, are left out of it; what costs no prompt is refused.
+constexpr size_t kMaxEchoBytes = 256 << 10;
+constexpr size_t kShownBytes = 64;  // of a wrong value in an error
 
 std::string Quoted(std::string_view text) {
   std::string out;
@@ -41,6 +46,7 @@ struct Draft {
   std::string reasoning{};
   std::string calls{};         // JSON, without brackets
   std::string tool_call_id{};  // of a tool
+  ResponsesSource source{};
 };
 
 std::string MessageJson(const Draft& draft) {
@@ -55,7 +61,8 @@ std::string MessageJson(const Draft& draft) {
 // Items to messages: reasoning and calls join the assistant message they belong to.
 class ItemReader {
  public:
-  explicit ItemReader(std::vector<Draft>& drafts) : drafts_(drafts) {}
+  ItemReader(std::vector<Draft>& drafts, const TextSealer& sealer)
+      : drafts_(drafts), sealer_(sealer) {}
 
   MaybeError Read(const JsonValue& item, const std::string& path) {
     if (!item.is_object()) return Wrong(path, "object", &item);
@@ -72,12 +79,22 @@ class ItemReader {
 
  private:
   MaybeError ReadMessage(const JsonValue& item, const std::string& path) {
+    constexpr std::string_view kRoles[] = {"user", "assistant", "system", "developer"};
     const JsonValue* role = item.Find("role");
     if (role == nullptr || !role->is_string()) return Wrong(path + ".role", "string", role);
+    if (std::find(std::begin(kRoles), std::end(kRoles), role->text()) == std::end(kRoles))
+      return BadRequest(absl::StrFormat("%s.role: unknown role \"%s\", want user, assistant, "
+                                        "system or developer",
+                                        path, role->text().substr(0, kShownBytes)),
+                        path + ".role");
     ApiResult<std::string> content = Content(item.Find("content"), path + ".content");
     if (!content.ok()) return content.error();
-    Draft draft = {.role = role->text(), .content = *std::move(content)};
-    if (draft.role == "assistant") draft.reasoning = std::exchange(reasoning_, {});
+    Draft draft = {.role = role->text(), .content = *std::move(content), .source = {.item = path}};
+    if (draft.role == "assistant") {
+      draft.reasoning = std::exchange(reasoning_, {});
+    } else {
+      EndTurn();
+    }
     drafts_.push_back(std::move(draft));
     return std::nullopt;
   }
@@ -113,8 +130,11 @@ class ItemReader {
     if (arguments.ok() && !arguments->is_object())
       return BadRequest(path + ".arguments must be a JSON object", path + ".arguments");
     if (drafts_.empty() || drafts_.back().role != "assistant" || !reasoning_.empty())
-      drafts_.push_back({.role = "assistant", .reasoning = std::exchange(reasoning_, {})});
+      drafts_.push_back({.role = "assistant",
+                         .reasoning = std::exchange(reasoning_, {}),
+                         .source = {.item = path}});
     Draft& draft = drafts_.back();
+    draft.source.calls.push_back(path);
     absl::StrAppendFormat(
         &draft.calls,
         "%s{\"id\":%s,\"type\":\"function\",\"function\":{\"name\":%s,\"arguments\":%s}}",
@@ -127,15 +147,29 @@ class ItemReader {
     if (!id.ok()) return id.error();
     ApiResult<std::string> content = Content(item.Find("output"), path + ".output");
     if (!content.ok()) return content.error();
-    drafts_.push_back(
-        {.role = "tool", .content = *std::move(content), .tool_call_id = *std::move(id)});
+    EndTurn();
+    drafts_.push_back({.role = "tool",
+                       .content = *std::move(content),
+                       .tool_call_id = *std::move(id),
+                       .source = {.item = path}});
     return std::nullopt;
+  }
+
+  // Reasoning that was cut off before any text or call is a turn of its own.
+  void EndTurn() {
+    if (reasoning_.empty()) return;
+    drafts_.push_back({.role = "assistant",
+                       .content = "\"\"",
+                       .reasoning = std::exchange(reasoning_, {}),
+                       .source = {.item = reasoning_path_}});
   }
 
   // Its text waits for the assistant's message or call.
   MaybeError ReadReasoning(const JsonValue& item, const std::string& path) {
+    reasoning_path_ = path;
     const JsonValue* content = item.FindNonNull("content");
-    if (content == nullptr) return std::nullopt;
+    if (content == nullptr || (content->is_array() && content->items().empty()))
+      return ReadSealed(item, path);
     if (!content->is_array()) return Wrong(path + ".content", "array", content);
     for (size_t i = 0; i < content->items().size(); ++i) {
       const std::string part_path = absl::StrFormat("%s.content[%d]", path, i);
@@ -146,8 +180,23 @@ class ItemReader {
     return std::nullopt;
   }
 
+  // What we sealed for a client that sends no text back (responses_writer.h).
+  MaybeError ReadSealed(const JsonValue& item, const std::string& path) {
+    ApiResult<std::string> blob = TextAt(item, "encrypted_content", path);
+    if (!blob.ok()) return blob.error();
+    const auto text = sealer_.Open(*blob);
+    if (!text.ok())
+      return BadRequest(
+          absl::StrFormat("%s.encrypted_content: %s", path, std::string(text.status().message())),
+          path + ".encrypted_content");
+    reasoning_ += text->value_or("");
+    return std::nullopt;
+  }
+
   std::vector<Draft>& drafts_;
+  const TextSealer& sealer_;
   std::string reasoning_;
+  std::string reasoning_path_;
 };
 
 MaybeError RefuseState(const JsonValue& body) {
@@ -170,29 +219,37 @@ MaybeError RefuseState(const JsonValue& body) {
   return BadRequest("truncation must be \"disabled\"", "truncation");
 }
 
-ApiResult<std::string> Messages(const JsonValue& body, ResponsesEcho& echo) {
-  std::vector<Draft> drafts;
-  if (const JsonValue* instructions = body.FindNonNull("instructions")) {
-    if (!instructions->is_string()) return WrongType("instructions", "string", *instructions);
-    echo.instructions = instructions->Dump();
-    drafts.push_back({.role = "system", .content = echo.instructions});
-  }
+MaybeError ReadInput(const JsonValue& body, const TextSealer& sealer, std::vector<Draft>& drafts) {
   const JsonValue* input = body.Find("input");
   if (input == nullptr) return BadRequest("input: expected string or array, got nothing", "input");
   if (input->is_string()) {
-    drafts.push_back({.role = "user", .content = input->Dump()});
-  } else if (input->is_array()) {
-    ItemReader reader(drafts);
-    for (size_t i = 0; i < input->items().size(); ++i) {
-      if (auto error = reader.Read(input->items()[i], absl::StrFormat("input[%d]", i)))
-        return *error;
-    }
-  } else {
-    return WrongType("input", "string or array", *input);
+    drafts.push_back({.role = "user", .content = input->Dump(), .source = {.item = "input"}});
+    return std::nullopt;
   }
+  if (!input->is_array()) return WrongType("input", "string or array", *input);
+  ItemReader reader(drafts, sealer);
+  for (size_t i = 0; i < input->items().size(); ++i) {
+    if (auto error = reader.Read(input->items()[i], absl::StrFormat("input[%d]", i))) return error;
+  }
+  return std::nullopt;
+}
+
+MaybeError AddMessages(const JsonValue& body, const TextSealer& sealer, TranslatedResponse& out) {
+  std::vector<Draft> drafts;
+  if (const JsonValue* instructions = body.FindNonNull("instructions")) {
+    if (!instructions->is_string()) return WrongType("instructions", "string", *instructions);
+    const std::string text = instructions->Dump();
+    if (text.size() <= kMaxEchoBytes) out.echo.instructions = text;
+    drafts.push_back({.role = "system", .content = text, .source = {.item = "instructions"}});
+  }
+  if (auto error = ReadInput(body, sealer, drafts)) return error;
   std::string list;
-  for (const Draft& draft : drafts) list += (list.empty() ? "" : ",") + MessageJson(draft);
-  return "\"messages\":[" + list + "]";
+  for (Draft& draft : drafts) {
+    list += (list.empty() ? "" : ",") + MessageJson(draft);
+    out.sources.push_back(std::move(draft.source));
+  }
+  out.chat = "{\"messages\":[" + list + "]";
+  return std::nullopt;
 }
 
 // Flat tools to the chat's: name, description, parameters, strict, in this order (5.8).
@@ -223,7 +280,8 @@ MaybeError AddTools(const JsonValue& body, std::string& chat, ResponsesEcho& ech
                           list.empty() ? "" : ",", function);
   }
   chat += ",\"tools\":[" + list + "]";
-  echo.tools = tools->Dump();
+  std::string repeated = tools->Dump();
+  if (repeated.size() <= kMaxEchoBytes) echo.tools = std::move(repeated);
   return std::nullopt;
 }
 
@@ -340,6 +398,17 @@ MaybeError AddPlain(const JsonValue& body, std::string& chat, ResponsesEcho& ech
   return std::nullopt;
 }
 
+MaybeError ReadInclude(const JsonValue& body, std::string&, ResponsesEcho& echo) {
+  const JsonValue* include = body.FindNonNull("include");
+  if (include == nullptr) return std::nullopt;
+  if (!include->is_array()) return WrongType("include", "array of strings", *include);
+  for (const JsonValue& name : include->items()) {
+    if (!name.is_string()) return WrongType("include", "array of strings", name);
+    if (name.text() == "reasoning.encrypted_content") echo.seals_reasoning = true;
+  }
+  return std::nullopt;
+}
+
 // What is repeated in the answer is kept until its end, and costs no prompt.
 MaybeError CheckEcho(const ResponsesEcho& echo) {
   if (echo.format.size() > kMaxEchoBytes) return TooLarge("text.format", echo.format.size());
@@ -350,14 +419,12 @@ MaybeError CheckEcho(const ResponsesEcho& echo) {
 
 }  // namespace
 
-ApiResult<TranslatedResponse> TranslateResponses(const JsonValue& body) {
+ApiResult<TranslatedResponse> TranslateResponses(const JsonValue& body, const TextSealer& sealer) {
   TranslatedResponse out;
   if (auto error = RefuseState(body)) return *error;
-  ApiResult<std::string> messages = Messages(body, out.echo);
-  if (!messages.ok()) return messages.error();
-  out.chat = "{" + *messages;
+  if (auto error = AddMessages(body, sealer, out)) return *error;
   using Add = MaybeError (*)(const JsonValue&, std::string&, ResponsesEcho&);
-  for (const Add add : {AddTools, AddToolChoice, AddReasoning, AddFormat, AddPlain}) {
+  for (const Add add : {AddTools, AddToolChoice, AddReasoning, AddFormat, AddPlain, ReadInclude}) {
     if (auto error = add(body, out.chat, out.echo)) return *error;
   }
   if (auto error = CheckEcho(out.echo)) return *error;

@@ -9,12 +9,14 @@
 namespace baton::router {
 namespace {
 
+const TextSealer kSealer("secret");
+
 std::string Chat(const std::string& body) {
-  const auto out = TranslateResponses(*JsonValue::Parse(body));
+  const auto out = TranslateResponses(*JsonValue::Parse(body), kSealer);
   return out.ok() ? JsonValue::Parse(out->chat)->Dump() : "refused: " + out.error().message;
 }
 std::string Param(const std::string& body) {
-  const auto out = TranslateResponses(*JsonValue::Parse(body));
+  const auto out = TranslateResponses(*JsonValue::Parse(body), kSealer);
   return out.ok() ? "accepted" : out.error().param;
 }
 
@@ -54,6 +56,38 @@ TEST(TranslateResponses, JoinsReasoningTextAndCallsToOneMessage) {
       R"({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}]})");
 }
 
+// What was cut off before any text stays where it was, and joins no later answer.
+TEST(TranslateResponses, ReasoningStaysInItsTurn) {
+  EXPECT_EQ(Chat(R"({"input": [{"role": "user", "content": "q"},
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"role": "user", "content": "go on"},
+        {"type": "message", "role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"}]})"),
+            R"({"messages": [{"role": "user", "content": "q"}, )"
+            R"({"role": "assistant", "content": "", "reasoning_content": "hm"}, )"
+            R"({"role": "user", "content": "go on"}, {"role": "assistant", "content": "a"}, )"
+            R"({"role": "user", "content": "b"}]})");
+}
+
+TEST(TranslateResponses, TakesBackReasoningThatItSealed) {
+  const std::string blob = kSealer.Seal("hm \"so\"");
+  const auto with = [](const std::string& sealed) {
+    return absl::StrFormat(
+        R"({"input": [{"type": "reasoning", "content": null, "encrypted_content": "%s"}, )"
+        R"({"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]})",
+        sealed);
+  };
+  EXPECT_NE(Chat(with(blob)).find(R"("reasoning_content": "hm \"so\"")"), std::string::npos);
+  std::string changed = blob;
+  changed[blob.size() / 2] = changed[blob.size() / 2] == 'A' ? 'B' : 'A';
+  EXPECT_EQ(Param(with(changed)), "input[0].encrypted_content");
+  // Another server's: the turn is rendered without.
+  EXPECT_EQ(Chat(with(TextSealer("").Seal("x"))).find("reasoning_content"), std::string::npos);
+  EXPECT_EQ(Param(R"({"input": [{"type": "reasoning", "encrypted_content": 1}]})"),
+            "input[0].encrypted_content");
+  EXPECT_EQ(Param(R"({"input": "x", "include": "reasoning.encrypted_content"})"), "include");
+}
+
 TEST(TranslateResponses, RenamesMembers) {
   EXPECT_EQ(
       Chat(R"({"input": "q", "max_output_tokens": 7, "temperature": 0, "reasoning":
@@ -89,6 +123,8 @@ TEST(TranslateResponses, NamesWhatItRefuses) {
       {R"({"input": [1]})", "input[0]"},
       {R"({"input": [{"type": "custom_tool_call"}]})", "input[0].type"},
       {R"({"input": [{"role": "user"}]})", "input[0].content"},
+      {R"({"input": [{"role": "tool", "content": "x"}]})", "input[0].role"},
+      {R"({"input": [{"role": "", "content": "x"}]})", "input[0].role"},
       {R"({"input": [{"role": "user", "content": [{"type": "input_image"}]}]})",
        "input[0].content[0]"},
       {R"({"input": [{"type": "function_call", "call_id": "a", "name": "f"}]})",
@@ -112,7 +148,22 @@ TEST(TranslateResponses, BoundsWhatItRepeats) {
   const std::string padding(300 << 10, 'p');
   EXPECT_EQ(Param(with(R"("text": {"format": {"type": "text", "x": ")" + padding + "\"}}")),
             "text.format");
-  EXPECT_TRUE(TranslateResponses(*JsonValue::Parse(with(R"("metadata": {"a": "b"})"))).ok());
+  EXPECT_TRUE(
+      TranslateResponses(*JsonValue::Parse(with(R"("metadata": {"a": "b"})")), kSealer).ok());
+}
+
+// Much of a prompt, but not to be sent three times over.
+TEST(TranslateResponses, LeavesOutWhatIsTooLongToRepeat) {
+  const std::string padding(300 << 10, 'p');
+  const std::string body =
+      absl::StrFormat(R"({"input": "x", "instructions": "%s", )"
+                      R"("tools": [{"type": "function", "name": "f", "description": "%s"}]})",
+                      padding, padding);
+  const auto out = TranslateResponses(*JsonValue::Parse(body), kSealer);
+  ASSERT_TRUE(out.ok()) << out.error().message;
+  EXPECT_EQ(out->echo.instructions, "null");
+  EXPECT_EQ(out->echo.tools, "[]");
+  EXPECT_GT(out->chat.size(), 2 * padding.size());
 }
 
 class ResponsesTest : public ApiTest {
@@ -226,6 +277,92 @@ TEST_F(ResponsesTest, FailsInItsOwnForm) {
   const auto refused = Ask(R"(, "max_output_tokens": 5000)");
   EXPECT_EQ(refused->status, 400);
   EXPECT_NE(refused->body.find("maximum context length"), std::string::npos);
+}
+
+// The chat's checks say what is wrong in the words of this endpoint.
+TEST_F(ResponsesTest, ErrorsNameItsOwnMembers) {
+  const auto refused = [&](const std::string& body) {
+    const auto answer = Post("/v1/responses", body);
+    EXPECT_EQ(answer->status, 400) << body;
+    const JsonValue said = Json(answer->body);
+    return Member(Member(said, "error"), "param").text() + ": " +
+           Member(Member(said, "error"), "message").text();
+  };
+  const auto begins = [&](const std::string& body, const std::string& expected) {
+    const std::string got = refused(body);
+    EXPECT_EQ(got.substr(0, expected.size()), expected) << body;
+  };
+  begins(R"({"input": []})", "input: input must not be empty");
+  begins(R"({"input": "x", "reasoning": {"effort": "huge"}})",
+         "reasoning.effort: reasoning.effort \"huge\" is not one of");
+  begins(R"({"input": "x", "max_output_tokens": 5000})", "max_output_tokens: This model's");
+  begins(R"({"input": "x", "text": {"format": {"type": "yaml"}}})",
+         "text.format: text.format.type \"yaml\" is not supported");
+  begins(R"({"input": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]})",
+         "input: The last message");
+  begins(R"({"input": "x", "tools": [{"type": "function", "name": "f"}], "tool_choice": "maybe"})",
+         "tool_choice: ");
+}
+
+TEST(InOwnNames, FollowsEveryKindOfPath) {
+  const std::vector<ResponsesSource> sources = {
+      {.item = "instructions"}, {.item = "input[0]"}, {.item = "input[2]", .calls = {"input[3]"}}};
+  const std::pair<const char*, const char*> cases[] = {
+      {"messages[0].content", "instructions"},
+      {"messages[1].content[0]", "input[0].content[0]"},
+      {"messages[1].role", "input[0].role"},
+      {"messages[1].tool_call_id", "input[0].call_id"},
+      {"messages[2].reasoning_content", "input[2]"},
+      {"messages[2].tool_calls[0].function.arguments", "input[3].arguments"},
+      {"messages[2].tool_calls[0].function.name", "input[3].name"},
+      {"messages[2].tool_calls[0].id", "input[3].call_id"},
+      {"messages[2].tool_calls[0]", "input[3]"},
+      {"messages[2].tool_calls[7]", "input[2]"},
+      {"messages[9].content", "input"},
+      {"messages", "input"},
+      {"max_tokens", "max_output_tokens"},
+      {"tools[4].function.name", "tools[4].name"},
+      {"tools[4].function", "tools[4]"},
+      {"tool_choice.function.name", "tool_choice.name"},
+      {"response_format.json_schema.schema", "text.format.schema"},
+      {"temperature", "temperature"},
+      {"", ""},
+  };
+  for (const auto& [chat, own] : cases) {
+    const ApiError renamed = InOwnNames(BadRequest(std::string(chat) + " is wrong", chat), sources);
+    EXPECT_EQ(renamed.param, own);
+    EXPECT_EQ(renamed.message, std::string(own) + " is wrong");
+  }
+}
+
+TEST_F(ResponsesTest, SealsReasoningForClientsThatAskForIt) {
+  const std::string members = R"(, "include": ["reasoning.encrypted_content"])";
+  const auto whole = Ask(members);
+  Say(0, {RequestAccepted{}, Tokens("hm</think>Hi."), Eos(), RequestEnded{}}, *whole);
+  const JsonValue body = Json(whole->body);
+  const JsonValue& item = Member(body, "output").items().at(0);
+  const std::string blob = Member(item, "encrypted_content").text();
+  EXPECT_EQ(blob.substr(0, 4), "bt1.");
+  // The next turn's prompt holds it: tools keep old reasoning.
+  const std::string items = absl::StrFormat(
+      R"([{"role": "user", "content": "hi"}, )"
+      R"({"type": "reasoning", "summary": [], "encrypted_content": "%s"}, )"
+      R"({"role": "assistant", "content": "Hi."}, {"role": "user", "content": "and"}])",
+      blob);
+  const auto next = Post("/v1/responses", absl::StrFormat(R"({"input": %s%s})", items, kTools));
+  EXPECT_EQ(next->status, 0) << next->body;
+  EXPECT_NE(RealTokenizer()
+                .Decode(*dispatcher_.submitted.at(1).request.prompt, false)
+                .find("<think>hm</think>Hi."),
+            std::string::npos);
+  const auto stream = Ask(members + R"(, "stream": true)");
+  Say(2, {RequestAccepted{}, Tokens("hm</think>Hi."), Eos(), RequestEnded{}}, *stream);
+  for (const Sent& event : EventsOf(*stream)) {
+    const JsonValue* streamed = event.data.Find("item");
+    if (streamed == nullptr || Member(*streamed, "type").text() != "reasoning") continue;
+    const bool is_done = event.type == "response.output_item.done";
+    EXPECT_EQ(Member(*streamed, "encrypted_content").is_string(), is_done);
+  }
 }
 
 }  // namespace

@@ -38,17 +38,18 @@ ResponsesWriter::Item ResponsesWriter::NewItem(Kind kind, const CallText& call) 
   return item;
 }
 
-std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status) {
+std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status) const {
   switch (item.kind) {
     case Kind::kReasoning: {
       const std::string part =
           item.text.empty()
               ? ""
               : absl::StrFormat("{\"type\":\"reasoning_text\",\"text\":%s}", Quoted(item.text));
+      const bool is_sealed = echo_.seals_reasoning && status != "in_progress";
       return absl::StrFormat(
           "{\"id\":%s,\"type\":\"reasoning\",\"summary\":[],\"content\":[%s],"
-          "\"encrypted_content\":null,\"status\":\"%s\"}",
-          Quoted(item.id), part, status);
+          "\"encrypted_content\":%s,\"status\":\"%s\"}",
+          Quoted(item.id), part, is_sealed ? Quoted(sealer_.Seal(item.text)) : "null", status);
     }
     case Kind::kMessage: {
       const bool is_new = status == "in_progress";
@@ -70,8 +71,8 @@ std::string ResponsesWriter::ItemJson(const Item& item, std::string_view status)
 
 std::string ResponsesWriter::ResponseJson(std::string_view status, const std::string& output,
                                           std::string_view usage, std::string_view error) const {
-  const std::string details =
-      status == "incomplete" ? "{\"reason\":\"max_output_tokens\"}" : "null";
+  const bool has_reason = status == "incomplete" && end_.finish_reason == "length";
+  const std::string details = has_reason ? "{\"reason\":\"max_output_tokens\"}" : "null";
   const std::string first = absl::StrFormat(
       "{\"id\":%s,\"object\":\"response\",\"created_at\":%d,\"status\":\"%s\","
       "\"incomplete_details\":%s,\"error\":%s,\"model\":%s,\"output\":[%s],",

@@ -14,9 +14,9 @@ namespace baton::router {
 // for threads.
 class ResponsesWriter final : public AnswerWriter {
  public:
-  // `head.id` without "resp_".
-  ResponsesWriter(AnswerHead head, ResponsesEcho echo)
-      : head_(std::move(head)), echo_(std::move(echo)) {}
+  // `head.id` without "resp_". `sealer` outlives it.
+  ResponsesWriter(AnswerHead head, ResponsesEcho echo, const TextSealer& sealer)
+      : head_(std::move(head)), echo_(std::move(echo)), sealer_(sealer) {}
 
   std::string Accepted(int64_t prompt_tokens) override;
   std::string Chunk(const ChunkText& chunk) override;
@@ -24,6 +24,7 @@ class ResponsesWriter final : public AnswerWriter {
   std::string Ping() override { return ": ping\n\n"; }
   std::string StreamError(const ApiError& error) override;
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override;
+  int Status(const ApiError& error) override { return error.http_status; }
   std::string Error(const ApiError& error) override { return ErrorJson(error); }
   std::string_view call_id_prefix() const override { return "call_"; }
 
@@ -37,7 +38,7 @@ class ResponsesWriter final : public AnswerWriter {
     std::string call_id, name;
   };
   Item NewItem(Kind kind, const CallText& call) const;
-  static std::string ItemJson(const Item& item, std::string_view status);
+  std::string ItemJson(const Item& item, std::string_view status) const;
   std::string ResponseJson(std::string_view status, const std::string& output,
                            std::string_view usage, std::string_view error = "null") const;
   // Each appends its events, which are numbered in this order.
@@ -46,10 +47,13 @@ class ResponsesWriter final : public AnswerWriter {
   void CallDelta(const CallText& call, std::string& out);
   void Open(Item item, std::string& out);
   void Close(bool is_complete, std::string& out);
-  bool is_incomplete() const { return end_.finish_reason == "length"; }
+  bool is_incomplete() const {
+    return end_.finish_reason == "length" || end_.finish_reason == "abort";
+  }
 
   const AnswerHead head_;
   const ResponsesEcho echo_;
+  const TextSealer& sealer_;
   int64_t sequence_number_ = 0;
   int num_items_ = 0;  // opened in a stream
   Item open_;

@@ -1,6 +1,9 @@
 #include "router/openai/tool_choice.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_format.h"
 
 #include "router/openai/generate_params.h"
 
@@ -37,6 +40,26 @@ ApiResult<std::string> NamedTool(const JsonValue& choice, const JsonValue& tools
       "tool_choice");
 }
 
+// What a grammar needs of a tool that may be called.
+ApiResult<CallableTool> Callable(const JsonValue& function, const std::string& path) {
+  CallableTool out;
+  out.path = path;
+  const JsonValue* name = function.Find("name");
+  if (name != nullptr && name->is_string()) out.name = name->text();
+  ApiResult<bool> is_strict = BoolMemberOr(function, "strict", false);
+  if (!is_strict.ok()) {
+    ApiError error = is_strict.error();
+    error.param = path + ".strict";
+    error.message = absl::StrFormat("%s.%s", path, error.message);
+    return error;
+  }
+  out.is_strict = *is_strict;
+  if (const JsonValue* schema = function.FindNonNull("parameters");
+      out.is_strict && schema != nullptr)
+    out.parameters = *schema;
+  return out;
+}
+
 }  // namespace
 
 ApiResult<ToolRequest> ParseToolRequest(const JsonValue& body) {
@@ -67,8 +90,14 @@ ApiResult<ToolRequest> ParseToolRequest(const JsonValue& body) {
     if (const JsonValue* only = NameOf(tools->items()[0])) out.required_name = only->text();
   }
   ToolSchemas schemas;
-  for (const JsonValue& tool : tools->items()) {
-    if (const JsonValue* function = tool.Find("function")) schemas.Add(*function);
+  for (size_t i = 0; i < tools->items().size(); ++i) {
+    const JsonValue* function = tools->items()[i].Find("function");
+    if (function == nullptr || !function->is_object()) continue;  // refused where it is rendered
+    schemas.Add(*function);
+    ApiResult<CallableTool> tool = Callable(*function, absl::StrFormat("tools[%d].function", i));
+    if (!tool.ok()) return tool.error();
+    if (out.required_name.empty() || out.required_name == tool->name)
+      out.tools.push_back(*std::move(tool));
   }
   out.schemas = std::make_shared<const ToolSchemas>(std::move(schemas));
   return out;

@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "router/openai/api_error.h"
+#include "router/openai/call_grammar.h"
 #include "router/text/json_value.h"
 #include "router/text/tool_call_parser.h"
 
@@ -17,6 +19,7 @@ struct ToolRequest {
   bool is_required = false;                    // a call must come
   std::string required_name;                   // that one; empty: any
   size_t max_calls = 0;                        // 0: any number; 1: parallel_tool_calls is false
+  std::vector<CallableTool> tools{};           // what may be called; empty where none may
 };
 
 // From `tools`, `tool_choice` and `parallel_tool_calls` of a chat body; what a tool's `function`

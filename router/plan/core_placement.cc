@@ -34,6 +34,7 @@ wire::Run MakeRun(const Request& request, absl::Time now) {
   run.sequences = SequencesOf(request, *request.placement);
   run.sampling = request.spec.sampling;
   run.finish = request.spec.finish;
+  run.masks = request.spec.masks;
   if (request.LacksPromptLogprobs()) run.prompt_logprobs = request.spec.prompt_logprobs;
   run.verified_pages = request.placement->verified_pages;
   run.prompt_class = request.identity->prompt_class;
@@ -333,6 +334,7 @@ void RouterCore::SendReserve(const Request& request, Placement& placement) {
   reserve.sequences = SequencesOf(request, placement);
   reserve.sampling = request.spec.sampling;
   reserve.finish = request.spec.finish;
+  reserve.masks = request.spec.masks;
   reserve.prompt_class = request.identity->prompt_class;
   reserve.decode_class = request.identity->decode_class;
   reserve.priority = request.spec.priority;

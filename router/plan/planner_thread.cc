@@ -79,6 +79,26 @@ void PlannerThread::Cancel(RequestKey request, std::optional<int> choice,
   if (!queue_.TryPush(std::move(value))) PushUrgent(std::move(value));
 }
 
+void PlannerThread::Control(OperatorCommand command) {
+  Input input = OperatorInput{.command = std::move(command)};
+  if (!queue_.TryPush(std::move(input))) PushUrgent(std::move(input));
+}
+
+void PlannerThread::Obey(const DropCaches&) {
+  wire::RouterMessage message;
+  message.drops_cache = true;
+  for (uint32_t id = 1; id < next_worker_.load(); ++id) links_.Send(WorkerId{id}, message);
+}
+
+void PlannerThread::Obey(const AbortRequests& command) {
+  std::vector<RequestKey> keys;
+  for (const auto& [key, client] : clients_)
+    if (command.request_id.empty() || client.request_id == command.request_id) keys.push_back(key);
+  std::sort(keys.begin(), keys.end());
+  for (const RequestKey key : keys)
+    Feed(ClientGone{.key = key, .reason = "aborted by an operator"});
+}
+
 WorkerId PlannerThread::AddWorker(const std::string& address) {
   const WorkerId worker{next_worker_.fetch_add(1)};
   Input input = CoreInput{.event = WorkerAdded{.worker = worker, .address = address}};
@@ -153,10 +173,13 @@ size_t PlannerThread::RunOnce(absl::Duration max_wait) {
 
 void PlannerThread::Apply(Input& input) {
   if (auto* submit = std::get_if<SubmitInput>(&input)) {
-    clients_[submit->key].sink = std::move(submit->sink);
+    clients_[submit->key] = {
+        .request_id = submit->request.request_id, .sink = std::move(submit->sink), .events = {}};
     return Feed(RequestArrived{.key = submit->key, .request = std::move(submit->request)});
   }
   if (auto* event = std::get_if<CoreInput>(&input)) return Feed(std::move(event->event));
+  if (auto* operators = std::get_if<OperatorInput>(&input))
+    return std::visit([this](const auto& command) { Obey(command); }, operators->command);
   const WorkerId worker = std::get<SessionLost>(input).worker;
   const absl::Status status = absl::ResourceExhaustedError(
       absl::StrFormat("the planner's queue of %d inputs was full: events of the session are lost",

@@ -66,6 +66,7 @@ class PlannerThread final : public Dispatcher {
 
   RequestKey Submit(GenerateRequest request, RequestSink sink) override;
   void Cancel(RequestKey request, std::optional<int> choice, const std::string& reason) override;
+  void Control(OperatorCommand command) override;
   std::shared_ptr<const ClusterView> View() const override;
   std::shared_ptr<const RouterFacts> Facts() const;  // published with the view
 
@@ -91,8 +92,12 @@ class PlannerThread final : public Dispatcher {
   struct SessionLost {  // an event of it did not fit
     WorkerId worker;
   };
-  using Input = std::variant<SubmitInput, CoreInput, SessionLost>;
+  struct OperatorInput {
+    OperatorCommand command;
+  };
+  using Input = std::variant<SubmitInput, CoreInput, SessionLost, OperatorInput>;
   struct Client {
+    std::string request_id;
     RequestSink sink;
     std::vector<RequestEvent> events;  // of this turn
   };
@@ -101,6 +106,8 @@ class PlannerThread final : public Dispatcher {
   void PushUrgent(Input input);
   void TakeUrgent(std::vector<Input>& out);
   void Apply(Input& input);
+  void Obey(const DropCaches& command);
+  void Obey(const AbortRequests& command);
   void Feed(CoreEvent event);
   void FireTimers();
   void Execute();

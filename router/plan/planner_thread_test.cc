@@ -30,6 +30,14 @@ class FakeLinks : public WorkerLinks {
     MutexLock lock(mutex_);
     return sent_.size();
   }
+  // Workers that were told to drop their caches.
+  std::vector<WorkerId> dropped() const {
+    MutexLock lock(mutex_);
+    std::vector<WorkerId> workers;
+    for (const auto& [worker, message] : sent_)
+      if (message.drops_cache) workers.push_back(worker);
+    return workers;
+  }
   std::vector<WorkerId> closed() const {
     MutexLock lock(mutex_);
     return closed_;
@@ -189,6 +197,34 @@ TEST(PlannerThread, ALostWorkerEventEndsItsSession) {
   f.Turn();
   EXPECT_EQ(f.links.closed(), std::vector<WorkerId>{worker});
   EXPECT_EQ(f.planner.View()->workers[0].state, "gone");
+}
+
+TEST(PlannerThread, TellsEveryWorkerToDropItsCache) {
+  Fixture f;
+  const WorkerId first = f.planner.AddWorker("host:1"), second = f.planner.AddWorker("host:2");
+  f.planner.Control(DropCaches{});
+  f.Turn();
+  EXPECT_EQ(f.links.dropped(), (std::vector<WorkerId>{first, second}));
+}
+
+TEST(PlannerThread, AbortsRequestsByTheirId) {
+  Heard one, other, third;
+  Fixture f;
+  GenerateRequest request = MakeRequest(f.clock.Now());
+  request.request_id = "a";
+  f.planner.Submit(request, one.Sink());
+  request.request_id = "b";
+  f.planner.Submit(request, other.Sink());
+  f.planner.Control(AbortRequests{.request_id = "a"});
+  f.Turn();
+  ASSERT_TRUE(one.End().has_value());
+  EXPECT_EQ(one.End()->code(), absl::StatusCode::kCancelled);
+  EXPECT_FALSE(other.End().has_value());
+  f.planner.Submit(request, third.Sink());
+  f.planner.Control(AbortRequests{});
+  f.Turn();
+  EXPECT_TRUE(other.End().has_value());
+  EXPECT_TRUE(third.End().has_value());
 }
 
 TEST(PlannerThread, StoppingEndsLiveRequests) {

@@ -30,6 +30,7 @@ struct GenerateRequest {
   int num_choices = 1;
   SamplingSpec sampling;
   FinishRules finish;
+  MaskRules masks{};
   std::optional<uint32_t> prompt_logprobs;
   int report_copies = 1;  // of that report in the answer
   std::string salt;
@@ -39,7 +40,6 @@ struct GenerateRequest {
   absl::Time first_token_deadline = absl::InfiniteFuture();
   absl::Time total_deadline = absl::InfiniteFuture();
   std::shared_ptr<KeyAccount> account = nullptr;  // pays for the tokens; null: nobody
-  int64_t paid_tokens = 0;  // of the prompt, where the request goes on with another one's answer
 };
 
 // How the time to the first token and to the second one divides (router's
@@ -97,6 +97,13 @@ struct ClusterView {
   std::vector<Worker> workers;
 };
 
+// What an operator may ask of the whole cluster.
+struct DropCaches {};  // every worker forgets its cached prefixes
+struct AbortRequests {
+  std::string request_id;  // empty: all; they end with kCancelled
+};
+using OperatorCommand = std::variant<DropCaches, AbortRequests>;
+
 // The planner as the API threads see it. Any thread.
 class Dispatcher {
  public:
@@ -106,6 +113,8 @@ class Dispatcher {
   // The client left, or has enough (`choice`: a stop string matched there; absent: the whole
   // request). No event of that choice follows.
   virtual void Cancel(RequestKey request, std::optional<int> choice, const std::string& reason) = 0;
+  // In order with what was submitted before.
+  virtual void Control(OperatorCommand command) = 0;
   virtual std::shared_ptr<const ClusterView> View() const = 0;
 };
 

@@ -332,10 +332,16 @@ void AppendJsonString(std::string_view text, std::string& out) {
 
 namespace {
 
+// As Python compares them: exactly, so that 9007199254740993 is no 9007199254740992.0.
 bool NumbersEqual(const JsonValue& a, const JsonValue& b) {
-  const bool are_integers =
-      a.kind() == JsonValue::Kind::kInteger && b.kind() == JsonValue::Kind::kInteger;
-  return a.text() == b.text() || (!are_integers && a.AsDouble() == b.AsDouble());
+  if (a.text() == b.text()) return true;
+  if (a.kind() == b.kind())
+    return a.kind() == JsonValue::Kind::kFloat && a.AsDouble() == b.AsDouble();
+  const bool is_a_float = a.kind() == JsonValue::Kind::kFloat;
+  const double value = *(is_a_float ? a : b).AsDouble();
+  if (value != std::floor(value) || std::isinf(value)) return false;
+  const std::string digits = absl::StrFormat("%.0f", value + 0.0);  // all of them; no "-0"
+  return digits == (is_a_float ? b : a).text();
 }
 
 bool MembersEqual(const JsonValue& a, const JsonValue& b) {

@@ -91,5 +91,36 @@ TEST(JsonValue, FindsMembers) {
   EXPECT_EQ(value.Find("b")->Find("c"), nullptr);
 }
 
+bool AreEqual(const std::string& a, const std::string& b) {
+  const JsonValue x = *JsonValue::Parse(a), y = *JsonValue::Parse(b);
+  EXPECT_EQ(JsonEqual(x, y), JsonEqual(y, x)) << a << " " << b;
+  return JsonEqual(x, y);
+}
+
+TEST(JsonEqual, ComparesNumbersAsPythonDoes) {
+  for (const auto& [a, b] : std::vector<std::pair<std::string, std::string>>{
+           {"1", "1.0"},
+           {"1", "1e0"},
+           {"0", "-0.0"},
+           {"-0", "0"},
+           {"0.5", "5e-1"},
+           {"9007199254740992", "9007199254740992.0"},
+           {"18446744073709551616", "1.8446744073709552e19"},
+           {"100000000000000000000000", "100000000000000000000000"}})
+    EXPECT_TRUE(AreEqual(a, b)) << a << " " << b;
+  for (const auto& [a, b] : std::vector<std::pair<std::string, std::string>>{
+           {"1", "true"},
+           {"0", "null"},
+           {"1", "\"1\""},
+           {"1", "1.5"},
+           {"9007199254740993", "9007199254740992.0"},
+           {"9007199254740993", "9007199254740992"},
+           {"9223372036854775807", "9223372036854775808.0"},
+           {"100000000000000000000001", "1e23"},
+           {"1", "2"},
+           {"-1", "1.0"}})
+    EXPECT_FALSE(AreEqual(a, b)) << a << " " << b;
+}
+
 }  // namespace
 }  // namespace baton::router

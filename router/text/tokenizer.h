@@ -40,6 +40,7 @@ class Tokenizer {
   // names the file and the member that is missing, of another type or not what this code
   // implements.
   static absl::StatusOr<Tokenizer> Load(const std::string& path);
+  static absl::StatusOr<std::string> ReadFile(const std::string& path);
   // The same from the file's content; `name` stands for the path in messages.
   static absl::StatusOr<Tokenizer> Parse(std::string_view json, const std::string& name);
 

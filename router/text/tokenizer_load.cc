@@ -5,12 +5,12 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/byte_alphabet.h"
 #include "common/hash.h"
 #include "common/ids.h"
 #include "common/status.h"
 #include "router/text/json_value.h"
 #include "router/text/tokenizer.h"
-#include "router/text/utf8.h"
 
 namespace baton::router {
 namespace {
@@ -29,18 +29,6 @@ constexpr std::array<std::string_view, 3> kPatterns = {
     ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 };
-
-// GPT-2's map from a character of the file to the byte it stands for (protocol.md 1.2).
-std::unordered_map<uint32_t, char> ByteMap() {
-  std::unordered_map<uint32_t, char> bytes;
-  uint32_t next = 0x100;
-  for (uint32_t byte = 0; byte < 256; ++byte) {
-    const bool is_itself =
-        (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-    bytes[is_itself ? byte : next++] = static_cast<char>(byte);
-  }
-  return bytes;
-}
 
 bool IsFalseOrNull(const JsonValue* value) {
   return value == nullptr || value->is_null() || (value->is_bool() && !value->boolean());
@@ -164,7 +152,6 @@ class TokenizerLoader {
   absl::Status ReadVocab(const JsonValue& model) {
     ASSIGN_OR_RETURN(const JsonValue* vocab,
                      Member(model, "vocab", "model.vocab", JsonValue::Kind::kObject));
-    const std::unordered_map<uint32_t, char> byte_map = ByteMap();
     for (const auto& [name, id] : vocab->members()) {
       if (!Reserve(id)) {
         return Error("model.vocab",
@@ -175,24 +162,8 @@ class TokenizerLoader {
       std::string& bytes = tokenizer_.tokens_[static_cast<size_t>(token)];
       if (!bytes.empty())
         return Error("model.vocab", absl::StrFormat("id %d is given twice", token));
-      RETURN_IF_ERROR(ToBytes(name, byte_map, bytes));
-    }
-    return absl::OkStatus();
-  }
-
-  // bos, eos and pad stand in the vocabulary as literals, whose characters stand for no byte.
-  absl::Status ToBytes(std::string_view name, const std::unordered_map<uint32_t, char>& byte_map,
-                       std::string& bytes) const {
-    for (std::string_view rest = name; !rest.empty();) {
-      const Utf8Char c = DecodeUtf8(rest);
-      if (c.kind != Utf8Char::Kind::kValid) return Error("model.vocab", "a key is not UTF-8");
-      const auto byte = byte_map.find(c.code_point);
-      if (byte == byte_map.end()) {
-        bytes = name;
-        return absl::OkStatus();
-      }
-      bytes += byte->second;
-      rest.remove_prefix(c.size);
+      // bos, eos and pad stand in the vocabulary as literals, whose characters stand for no byte.
+      bytes = BytesOfTokenName(name).value_or(name);
     }
     return absl::OkStatus();
   }
@@ -266,11 +237,16 @@ class TokenizerLoader {
   std::unordered_map<std::string, TokenId> ids_by_name_;
 };
 
-absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
+absl::StatusOr<std::string> Tokenizer::ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrFormat("%s: cannot be opened", path));
-  const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (file.bad()) return absl::UnavailableError(absl::StrFormat("%s: cannot be read", path));
+  return json;
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string json, ReadFile(path));
   return Parse(json, path);
 }
 

@@ -10,13 +10,15 @@
 namespace baton::router {
 namespace {
 
+const TextSealer kSealer("a secret that seeds may have been sealed with");
+
 // Any bytes as a body of /v1/responses: refused with 400, or translated into a chat's JSON, which
 // the chat refuses with 400 or takes. (Nesting that the translation pushes over the parser's limit
 // is refused as well.)
 int TranslateOne(const uint8_t* data, size_t size) {
   const auto body = JsonValue::Parse(std::string_view(reinterpret_cast<const char*>(data), size));
   if (!body.ok() || !body->is_object()) return 0;
-  const auto response = TranslateResponses(*body);
+  const auto response = TranslateResponses(*body, kSealer);
   if (!response.ok()) {
     CHECK(response.error().http_status == 400 && !response.error().message.empty());
     return 0;

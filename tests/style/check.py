@@ -36,6 +36,7 @@ ONLY_IN = [
     (r"^spdlog/", r"^common/log\.cc$"),
     (r"^yaml-cpp/", r"^(common/config\.cc|tests/)"),
     (r"^cuda", r"^kernels/cuda/"),
+    (r"^third_party/llg_c/", r"^common/(grammar|vocabulary)\.cc$"),
     (r"^kernels/(cpu|cuda)/", r"^(kernels/|worker/hardware\.cc|tests/|bench/|engine/.*_test\.cc|worker/.*_test\.cc)"),
     (r"^kvtransfer/ucx/", r"^(kvtransfer/ucx/|worker/hardware\.cc|tests/|bench/)"),
 ]

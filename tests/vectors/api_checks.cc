@@ -66,8 +66,8 @@ class Server {
     const router::FoundRoute found = router::FindRoute(request.method, request.path);
     const bool is_messages =
         found.route != nullptr && found.route->surface == router::Surface::kAnthropic;
-    router::HttpHandler& handler =
-        is_messages ? static_cast<router::HttpHandler&>(messages_) : api_;
+    router::RequestHandler& handler =
+        is_messages ? static_cast<router::RequestHandler&>(messages_) : api_;
     auto exchange = std::make_shared<FakeExchange>();
     handler.Handle(std::move(request), exchange);
     exchange->RunTasksUntilOver(kPatience);

@@ -1,0 +1,109 @@
+#include "common/grammar.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+
+#include "common/check.h"
+#include "common/status.h"
+#include "third_party/llg_c/llg_c.h"
+
+namespace baton {
+namespace {
+
+constexpr size_t kMaxErrorBytes = 1024;
+
+// Brackets inside one another, outside of quoted strings: readers of grammars, schemas and regexes
+// recurse over them.
+int DepthOf(std::string_view text) {
+  int depth = 0, deepest = 0;
+  bool is_quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      is_quoted = !is_quoted;
+    } else if (!is_quoted && (c == '(' || c == '[' || c == '{')) {
+      deepest = std::max(deepest, ++depth);
+    } else if (!is_quoted && depth > 0 && (c == ')' || c == ']' || c == '}')) {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
+absl::Status CheckText(std::string_view grammar) {
+  if (grammar.size() > kMaxGrammarBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("grammar has %d bytes, the limit is %d", grammar.size(), kMaxGrammarBytes));
+  }
+  const int depth = DepthOf(grammar);
+  if (depth > kMaxGrammarDepth) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("grammar is %d levels deep, the limit is %d", depth, kMaxGrammarDepth));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckGrammar(const Vocabulary& vocabulary, std::string_view grammar) {
+  ASSIGN_OR_RETURN(Matcher matcher, Matcher::Create(vocabulary, grammar));
+  std::vector<uint32_t> mask(vocabulary.mask_words());
+  const absl::Status status = matcher.ComputeMask(mask);
+  return status.ok() ? status : absl::InvalidArgumentError(status.message());
+}
+
+void Matcher::Free::operator()(LlgMatcher* matcher) const { llg_c_free_matcher(matcher); }
+
+Matcher::Matcher(Matcher&&) noexcept = default;
+Matcher& Matcher::operator=(Matcher&&) noexcept = default;
+Matcher::~Matcher() = default;
+
+absl::StatusOr<Matcher> Matcher::Create(const Vocabulary& vocabulary, std::string_view grammar) {
+  RETURN_IF_ERROR(CheckText(grammar));
+  char error[kMaxErrorBytes] = {};
+  LlgMatcher* matcher = llg_c_new_matcher(&vocabulary.tokenizer(), grammar.data(), grammar.size(),
+                                          error, sizeof(error));
+  if (matcher == nullptr) return absl::InvalidArgumentError(absl::StrFormat("grammar: %s", error));
+  return Matcher(matcher, vocabulary.mask_words());
+}
+
+Matcher Matcher::Clone() const { return Matcher(llg_c_clone_matcher(matcher_.get()), mask_words_); }
+
+absl::Status Matcher::Error(absl::StatusCode code) const {
+  char error[kMaxErrorBytes] = {};
+  llg_c_error(matcher_.get(), error, sizeof(error));
+  return absl::Status(code, absl::StrFormat("grammar: %s", error));
+}
+
+absl::Status Matcher::ComputeMask(std::span<uint32_t> mask) {
+  CHECK(mask.size() == mask_words_);
+  if (llg_c_compute_mask(matcher_.get(), mask.data())) return absl::OkStatus();
+  return Error(absl::StatusCode::kInternal);
+}
+
+size_t Matcher::CountAllowed(std::span<const int32_t> tokens) {
+  const int64_t count = llg_c_count_allowed(
+      matcher_.get(), reinterpret_cast<const uint32_t*>(tokens.data()), tokens.size());
+  return count < 0 ? 0 : static_cast<size_t>(count);
+}
+
+absl::Status Matcher::Consume(int32_t token) {
+  if (llg_c_consume(matcher_.get(), static_cast<uint32_t>(token))) return absl::OkStatus();
+  return Error(absl::StatusCode::kInvalidArgument);
+}
+
+absl::Status Matcher::Rollback(int count) {
+  CHECK(count >= 0);
+  if (llg_c_rollback(matcher_.get(), static_cast<size_t>(count))) return absl::OkStatus();
+  return Error(absl::StatusCode::kInternal);
+}
+
+bool Matcher::IsAccepting() { return llg_c_is_accepting(matcher_.get()); }
+
+bool Matcher::IsStopped() const { return llg_c_is_stopped(matcher_.get()); }
+
+}  // namespace baton

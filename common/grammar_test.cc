@@ -1,0 +1,176 @@
+#include "common/grammar.h"
+
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "common/byte_alphabet.h"
+
+namespace baton {
+namespace {
+
+using testing::HasSubstr;
+
+std::string ReadDemo() {
+  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+const std::string& DemoJson() {
+  static const std::string json = ReadDemo();
+  return json;
+}
+
+class GrammarTest : public testing::Test {
+ protected:
+  GrammarTest() : words_(vocabulary_.mask_words()) {
+    const auto json = nlohmann::json::parse(DemoJson());
+    for (const auto& [name, id] : json["model"]["vocab"].items())
+      if (const auto bytes = BytesOfTokenName(name)) tokens_[*bytes] = id;
+  }
+  Matcher Make(std::string_view grammar) { return *Matcher::Create(vocabulary_, grammar); }
+  std::string ErrorOf(std::string_view grammar) {
+    const absl::Status status = CheckGrammar(vocabulary_, grammar);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  }
+  // The longest token at each place: not what the tokenizer would give, but its tokens.
+  std::vector<int32_t> Cut(std::string_view text) {
+    std::vector<int32_t> ids;
+    while (!text.empty()) {
+      size_t size = text.size();
+      while (size > 0 && !tokens_.contains(text.substr(0, size))) --size;
+      if (size == 0) break;
+      ids.push_back(tokens_.find(text.substr(0, size))->second);
+      text.remove_prefix(size);
+    }
+    return ids;
+  }
+  std::vector<int32_t> Allowed(Matcher& matcher) {
+    std::vector<int32_t> ids;
+    const absl::Status status = matcher.ComputeMask(words_);
+    EXPECT_TRUE(status.ok()) << status;
+    for (int v = 0; v < vocabulary_.size(); ++v)
+      if ((words_[static_cast<size_t>(v) / 32] >> (v % 32) & 1) != 0) ids.push_back(v);
+    return ids;
+  }
+  bool Accepts(std::string_view grammar, std::string_view text) {
+    Matcher matcher = Make(grammar);
+    for (const int32_t token : Cut(text))
+      if (!matcher.Consume(token).ok()) return false;
+    return matcher.IsAccepting();
+  }
+
+  Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(DemoJson());
+  std::map<std::string, int32_t, std::less<>> tokens_;  // by bytes
+  std::vector<uint32_t> words_;
+};
+
+TEST_F(GrammarTest, KnowsItsSpecialTokens) {
+  EXPECT_EQ(vocabulary_.eos(), 1);
+  EXPECT_EQ(vocabulary_.FindSpecial("</think>"), 4071);
+  EXPECT_EQ(vocabulary_.FindSpecial("the"), std::nullopt);
+}
+
+// Not only the one tokenization of what is forced (llguidance's canonical mode).
+TEST_F(GrammarTest, MasksAllowEveryTokenThatFits) {
+  Matcher matcher = Make(R"(start: "the answer is " /[0-9]+/)");
+  const std::string text = "the answer is ";
+  std::string done;
+  while (done.size() < text.size()) {
+    std::vector<int32_t> fits;
+    for (const auto& [bytes, id] : tokens_) {
+      const std::string_view rest = std::string_view(text).substr(done.size());
+      const size_t common = std::min(rest.size(), bytes.size());
+      const bool is_number = bytes.find_first_not_of("0123456789", common) == std::string::npos;
+      if (rest.substr(0, common) == bytes.substr(0, common) && is_number) fits.push_back(id);
+    }
+    EXPECT_THAT(Allowed(matcher), testing::UnorderedElementsAreArray(fits)) << done;
+    const std::string next = text.substr(done.size(), 1);
+    ASSERT_TRUE(matcher.Consume(tokens_.at(next)).ok());
+    done += next;
+  }
+}
+
+TEST_F(GrammarTest, EndsWithEosAlone) {
+  Matcher matcher = Make("start: /a{1,2}/");
+  EXPECT_FALSE(matcher.IsAccepting());
+  ASSERT_TRUE(matcher.Consume(tokens_.at("a")).ok());
+  EXPECT_TRUE(matcher.IsAccepting());
+  EXPECT_FALSE(matcher.IsStopped());
+  EXPECT_THAT(Allowed(matcher), testing::UnorderedElementsAre(tokens_.at("a"), vocabulary_.eos()));
+  ASSERT_TRUE(matcher.Consume(tokens_.at("a")).ok());
+  EXPECT_TRUE(matcher.IsStopped());
+  EXPECT_THAT(Allowed(matcher), testing::ElementsAre(vocabulary_.eos()));
+}
+
+TEST_F(GrammarTest, RollbackRestoresTheMask) {
+  Matcher matcher = Make(R"(start: %json {"type":"object","properties":{"n":{"type":"integer"}},
+                            "required":["n"],"additionalProperties":false})");
+  const std::vector<int32_t> before = Allowed(matcher);
+  const std::vector<int32_t> ids = Cut("{\"n\":12}");
+  EXPECT_EQ(matcher.CountAllowed(ids), ids.size());
+  for (const int32_t id : ids) ASSERT_TRUE(matcher.Consume(id).ok());
+  EXPECT_TRUE(matcher.IsStopped());
+  ASSERT_TRUE(matcher.Rollback(static_cast<int>(ids.size())).ok());
+  EXPECT_EQ(Allowed(matcher), before);
+  EXPECT_EQ(matcher.CountAllowed(Cut("{\"n\":x}")), Cut("{\"n\":").size());
+  EXPECT_FALSE(matcher.Consume(tokens_.at("x")).ok());
+}
+
+TEST_F(GrammarTest, FollowsSchemasRegexesAndSpecialTokens) {
+  constexpr std::string_view kSchema =
+      R"(start: %json {"type":"object","properties":{"s":{"enum":["x","yy"]}},"required":["s"]})";
+  EXPECT_TRUE(Accepts(kSchema, R"({"s": "yy"})"));
+  EXPECT_FALSE(Accepts(kSchema, R"({"s": "z"})"));
+  EXPECT_FALSE(Accepts(kSchema, R"({})"));
+  EXPECT_TRUE(Accepts("start: /[0-9]{3}-[a-z]+/", "123-abc"));
+  EXPECT_FALSE(Accepts("start: /[0-9]{3}-[a-z]+/", "12-abc"));
+  const int32_t dsml = *vocabulary_.FindSpecial("｜DSML｜");
+  Matcher matcher = Make(absl::StrFormat("start: \"<\" <[%d]> \"x\"", dsml));
+  ASSERT_TRUE(matcher.Consume(tokens_.at("<")).ok());
+  EXPECT_THAT(Allowed(matcher), testing::ElementsAre(dsml));
+}
+
+TEST_F(GrammarTest, RefusesByName) {
+  EXPECT_THAT(ErrorOf(R"(start: %json {"type":"object","not":{"type":"string"}})"),
+              HasSubstr("not"));
+  EXPECT_THAT(ErrorOf(R"(start: %json {"type":"strin"})"), HasSubstr("strin"));
+  EXPECT_THAT(ErrorOf(R"(start: %json {"type":"array","uniqueItems":true})"),
+              HasSubstr("uniqueItems"));
+  EXPECT_THAT(ErrorOf("start: /a(/"), HasSubstr("regex"));
+  EXPECT_THAT(ErrorOf("start: missing"), HasSubstr("missing"));
+  ErrorOf("");
+  ErrorOf("start: \"\xff\"");
+}
+
+TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
+  EXPECT_THAT(ErrorOf(std::string(kMaxGrammarBytes + 1, ' ')), HasSubstr("the limit is 262144"));
+  std::string deep = "start: ";
+  for (int i = 0; i <= kMaxGrammarDepth; ++i) deep += '(';
+  EXPECT_THAT(ErrorOf(deep), HasSubstr("129 levels deep, the limit is 128"));
+  EXPECT_LE(ErrorOf("start: " + std::string(50'000, 'x')).size(), 1100u);
+}
+
+TEST(Vocabulary, RefusesWhatItCannotRead) {
+  const auto error = [](std::string_view json, int size = 0) {
+    const auto vocabulary = Vocabulary::FromTokenizerJson(json, size);
+    return vocabulary.ok() ? "" : std::string(vocabulary.status().message());
+  };
+  EXPECT_THAT(error("{"), HasSubstr("is not a JSON object"));
+  EXPECT_THAT(error("{}"), HasSubstr("model is missing"));
+  EXPECT_THAT(error(R"({"model":{"vocab":{"a":-1}}})"), HasSubstr("id of \"a\""));
+  EXPECT_THAT(error(R"({"model":{"vocab":{"a":0}},"added_tokens":[{"id":1}]})"),
+              HasSubstr("no id or no content"));
+  EXPECT_THAT(error(R"({"model":{"vocab":{"a":0}},"added_tokens":[]})"), HasSubstr("end▁of"));
+  EXPECT_THAT(error(DemoJson(), 100), HasSubstr("the model's vocabulary is 100"));
+  EXPECT_EQ(error(DemoJson(), 5000), "");
+}
+
+}  // namespace
+}  // namespace baton

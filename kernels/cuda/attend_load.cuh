@@ -1,0 +1,212 @@
+#pragma once
+
+#include "kernels/cuda/attend_items.cuh"
+
+// The side of attention that brings keys into shared memory.
+namespace baton::kernels::cuda {
+
+// The copying warpgroup: four threads a key, of each half of a tile's keys.
+class Loader {
+ public:
+  __device__ Loader(const AttendArgs& args, Shared& shared)
+      : args_(args),
+        s_(shared),
+        thread_(static_cast<int>(threadIdx.x) - kMathThreads),
+        key_(thread_ / 4),
+        quarter_(thread_ % 4),
+        groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab),
+        page_shift_(args.ratio == 4 ? 6 : 1) {}
+
+  __device__ void Run() {
+    if (args_.shape.head_dim < kSlab * kSlabs) ClearTiles();
+    const int items = NumItems(args_);
+    int number = 0;
+    for (int i = static_cast<int>(blockIdx.x); i < items; i += static_cast<int>(gridDim.x)) {
+      const Item item = ItemAt(args_, i);
+      if (item.blocks == 0) continue;
+      LoadItem(item, number++);
+    }
+  }
+
+ private:
+  // A page and a row of it; page -1: no such key.
+  struct EntryAt {
+    int page, row;
+  };
+  // 16 channels of a key and slab as they are stored, and the groups' scales; zeros for no key.
+  struct Stored {
+    uint4 codes[kSlabs - 1];
+    uint4 rope[2];
+    uint2 scales;
+  };
+
+  // Channels past the heads' dimension stay zero.
+  __device__ void ClearTiles() const {
+    for (int at = 16 * thread_; at < kStages * kTileBytes; at += 16 * kGroup) {
+      *reinterpret_cast<uint4*>(s_.keys[0] + at) = make_uint4(0, 0, 0, 0);
+    }
+    MeetAt(kLoader, kGroup);
+  }
+
+  // Entries are read two blocks ahead: first where they lie, then what they are.
+  __device__ void LoadItem(const Item& item, int number) {
+    const int run = args_.step.sequence[item.row];
+    Stored stored[2];
+    EntryAt next[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      next[half] = EntryOf(item, run, item.window_blocks, half);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      stored[half] = LoadStored(next[half]);
+      next[half] = EntryOf(item, run, item.window_blocks + 1, half);
+    }
+    Acquire(0);
+    Acquire(1);  // the row three before is done
+    if (args_.segments == 1 && thread_ < args_.shape.rope_dim / 2) {
+      s_.angles[number % kAngleSets][thread_] =
+          RopeSinCos(RopeAngle(item.position, args_.frequencies[thread_]));
+    }
+    LoadWindow(item, run);
+    for (int b = item.window_blocks; b < item.blocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        Acquire(half);
+        Store(stored[half], half);
+        stored[half] = LoadStored(next[half]);
+        next[half] = EntryOf(item, run, b + 2, half);
+      }
+      cursor_.Advance();
+      Release();
+    }
+  }
+
+  __device__ void LoadWindow(const Item& item, int run) {
+    for (int b = 0; b < item.window_blocks; ++b) {
+      if (b > 1) EndWindow<0>();  // the tile that is next comes free only after this one's use
+      StartWindow(item, run, b);
+      if (b == 1) EndWindow<1>();
+    }
+    if (item.window_blocks > 0) EndWindow<0>();
+  }
+
+  // That half of the next tile is free.
+  __device__ void Acquire(int half) const {
+    BarrierWait(SharedAddress(&s_.empty[cursor_.stage][half]), cursor_.parity ^ 1);
+  }
+  // The oldest tile that was not yet released is whole.
+  __device__ void Release() {
+    FenceAsyncProxy();
+    WarpArrive(SharedAddress(&s_.full[whole_.stage]));
+    whole_.Advance();
+  }
+
+  // Where this thread's key of an entry block lies.
+  __device__ EntryAt EntryOf(const Item& item, int run, int block, int half) const {
+    const int rank = item.BaseOf(block) + key_ + kKeys / 2 * half;
+    if (block >= item.blocks || rank >= item.entries) return {-1, 0};
+    const int entry =
+        args_.ratio == 4
+            ? args_.selected[static_cast<int64_t>(item.row) * args_.shape.index_topk + rank]
+            : rank;
+    const int place = entry >> page_shift_;
+    const int64_t at = static_cast<int64_t>(run) * args_.step.max_pages + place;
+    return {args_.step.page_table[at], entry - (place << page_shift_)};
+  }
+
+  __device__ void StartWindow(const Item& item, int run, int block) {
+    const int dim = args_.shape.head_dim;
+    const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int key = key_ + kKeys / 2 * half, position = item.BaseOf(block) + key;
+      const bool is_visible = position >= item.oldest && position <= item.position;
+      const Bf16* row = is_visible ? WindowRow(run, position) : args_.kv;
+      Acquire(half);
+#pragma unroll
+      for (int i = 0; i < 2 * kSlabs; ++i) {
+        const int slab = i / 2, chunk = 2 * quarter_ + i % 2, channel = kSlab * slab + 8 * chunk;
+        if (channel >= dim) continue;
+        CopyAsync16(tile + slab * kSlabBytes + Swizzled(key, chunk), row + channel, is_visible);
+      }
+    }
+    CopyAsyncCommit();
+    cursor_.Advance();
+  }
+  __device__ const Bf16* WindowRow(int run, int position) const {
+    const RunInfo& info = args_.step.runs[run];
+    const int first = static_cast<int>(info.first), reach = args_.shape.window - 1;
+    const int64_t dim = args_.shape.head_dim;
+    if (position >= first) return args_.kv + (info.first_row + position - first) * dim;
+    const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
+    return args_.old_window + index * dim;
+  }
+  // All but the last kLeft window blocks are there.
+  template <int kLeft>
+  __device__ void EndWindow() {
+    CopyAsyncWait<kLeft>();
+    Release();
+  }
+
+  __device__ Stored LoadStored(const EntryAt& entry) const {
+    Stored stored{};
+    if (entry.page < 0) return stored;
+    const LayerPages& pages = args_.pages;
+    const uint8_t* page = pages.base + static_cast<uint64_t>(entry.page) * pages.stride;
+    const uint8_t* scales = page + pages.scales + entry.row * pages.scale_bytes;
+    const uint8_t* data = page + pages.data + entry.row * pages.data_bytes;
+    stored.scales = __ldg(reinterpret_cast<const uint2*>(scales));
+#pragma unroll
+    for (int g = 0; g < kSlabs - 1; ++g) {
+      if (g >= groups_) break;
+      stored.codes[g] = __ldg(reinterpret_cast<const uint4*>(data + kKvGroup * g + 16 * quarter_));
+    }
+    const uint8_t* rope = data + kKvGroup * groups_;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int chunk = 2 * quarter_ + i;
+      if (8 * chunk >= args_.shape.rope_dim) break;
+      stored.rope[i] = __ldg(reinterpret_cast<const uint4*>(rope) + chunk);
+    }
+    return stored;
+  }
+
+  // Into the tile as bf16.
+  __device__ void Store(const Stored& stored, int half) const {
+    const int key = key_ + kKeys / 2 * half;
+    uint8_t* low = s_.keys[cursor_.stage] + Swizzled(key, 2 * quarter_);
+    uint8_t* high = s_.keys[cursor_.stage] + Swizzled(key, 2 * quarter_ + 1);
+    if (((stored.scales.x | stored.scales.y) & 0x80808080u) == 0) {
+      StoreCodes<true>(stored, low, high);
+    } else {
+      StoreCodes<false>(stored, low, high);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (8 * (2 * quarter_ + i) >= args_.shape.rope_dim) break;
+      *reinterpret_cast<uint4*>((i == 0 ? low : high) + groups_ * kSlabBytes) = stored.rope[i];
+    }
+  }
+  template <bool kIsSmall>
+  __device__ void StoreCodes(const Stored& stored, uint8_t* low, uint8_t* high) const {
+#pragma unroll
+    for (int g = 0; g < kSlabs - 1; ++g) {
+      if (g >= groups_) break;
+      const uint32_t scales = g < 4 ? stored.scales.x : stored.scales.y;
+      uint32_t words[8];
+      WidenStored<kIsSmall>(stored.codes[g], scales >> (8 * (g % 4)) & 255u, words);
+      *reinterpret_cast<uint4*>(low + g * kSlabBytes) =
+          make_uint4(words[0], words[1], words[2], words[3]);
+      *reinterpret_cast<uint4*>(high + g * kSlabBytes) =
+          make_uint4(words[4], words[5], words[6], words[7]);
+    }
+  }
+
+  const AttendArgs& args_;
+  Shared& s_;
+  const int thread_, key_, quarter_, groups_, page_shift_;
+  Cursor cursor_, whole_;  // the next tile to fill, to release
+};
+
+}  // namespace baton::kernels::cuda

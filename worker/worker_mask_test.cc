@@ -1,0 +1,242 @@
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "worker/test_worker.h"
+
+// Constrained answers through a prefill worker and a decode worker, the router's part by hand.
+namespace baton::worker {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr SessionId kSession{1};
+constexpr char kGrammar[] =
+    R"(start: %json {"type":"object","properties":{"name":{"type":"string","maxLength":8},)"
+    R"("n":{"type":"integer","minimum":0,"maximum":99999}},"required":["name","n"],)"
+    R"("additionalProperties":false,"x-guidance":{"whitespace_flexible":false}})";
+
+const Vocabulary& DemoVocabulary() {
+  static const Vocabulary vocabulary = [] {
+    std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
+    return *Vocabulary::FromTokenizerJson(
+        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
+  }();
+  return vocabulary;
+}
+
+TransferId Transfer(uint8_t i) {
+  TransferId transfer;
+  transfer.bytes[0] = i;
+  return transfer;
+}
+
+class WorkerMaskTest : public testing::Test {
+ protected:
+  WorkerMaskTest() {
+    prompt_.resize(300);
+    for (size_t i = 0; i < prompt_.size(); ++i) prompt_[i] = 3 + static_cast<int32_t>(i * 7 % 500);
+    rules_.grammar = kGrammar;
+    rules_.forced_prefix = {700, 701};
+    rules_.starts_in_reasoning = true;
+    rules_.thinking_budget = 3;
+    rules_.reasoning_bans = {DemoVocabulary().eos()};
+  }
+  void Add(const std::string& name, int num_drafts, const Vocabulary* vocabulary) {
+    TestWorkerOptions options;
+    options.name = name;
+    options.incarnation = 11 + workers_.size();
+    options.num_drafts = num_drafts;
+    options.vocabulary = vocabulary;
+    auto& worker = workers_[name];
+    worker = std::make_unique<TestWorker>(options, network_, clock_);
+    worker->core->Apply(SessionOpened{.session = kSession, .hello = {}});
+  }
+  void Tell(const std::string& name, wire::RouterMessage message) {
+    workers_.at(name)->core->Apply(
+        SessionMessage{.session = kSession, .message = std::move(message)});
+  }
+  template <typename Done>
+  bool StepUntil(Done done, int rounds = 2000) {
+    while (!done() && rounds-- > 0) {
+      clock_.Advance(absl::Milliseconds(1));
+      for (auto& [name, worker] : workers_) worker->Round();
+    }
+    return done();
+  }
+  template <typename T>
+  std::vector<T> Said(const std::string& name, std::vector<T> wire::WorkerMessage::*field) {
+    std::vector<T> all;
+    for (const wire::WorkerMessage& message : workers_.at(name)->sender.sent[kSession])
+      all.insert(all.end(), (message.*field).begin(), (message.*field).end());
+    return all;
+  }
+  wire::Reserve MakeReserve(uint8_t transfer, std::vector<int32_t> received) {
+    wire::Reserve reserve;
+    reserve.transfer = Transfer(transfer);
+    reserve.prompt_tokens = static_cast<uint32_t>(prompt_.size());
+    reserve.num_pages = static_cast<uint32_t>(PagesFor(static_cast<int64_t>(prompt_.size())));
+    reserve.sequences = {{.handle = {transfer}, .choice = 0, .received = std::move(received)}};
+    reserve.sampling.seed = 99;
+    reserve.finish = {.stop_tokens = {DemoVocabulary().eos()}, .max_tokens = 200, .min_tokens = 0};
+    reserve.masks = rules_;
+    return reserve;
+  }
+  // The whole answer; what `received` has is replayed first.
+  std::vector<int32_t> Answer(const std::string& prefill, const std::string& decode,
+                              uint8_t transfer, std::vector<int32_t> received = {}) {
+    const wire::Reserve reserve = MakeReserve(transfer, received);
+    wire::RouterMessage booking;
+    booking.reserves = {reserve};
+    booking.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
+    const size_t before = Said(decode, &wire::WorkerMessage::reserved).size();
+    Tell(decode, std::move(booking));
+    const auto reserved = [&] { return Said(decode, &wire::WorkerMessage::reserved); };
+    EXPECT_TRUE(StepUntil([&] { return reserved().size() > before; }));
+    wire::Run run;
+    run.landing = reserved().back().landing;
+    run.transfer = reserve.transfer;
+    run.prompt_tokens = reserve.prompt_tokens;
+    run.sequences = reserve.sequences;
+    run.sampling = reserve.sampling;
+    run.finish = reserve.finish;
+    run.masks = reserve.masks;
+    wire::RouterMessage message;
+    message.runs = {run};
+    message.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
+    Tell(prefill, std::move(message));
+    EXPECT_TRUE(StepUntil([&] { return HasEnded(decode, transfer); }));
+    return TextOf(prefill, decode, transfer, std::move(received));
+  }
+  bool HasEnded(const std::string& decode, uint8_t transfer) {
+    for (const wire::Finished& f : Said(decode, &wire::WorkerMessage::finished))
+      if (f.handle.value == transfer) return true;
+    return !Said(decode, &wire::WorkerMessage::failed).empty();
+  }
+  std::vector<int32_t> TextOf(const std::string& prefill, const std::string& decode,
+                              uint8_t transfer, std::vector<int32_t> text) {
+    for (const wire::FirstToken& first : Said(prefill, &wire::WorkerMessage::first_tokens))
+      if (first.transfer == Transfer(transfer) && text.empty())
+        text.push_back(first.tokens.at(0).token);
+    for (const wire::WorkerMessage& message : workers_.at(decode)->sender.sent[kSession]) {
+      if (!message.tokens) continue;
+      for (const wire::SequenceStep& step : message.tokens->sequences) {
+        if (step.handle.value != transfer) continue;
+        EXPECT_EQ(step.first_position, prompt_.size() + text.size());
+        for (const TokenRecord& record : step.tokens) text.push_back(record.token);
+      }
+    }
+    return text;
+  }
+  // Reasoning of three tokens at most, </think>, the prefix, JSON by the schema, eos.
+  void ExpectFollowsRules(const std::vector<int32_t>& text) {
+    const int32_t end_of_thinking = *DemoVocabulary().FindSpecial("</think>");
+    const auto end = std::find(text.begin(), text.end(), end_of_thinking);
+    ASSERT_LE(end - text.begin(), 3);
+    ASSERT_GT(text.end() - end, 5);
+    EXPECT_EQ(end[1], 700);
+    EXPECT_EQ(end[2], 701);
+    Matcher matcher = *Matcher::Create(DemoVocabulary(), kGrammar);
+    for (auto token = end + 3; token + 1 != text.end(); ++token)
+      ASSERT_TRUE(matcher.Consume(*token).ok());
+    EXPECT_TRUE(matcher.IsAccepting());
+    EXPECT_EQ(text.back(), DemoVocabulary().eos());
+  }
+
+  std::vector<int32_t> prompt_;
+  MaskRules rules_;
+  ManualClock clock_;
+  SeededRng rng_{3};
+  kvtransfer::InprocNetwork network_{clock_, rng_};
+  std::map<std::string, std::unique_ptr<TestWorker>> workers_;
+};
+
+TEST_F(WorkerMaskTest, AnswersFollowTheRulesAlikeForAnyNumberOfDrafts) {
+  Add("p", 0, &DemoVocabulary());
+  std::vector<int32_t> first;
+  for (const int drafts : {0, 1, 3}) {
+    const std::string name = absl::StrFormat("d%d", drafts);
+    Add(name, drafts, &DemoVocabulary());
+    for (size_t i = 0; i < first.size(); ++i)
+      workers_.at(name)->runner.guesses[static_cast<int>(prompt_.size() + i)] = first[i];
+    const std::vector<int32_t> text = Answer("p", name, static_cast<uint8_t>(1 + drafts));
+    ExpectFollowsRules(text);
+    if (first.empty()) first = text;
+    EXPECT_EQ(text, first) << drafts;
+    EXPECT_GE(workers_.at(name)->loop.counters().masks, text.size() - 1);
+  }
+  EXPECT_GT(workers_.at("d3")->loop.counters().accepted_drafts, 0u);
+  EXPECT_EQ(workers_.at("p")->loop.counters().masks, 3u);  // the first token of each
+  EXPECT_EQ(workers_.at("d0")->grammars->counters().compiled, 1u);
+}
+
+TEST_F(WorkerMaskTest, ThePrefillWorkerMasksTheFirstToken) {
+  rules_.starts_in_reasoning = false;
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 0, &DemoVocabulary());
+  EXPECT_EQ(Answer("p", "d", 1).at(0), 700);
+  rules_.forced_prefix.clear();
+  const std::vector<int32_t> text = Answer("p", "d", 2);
+  Matcher matcher = *Matcher::Create(DemoVocabulary(), kGrammar);
+  EXPECT_TRUE(matcher.Consume(text.at(0)).ok());
+}
+
+// After the loss of a decode worker: what the client has is replayed, cut anywhere.
+TEST_F(WorkerMaskTest, AReplayedAnswerGoesOnAlike) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &DemoVocabulary());
+  const std::vector<int32_t> text = Answer("p", "d", 1);
+  for (size_t cut = 1; cut < text.size(); cut += 3) {
+    const std::vector<int32_t> received(text.begin(), text.begin() + static_cast<long>(cut));
+    EXPECT_EQ(Answer("p", "d", static_cast<uint8_t>(1 + cut), received), text) << cut;
+  }
+  EXPECT_EQ(workers_.at("d")->core->counters().replay_mismatches, 0u);
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_failures, 0u);
+}
+
+TEST_F(WorkerMaskTest, RefusesRulesThatItCannotFollow) {
+  Add("none", 0, nullptr);
+  Add("d", 0, &DemoVocabulary());
+  const auto refusal = [&](const std::string& name, const MaskRules& rules) -> std::string {
+    wire::Reserve reserve = MakeReserve(1, {});
+    reserve.masks = rules;
+    wire::RouterMessage message;
+    message.reserves = {reserve};
+    const size_t before = Said(name, &wire::WorkerMessage::refused).size();
+    Tell(name, std::move(message));
+    EXPECT_TRUE(
+        StepUntil([&] { return Said(name, &wire::WorkerMessage::refused).size() > before; }, 10));
+    return Said(name, &wire::WorkerMessage::refused).back().message;
+  };
+  EXPECT_THAT(refusal("none", rules_), HasSubstr("has no vocabulary"));
+  MaskRules rules = rules_;
+  rules.grammar = R"(start: %json {"type":"strin"})";
+  EXPECT_THAT(refusal("d", rules), HasSubstr("masks.grammar: "));
+  rules = rules_;
+  rules.forced_prefix = {999'999};
+  EXPECT_THAT(refusal("d", rules), HasSubstr("masks.forced_prefix: token id 999999"));
+}
+
+TEST_F(WorkerMaskTest, ASequenceWithoutATokenLeftFailsAlone) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 1, &DemoVocabulary());
+  const std::vector<int32_t> text = Answer("p", "d", 1);
+  std::vector<int32_t> received(text.begin(), text.begin() + 8);
+  received.back() = *DemoVocabulary().FindSpecial("<think>");  // no grammar of ours has it
+  Answer("p", "d", 2, received);
+  const auto failed = Said("d", &wire::WorkerMessage::failed);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].code, absl::StatusCode::kInternal);
+  EXPECT_THAT(failed[0].message, HasSubstr("is not one the grammar allows"));
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_failures, 1u);
+}
+
+}  // namespace
+}  // namespace baton::worker
