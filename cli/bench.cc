@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <utility>
@@ -49,10 +49,12 @@ absl::StatusOr<std::string> FirstModel(const BenchOptions& options, HttpUrl url)
 absl::StatusOr<std::vector<FilePrompt>> ReadPromptsFile(const std::string& path) {
   if (path.empty()) return std::vector<FilePrompt>{};
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.good() && !file.eof())
+  std::ostringstream text;
+  text << file.rdbuf();
+  std::error_code error;
+  if (!file.is_open() || std::filesystem::is_directory(path, error))
     return absl::InvalidArgumentError(absl::StrFormat("%s cannot be read", path));
-  auto prompts = ReadPrompts(text);
+  auto prompts = ReadPrompts(text.str());
   if (prompts.ok()) return prompts;
   return absl::InvalidArgumentError(
       absl::StrFormat("%s: %s", path, std::string(prompts.status().message())));
@@ -92,6 +94,13 @@ absl::Status WriteFile(const std::string& path, std::ios::openmode mode, const s
   return absl::UnavailableError(absl::StrFormat("%s cannot be written", path));
 }
 
+// Before the load, so that a wrong path costs no run.
+absl::Status TryFiles(const BenchOptions& options) {
+  for (const std::string& path : {options.csv_file, options.svg_file})
+    if (!path.empty()) RETURN_IF_ERROR(WriteFile(path, std::ios::app, ""));
+  return absl::OkStatus();
+}
+
 absl::Status WriteResults(const BenchOptions& options, const LoadOptions& load,
                           const BenchSummary& summary) {
   const CsvLabels labels = {
@@ -125,6 +134,7 @@ absl::StatusOr<bool> Bench(const BenchOptions& options) {
     ASSIGN_OR_RETURN(load_options.model, FirstModel(options, url));
   }
   ASSIGN_OR_RETURN(const auto prompts, ReadPromptsFile(options.prompts_file));
+  RETURN_IF_ERROR(TryFiles(options));
   SeededRng rng(options.seed);
   ASSIGN_OR_RETURN(const auto load, PlanLoad(load_options, prompts, rng));
   BenchTarget target{.url = url,

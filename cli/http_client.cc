@@ -150,7 +150,7 @@ absl::StatusOr<HttpUrl> ParseUrl(std::string_view text) {
                                              : std::string(authority.substr(colon + 1));
   const bool is_number =
       !url.port.empty() && url.port.find_first_not_of("0123456789") == std::string::npos;
-  if (url.host.empty() || !is_number)
+  if (url.host.empty() || url.host.find_first_of("[]") != std::string::npos || !is_number)
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: want http://host:port or https://host:port", text));
   return url;

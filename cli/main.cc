@@ -1,6 +1,5 @@
 #include <cstdio>
 #include <filesystem>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -63,10 +62,16 @@ void AddBenchLoad(CLI::App* bench, baton::cli::LoadOptions& load) {
   bench->add_option("--num-prompts", load.num_prompts, "Requests")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  const std::map<std::string, baton::cli::BenchApi> apis = {
-      {"chat", baton::cli::BenchApi::kChat}, {"completions", baton::cli::BenchApi::kCompletions}};
-  bench->add_option("--api", load.api, "chat, or completions, whose random prompts are token ids")
-      ->transform(CLI::CheckedTransformer(apis));
+  bench
+      ->add_option_function<std::string>(
+          "--api",
+          [&load](const std::string& name) {
+            load.api =
+                name == "chat" ? baton::cli::BenchApi::kChat : baton::cli::BenchApi::kCompletions;
+          },
+          "chat, or completions, whose random prompts are token ids")
+      ->check(CLI::IsMember({"chat", "completions"}))
+      ->default_str("chat");
   bench->add_option("--input-length", load.input_length, "Of random prompts: words or token ids")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
