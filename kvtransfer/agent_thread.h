@@ -24,7 +24,7 @@ struct AgentThreadConfig {
   size_t max_commands = 65536;
   size_t max_events = 65536;
   absl::Duration spin = absl::Microseconds(50);  // before it sleeps
-  std::function<void()> on_start;                // the thread's first act; may be empty
+  std::function<void()> on_start{};              // the thread's first act; may be empty
 };
 
 // The transfer thread: a queue of commands in, a queue of events out, and one TransferAgent in

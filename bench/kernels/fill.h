@@ -3,8 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <cuda_runtime_api.h>
-
 // Made-up contents for device memory: hashes of the index. Device pointers; on the default stream.
 namespace baton::bench {
 
@@ -30,7 +28,7 @@ void FillPiecesRange(void* data, const Pieces& pieces, ByteRange range, uint32_t
 void SetPiecesF32(void* data, const Pieces& pieces, float value);
 
 // One block that does nothing: what a launch costs.
-void QueueEmptyKernel(cudaStream_t stream);
+void QueueEmptyKernel(struct CUstream_st* stream);
 
 // Waits; ends the process with the error's name if anything failed.
 void FinishFills();

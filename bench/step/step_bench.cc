@@ -30,9 +30,11 @@ constexpr char kUsage[] =
     "and\n"
     "the MTP block are not in it.\n"
     "\n"
-    "  --gpus 2        decode steps on two GPUs: one rank of two is measured on this one (half the\n"
+    "  --gpus 2        decode steps on two GPUs: one rank of two is measured on this one (half "
+    "the\n"
     "                  heads, output groups and width of every expert; the indexer whole), two\n"
-    "                  all-reduces a layer are added at the cost that docs/spec/limits.md assumes,\n"
+    "                  all-reduces a layer are added at the cost that docs/spec/limits.md "
+    "assumes,\n"
     "                  and the gap to the floor is split by cause\n"
     "  --csv FILE      appends rows to FILE, with a heading if it is new\n"
     "  --machine TEXT  for the rows; the GPU's name without it\n"
@@ -75,8 +77,8 @@ class Bench {
         device_name_(device.Describe().substr(0, device.Describe().find(','))),
         hardware_(HardwareOf(device_name_)) {
     if (options_.machine.empty()) options_.machine = device_name_;
-    head_ = model_.MakeMatrix(kernels::cuda::ValueFormat::kBf16, kVocabulary / options_.gpus,
-                              kHidden);
+    head_ =
+        model_.MakeMatrix(kernels::cuda::ValueFormat::kBf16, kVocabulary / options_.gpus, kHidden);
   }
 
   void Run() {
@@ -136,7 +138,8 @@ class Bench {
     print("launch", gap.launch);
     print("latency", gap.latency);
     print("bandwidth", gap.bandwidth);
-    print("between", whole.measured - gap.total());  // phases queued one behind the other, or beside
+    print("between",
+          whole.measured - gap.total());  // phases queued one behind the other, or beside
     print("links", links);
     Print(name, "model", {whole.measured + links, gap.floor, whole.launches});
   }
@@ -196,7 +199,8 @@ class Bench {
            "head");
     });
     const std::vector<Work> work = LinearWork(step.sequences, kVocabulary, kHidden, false, false);
-    part.Add({head.microseconds, FloorMicroseconds(hardware_, work) / options_.gpus, head.launches}, 1);
+    part.Add({head.microseconds, FloorMicroseconds(hardware_, work) / options_.gpus, head.launches},
+             1);
     return part;
   }
 

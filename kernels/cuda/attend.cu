@@ -177,11 +177,11 @@ class Attention {
   }
   __device__ void EndFirstHalf(const Cursor& at) const {
     WgmmaWait<1>();
-    WarpArrive(SharedAddress(&s_.empty[at.stage][0]));
+    BarrierArrive(SharedAddress(&s_.empty[at.stage][0]));
   }
   __device__ void EndValues(const Cursor& at) {
     WgmmaWait<0>();
-    WarpArrive(SharedAddress(&s_.empty[at.stage][1]));
+    BarrierArrive(SharedAddress(&s_.empty[at.stage][1]));
     HoldResults(sums_[0]);
     HoldResults(sums_[1]);
   }
@@ -436,9 +436,9 @@ __global__ void __launch_bounds__(kThreads, 1)
       *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      BarrierInit(SharedAddress(&shared.full[i]), kGroup / kWarp);
+      BarrierInit(SharedAddress(&shared.full[i]), kGroup);
       for (uint64_t& half : shared.empty[i]) {
-        BarrierInit(SharedAddress(&half), kMathThreads / kWarp);
+        BarrierInit(SharedAddress(&half), kMathThreads);
       }
     }
   }

@@ -98,7 +98,7 @@ class Loader {
   // The oldest tile that was not yet released is whole.
   __device__ void Release() {
     FenceAsyncProxy();
-    WarpArrive(SharedAddress(&s_.full[whole_.stage]));
+    BarrierArrive(SharedAddress(&s_.full[whole_.stage]));
     whole_.Advance();
   }
 

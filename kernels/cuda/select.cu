@@ -271,10 +271,10 @@ class UsualScorer {
     if (threadIdx.x == 0) {
       for (uint64_t& barrier : s_.fetched) BarrierInit(SharedAddress(&barrier), 1);
       for (uint64_t& barrier : s_.widened) {
-        BarrierInit(SharedAddress(&barrier), kGroupThreads / kWarp);
+        BarrierInit(SharedAddress(&barrier), kGroupThreads);
       }
       for (uint64_t& barrier : s_.used) {
-        BarrierInit(SharedAddress(&barrier), 2 * kGroupThreads / kWarp);
+        BarrierInit(SharedAddress(&barrier), 2 * kGroupThreads);
       }
       FenceAsyncProxy();
     }
@@ -350,7 +350,7 @@ class UsualScorer {
             args_.pages.has_fp4_index ? 1.0f : s_.code_scales[slot][Thread()];
       }
       FenceAsyncProxy();
-      WarpArrive(SharedAddress(&s_.widened[stage]));
+      BarrierArrive(SharedAddress(&s_.widened[stage]));
       MeetAt(kWideners, kGroupThreads);  // all have read the codes
       if (Thread() == 0 && i + kFetched < segment.pages) {
         Fetch(next, number + kFetched);
@@ -416,7 +416,7 @@ class UsualScorer {
         WgmmaWait();
         HoldResults(d);
       }
-      WarpArrive(SharedAddress(&s_.used[stage]));
+      BarrierArrive(SharedAddress(&s_.used[stage]));
       if (!is_mine) continue;
       float sums[2] = {};
       if constexpr (kQueries == 1) {
