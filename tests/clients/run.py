@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
@@ -78,7 +79,12 @@ class Clients:
         """(prompt tokens, completion tokens) that the router counted while `run` ran, and what that returned."""
         before = self.counted()
         out = run()
-        return [int(b - a) for a, b in zip(before, self.counted())], out
+        # The router publishes its counters a little after a request's end: wait until they stand still.
+        after = None
+        while (now := self.counted()) != after:
+            after = now
+            time.sleep(0.5)
+        return [int(b - a) for a, b in zip(before, after)], out
 
     def python_sdks(self):
         print(self.run([self.python("sdk"), str(HERE / "sdk_test.py"), self.url, self.cases_file, KEY]), end="")
