@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "absl/strings/str_format.h"
+#include "cli/event_reader.h"
 #include "cli/http_client.h"
 #include <nlohmann/json.hpp>
 
@@ -16,24 +17,6 @@ namespace baton::cli {
 namespace {
 
 using nlohmann::json;
-
-// Cuts a stream of server-sent events into their data.
-class EventReader {
- public:
-  template <typename OnData>
-  void Push(std::string_view piece, OnData on_data) {
-    text_ += piece;
-    for (size_t end = text_.find("\n\n"); end != std::string::npos; end = text_.find("\n\n")) {
-      constexpr std::string_view kData = "data: ";
-      if (text_.rfind(kData, 0) == 0)
-        on_data(std::string_view(text_).substr(kData.size(), end - kData.size()));
-      text_.erase(0, end + 2);
-    }
-  }
-
- private:
-  std::string text_;
-};
 
 // Prints an answer as it comes: reasoning dimmed on a terminal, left out elsewhere.
 class Printer {
@@ -80,10 +63,13 @@ class Conversation {
     content_.clear();
     error_.clear();
     EventReader events;
-    const auto reply = Fetch(
-        {.url = url_, .method = "POST", .body = Body(), .on_piece = [&](std::string_view piece) {
-           events.Push(piece, [this](std::string_view data) { OnData(data); });
-         }});
+    const auto reply = Fetch({.url = url_,
+                              .method = "POST",
+                              .body = Body(),
+                              .api_key = settings_.api_key,
+                              .on_piece = [&](std::string_view piece) {
+                                events.Push(piece, [this](std::string_view data) { OnData(data); });
+                              }});
     printer_.End();
     absl::Status status = reply.status();
     if (reply.ok() && reply->status != 200) status = absl::UnavailableError(ErrorOf(*reply));

@@ -7,6 +7,7 @@ namespace baton::cli {
 
 struct ChatSettings {
   std::string url = "http://127.0.0.1:8000";
+  std::string api_key;
   std::string model;   // empty: the server's first
   std::string system;  // empty: no system message
   bool is_thinking = true;

@@ -11,8 +11,10 @@ namespace baton::cli {
 
 struct HttpUrl {
   std::string host, port, path;  // the path begins with '/', or is empty
+  bool is_tls = false;
 };
-// From "http://host[:port][/path]" or "host:port"; kInvalidArgument says what is wrong.
+// From "http[s]://host[:port][/path]" or "host:port"; an IPv6 host stands in brackets, which are
+// taken off; slashes at the end are dropped. kInvalidArgument says what is wrong.
 absl::StatusOr<HttpUrl> ParseUrl(std::string_view text);
 
 struct HttpReply {
@@ -24,7 +26,8 @@ struct HttpReply {
 struct HttpCall {
   HttpUrl url;
   std::string method = "GET";
-  std::string body{};  // JSON
+  std::string body{};     // JSON
+  std::string api_key{};  // empty: none
   absl::Duration timeout = absl::Seconds(600);
   std::function<void(std::string_view)> on_piece{};
 };

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
@@ -78,7 +79,12 @@ class Clients:
         """(prompt tokens, completion tokens) that the router counted while `run` ran, and what that returned."""
         before = self.counted()
         out = run()
-        return [int(b - a) for a, b in zip(before, self.counted())], out
+        # The router publishes its counters a little after a request's end: wait until they stand still.
+        after = None
+        while (now := self.counted()) != after:
+            after = now
+            time.sleep(0.5)
+        return [int(b - a) for a, b in zip(before, after)], out
 
     def python_sdks(self):
         print(self.run([self.python("sdk"), str(HERE / "sdk_test.py"), self.url, self.cases_file, KEY]), end="")
@@ -90,6 +96,21 @@ class Clients:
         pictures = os.path.join(self.clients, "pictures")
         os.makedirs(pictures, exist_ok=True)
         print(self.run(["node", str(HERE.parent / "page/page_test.mjs"), self.url, self.page_file, pictures, KEY]), end="")
+
+    def baton_bench(self):
+        program = os.path.join(os.path.abspath(self.args.bin), "baton")
+        svg, csv = os.path.join(self.folder, "plot.svg"), os.path.join(self.folder, "rows.csv")
+        counts, out = self.counts_of(lambda: self.run(
+            [program, "bench", f"--url={self.url}", f"--num-prompts={REQUESTS}", "--concurrency=4", "--warm-up=0", "--api=completions",
+             "--input-length=40", "--output-length=8", "--ignore-eos", f"--csv={csv}", f"--svg={svg}"], OPENAI_API_KEY=KEY))
+        print(out, end="")
+        assert f"{REQUESTS} succeeded, 0 failed, 0 not finished" in out, out
+        expect_equal(counts, [REQUESTS * 40, REQUESTS * 8], "what the router counted")
+        assert f"tokens            {REQUESTS * 40} in (" in out and f", {REQUESTS * 8} out" in out, out
+        with open(csv, encoding="utf-8") as file:
+            expect_equal(len(file.readlines()), 2, "lines of the CSV file")
+        with open(svg, encoding="utf-8") as file:
+            assert f"({REQUESTS} requests)" in file.read()
 
     def sglang_bench_serving(self):
         result = os.path.join(self.folder, "sglang.jsonl")
@@ -127,7 +148,7 @@ def main():
             file.write(f"tests {KEY} admin\n")
         with cluster.Cluster(args, settings=[f"router.http.api_keys_file={keys}"]) as running:
             clients = Clients(running, args, folder)
-            return cluster.run_checks([clients.python_sdks, clients.npm_sdk, clients.chat_page,
+            return cluster.run_checks([clients.python_sdks, clients.npm_sdk, clients.chat_page, clients.baton_bench,
                                        clients.sglang_bench_serving, clients.aiperf], args.only)
 
 
