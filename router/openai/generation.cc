@@ -125,7 +125,8 @@ void Generation::Refuse(const ApiError& error) {
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s status=%d param=%s error=%s", job_.request_id, error.http_status,
                       error.param, error.message.substr(0, 256)));
-  RespondErrorBody(*exchange_, error, job_.writer->Error(error), job_.request_id, absl::Seconds(1));
+  RespondErrorBody(*exchange_, job_.writer->Status(error), job_.writer->Error(error),
+                   job_.request_id, absl::Seconds(1));
 }
 
 void Generation::SubmitParts() {
