@@ -146,7 +146,7 @@ TEST_F(OpenApiTest, NothingElseIsServed) {
     size_t num_paths = 0;
     for (std::string path : LiteralsBehind(ReadTestFile(file), "")) {
       if (!path.starts_with("/")) continue;
-      if (path.ends_with("/")) path += "x";
+      if (path.size() > 1 && path.ends_with("/")) path += "x";
       EXPECT_TRUE(FindRoute("GET", path).is_path_known) << file << ": " << path;
       ++num_paths;
     }

@@ -106,12 +106,13 @@ TEST_F(ApiTest, AStreamsLastUsageTellsStageTimesIfAsked) {
   Say(0, {RequestAccepted{}, Tokens("Paris"), Eos(), ended}, *answer);
   const std::vector<std::string> events = Events(answer->body);
   ASSERT_GE(events.size(), 3u);
-  EXPECT_EQ(Member(Json(events[0]), "usage").Find("stage_times_ms"), nullptr);  // not known yet
+  for (size_t i = 0; i + 2 < events.size(); ++i)  // not known yet
+    EXPECT_EQ(events[i].find("stage_times_ms"), std::string::npos);
   const JsonValue usage = Member(Json(events[events.size() - 2]), "usage");
   EXPECT_EQ(Member(usage, "stage_times_ms").Dump(),
-            R"({"parse": 1.500, "queue": 0.000, "booking": 0.000, "prefill_queue": 0.000, )"
-            R"("prefill": 0.000, "emit": 0.000, "transfer": 0.000, "decode_queue": 0.000, )"
-            R"("first_step": 7.000})");
+            R"({"parse": 1.5, "queue": 0.0, "booking": 0.0, "prefill_queue": 0.0, )"
+            R"("prefill": 0.0, "emit": 0.0, "transfer": 0.0, "decode_queue": 0.0, )"
+            R"("first_step": 7.0})");
   const auto plain = Chat(R"("stream": true, "stream_options": {"include_usage": true})");
   Say(1, {RequestAccepted{}, Tokens("Paris"), Eos(), ended}, *plain);
   EXPECT_EQ(plain->body.find("stage_times_ms"), std::string::npos);
