@@ -26,7 +26,10 @@ std::string LarkRegex(std::string_view regex) {
 }
 
 std::string LarkSchema(const JsonValue& schema) {
-  std::string out = "{\"x-guidance\": {\"whitespace_pattern\": \"[ \\\\t\\\\n\\\\r]{0,40}\"}";
+  // As json.dumps writes, which the model was trained on: with white space at will it may write
+  // nothing else until the limit.
+  std::string out = R"({"x-guidance": {"whitespace_flexible": false, "item_separator": ", ", )"
+                    R"("key_separator": ": "})";
   for (const auto& [key, value] : schema.members()) {
     if (key == "x-guidance") continue;
     out += ", ";

@@ -92,6 +92,8 @@ class Faults:
         for variant, request in (("greedy", greedy), ("seeded", seeded)):
             with cluster.Cluster(self.args, prefill=1, decode=2) as running:
                 calm = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
+                # Gauges follow after 250 ms: the calm run's worker must not be taken for the next one's.
+                wait_for(lambda: not busy(running, "decode", "baton_worker_sequences_running"), 5, "idle workers")
                 victim = []
 
                 def drain_at_fifth(index, _, running=running, victim=victim):
