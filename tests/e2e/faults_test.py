@@ -69,6 +69,7 @@ class Faults:
         request = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True}
         with cluster.Cluster(self.args, prefill=1, decode=2) as running:
             want = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
+            wait_for(lambda: not busy(running, "decode", "baton_worker_sequences_running"), 5, "idle workers")
             victim = []
 
             def kill_at_tenth(index, _):
