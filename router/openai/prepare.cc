@@ -131,7 +131,8 @@ std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
     return TooLong(job.head, context, asked, longest);
   int64_t left = context - longest;
   if (parts_.config.default_max_tokens > 0) left = std::min(left, parts_.config.default_max_tokens);
-  if (!job.params.max_tokens) job.request.finish.max_tokens = left;
+  job.request.is_length_given = job.params.max_tokens.has_value();
+  if (!job.request.is_length_given) job.request.finish.max_tokens = left;
   if (job.params.min_tokens > job.request.finish.max_tokens)
     return BadRequest(
         absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
