@@ -262,6 +262,7 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
   job.head.id = "cmpl-" + call.id;
   job.head.created = absl::ToUnixSeconds(WallNow());
   if (auto error = CheckModel(body, job.head.model)) return *error;
+  job->grammar_param = InOwnNames(BadRequest("", job->grammar_param), translated->sources).param;
   ApiResult<GenerateParams> params =
       ParseGenerateParams(body, CompletionKind::kText, parts_.tokenizer, parts_.markup.eos);
   if (!params.ok()) return params.error();
