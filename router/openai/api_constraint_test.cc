@@ -159,6 +159,10 @@ TEST_F(ApiConstraintTest, AnswersInTheFormOfItsSurface) {
   EXPECT_EQ(Member(error, "param").text(), "text.format");
   EXPECT_THAT(Member(error, "message").text(), HasSubstr("text.format: "));
   EXPECT_THAT(Member(error, "message").text(), HasSubstr("not"));
+  const auto generate = Settle(Post("/generate", R"({"text": "hi", "sampling_params": )"
+                                                 R"({"json_schema": {"not": {}}}})"));
+  EXPECT_EQ(Member(Member(Json(generate->body), "error"), "param").text(),
+            "sampling_params.json_schema");
   EXPECT_TRUE(dispatcher_.submitted.empty());
 }
 
