@@ -258,7 +258,7 @@ def main():
     with cluster.Cluster(args) as running:
         api = Api(running)
         code = cluster.run_checks(
-            [api.capital_of_france, api.openai_client, api.anthropic_messages, api.anthropic_client, api.document_is_served,
+            [api.capital_of_france, api.openai_client, api.sglang_generate, api.anthropic_messages, api.anthropic_client, api.document_is_served,
              api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
              api.text_completions, api.prompts_are_scored, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
              api.stages_add_up, api.promtool_is_content, api.nothing_is_left], args.only)
