@@ -75,6 +75,7 @@ TEST(JsonValue, SaysWhereTheSyntaxIsWrong) {
   EXPECT_THAT(RoundTrip("\"\xFF\""), HasSubstr("at byte 2"));
   EXPECT_THAT(RoundTrip(""), HasSubstr("at byte 1"));
   EXPECT_THAT(RoundTrip("[1] x"), HasSubstr("at byte 5"));
+  EXPECT_THAT(RoundTrip(std::string("[1]\0x", 5)), HasSubstr("at byte 4"));
   EXPECT_THAT(RoundTrip("1e999"), HasSubstr("at byte"));
 }
 
