@@ -3,8 +3,8 @@
 //   router_load worker STEP_US               prints its port; ends with its standard input
 //   router_load client PORT CONNECTIONS FILE sends the lines of FILE as chats
 //   router_load open PORT CONNECTIONS RATE FILE TIMES  the same at RATE a second, at random times;
-//                                            TIMES: a line of index and ms from sending to the
-//                                            first byte each
+//                                            TIMES: a line of each one's index, ms from sending and
+//                                            from being due to the first byte
 //   router_load stages FILE                  the stages of these chats alone
 //   router_load format FILE                  chunks of a stream of the text in FILE
 //   router_load tokenize FILE ROUNDS
@@ -68,8 +68,8 @@ int Client(const std::string& port, const std::string& connections, double per_s
   if (!times.empty()) {
     std::ofstream file(times);
     for (size_t i = 0; i < result.first.size(); ++i)
-      file << result.order[i] << ' ' << absl::ToDoubleMilliseconds(result.first_from_send[i])
-           << '\n';
+      file << result.order[i] << ' ' << absl::ToDoubleMilliseconds(result.first_from_send[i]) << ' '
+           << absl::ToDoubleMilliseconds(result.first[i]) << '\n';
   }
   std::printf(
       "{\"requests\":%zu,\"events\":%zu,\"wall_s\":%.3f,\"first_p50_ms\":%.3f,"
