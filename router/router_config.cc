@@ -35,8 +35,11 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
               "of one body: above it 413");
   reader.Bind("http.max_bodies_bytes", &c.http.max_bodies_bytes, 1024, 64 * kGiB,
               "of all bodies that are read or handled, and large answers: above it 429");
-  reader.Bind("http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
-              "unsent bytes of one answer: a reader this slow counts as gone");
+  reader.Bind(
+      "http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
+      "unsent bytes of one answer: a reader this slow counts as gone. Pieces of more than an "
+      "eighth of it (the last events of a long answer of `/v1/responses` repeat its text) "
+      "count as large answers instead");
   reader.BindMs("http.header_timeout_ms", &c.http.header_timeout, kTick, kLong,
                 "from the first byte to the end of the head");
   reader.BindMs("http.body_timeout_ms", &c.http.body_timeout, kTick, kLong,

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kJson = "application/json";
 
 constexpr std::string_view kPosts[] = {
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize",
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/generate", "/tokenize",
     "/v1/tokenize",         "/detokenize",     "/v1/detokenize"};
 constexpr std::string_view kGets[] = {"/v1/models", "/health",  "/ping",
                                       "/ready",     "/metrics", "/version"};

@@ -66,7 +66,10 @@ class Api final : public RequestHandler {
   // Reads the body and prepares a generation. Pure but for the seed and the clock; any thread.
   ApiResult<GenerationJob> PrepareChat(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> PrepareResponse(const Call& call, const JsonValue& body) const;
-  ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body,
+                                             const JsonValue* prompt) const;
+  ApiResult<GenerationJob> PrepareGenerate(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareBody(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> Prepare(Call& call) const;  // may take the request id from the body
   std::optional<ApiError> FillRequest(const Call& call, GenerationJob& job) const;
   std::optional<ApiError> CheckModel(const JsonValue& body, std::string& model) const;

@@ -155,7 +155,14 @@ TEST_F(ApiConstraintTest, AnswersInTheFormOfItsSurface) {
       "/v1/responses", R"({"input": "hi", "text": {"format": {"type": "json_schema", "name": "n", )"
                        R"("schema": {"not": {}}}}})"));
   EXPECT_EQ(answer->status, 400);
-  EXPECT_THAT(answer->body, HasSubstr("not"));
+  const JsonValue error = Member(Json(answer->body), "error");
+  EXPECT_EQ(Member(error, "param").text(), "text.format");
+  EXPECT_THAT(Member(error, "message").text(), HasSubstr("text.format: "));
+  EXPECT_THAT(Member(error, "message").text(), HasSubstr("not"));
+  const auto generate = Settle(Post("/generate", R"({"text": "hi", "sampling_params": )"
+                                                 R"({"json_schema": {"not": {}}}})"));
+  EXPECT_EQ(Member(Member(Json(generate->body), "error"), "param").text(),
+            "sampling_params.json_schema");
   EXPECT_TRUE(dispatcher_.submitted.empty());
 }
 

@@ -266,6 +266,8 @@ void Generation::On(size_t part, const RequestEnded& event) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
+  std::string said = job_.writer->PromptEnd(part, event.cached_tokens);
+  if (is_streaming_) Send(std::move(said));
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
 }
 
