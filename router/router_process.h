@@ -14,7 +14,7 @@
 #include "router/front/metered_dispatcher.h"
 #include "router/front/operator_api.h"
 #include "router/http/api_keys.h"
-#include "router/http/cpu_pool.h"
+#include "common/cpu_pool.h"
 #include "router/http/http_server.h"
 #include "router/metrics_export.h"
 #include "router/net/session_client.h"

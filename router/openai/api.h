@@ -7,7 +7,7 @@
 
 #include "common/clock.h"
 #include "common/rng.h"
-#include "router/http/cpu_pool.h"
+#include "common/cpu_pool.h"
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"

@@ -182,11 +182,10 @@ class CallGrammarMasks : public testing::Test {
     absl::StatusOr<Matcher> matcher = Matcher::Create(RealVocabulary(), grammar);
     if (!matcher.ok()) return matcher.status().ToString();
     const std::vector<int32_t> ids = RealTokenizer().Encode(text, SpecialTokens::kRecognise);
-    const size_t taken = matcher->CountAllowed(ids);
-    if (taken < ids.size())
-      return "refused behind: " + RealTokenizer().Decode(std::span(ids).first(taken), false);
-    for (const int32_t id : ids)
-      if (!matcher->Consume(id).ok()) return "Consume differs from CountAllowed";
+    for (size_t taken = 0; taken < ids.size(); ++taken) {
+      if (!matcher->Consume(ids[taken]).ok())
+        return "refused behind: " + RealTokenizer().Decode(std::span(ids).first(taken), false);
+    }
     return matcher->IsStopped() ? "complete" : matcher->IsAccepting() ? "may end" : "open";
   }
   static std::string Grammar(const std::string& schema, CallRules rules) {

@@ -10,7 +10,7 @@
 
 #include "common/clock.h"
 #include "common/grammar.h"
-#include "router/http/cpu_pool.h"
+#include "common/cpu_pool.h"
 #include "router/http/http_message.h"
 #include "router/openai/answer_writer.h"
 #include "router/openai/api_config.h"
