@@ -148,8 +148,8 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = CheckHandles(session, request);
-  if (status.ok()) status = Book(request, landing);
   if (status.ok()) status = StartMasks(request, landing);
+  if (status.ok()) status = Book(request, landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;
     const auto retry = is_full ? absl::ToInt64Milliseconds(setup_.limits.retry_after) : 0;

@@ -263,6 +263,7 @@ TEST_F(WorkerMaskTest, RefusesWhenTooManyGrammarsWait) {
   EXPECT_GT(refused[0].retry_after_ms, 0u);
   StepUntil([] { return false; }, 20);
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+  EXPECT_EQ(workers_.at("d")->core->Gauges().tail_buffers_free, 12);
 }
 
 // The router has compiled it too: a worker of another version, say.
