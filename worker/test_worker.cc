@@ -47,12 +47,13 @@ WorkerSetup MakeSetup(const TestWorkerOptions& options) {
 
 }  // namespace
 
+std::string DemoTokenizerJson() {
+  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 const Vocabulary& DemoVocabulary() {
-  static const Vocabulary vocabulary = [] {
-    std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-    return *Vocabulary::FromTokenizerJson(
-        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
-  }();
+  static const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(DemoTokenizerJson());
   return vocabulary;
 }
 

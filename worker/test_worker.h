@@ -26,7 +26,8 @@
 namespace baton::worker {
 
 kernels::PageLayout TestLayout();
-const Vocabulary& DemoVocabulary();  // of models/demo
+std::string DemoTokenizerJson();  // of models/demo
+const Vocabulary& DemoVocabulary();
 
 class HashRunner final : public engine::StepRunner {
  public:

@@ -109,10 +109,13 @@ class WorkerMaskTest : public testing::Test {
     message.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
     Tell(prefill, std::move(message));
   }
-  bool HasEnded(const std::string& decode, uint8_t transfer) {
+  bool HasFinished(const std::string& decode, uint8_t transfer) {
     for (const wire::Finished& f : Said(decode, &wire::WorkerMessage::finished))
       if (f.handle.value == transfer) return true;
-    return !Said(decode, &wire::WorkerMessage::failed).empty();
+    return false;
+  }
+  bool HasEnded(const std::string& decode, uint8_t transfer) {
+    return HasFinished(decode, transfer) || !Said(decode, &wire::WorkerMessage::failed).empty();
   }
   std::vector<int32_t> TextOf(const std::string& prefill, const std::string& decode,
                               uint8_t transfer, std::vector<int32_t> text) {
@@ -297,6 +300,28 @@ TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsLanding) {
   Send("p", "d", 1);
   EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
   EXPECT_EQ(Said("d", &wire::WorkerMessage::failed)[0].code, absl::StatusCode::kInvalidArgument);
+  StepUntil([] { return false; }, 50);
+  EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+}
+
+// The lexer's states double with every place that the regex looks back.
+TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
+  const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoTokenizerJson(), 0, 200'000);
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &small);
+  rules_ = {};
+  rules_.grammar = "start: /(a|b)*a(a|b){90}/";
+  Send("p", "d", 1);
+  rules_.grammar = "start: /[0-9]{9}/";
+  Send("p", "d", 2);
+  EXPECT_TRUE(StepUntil([&] { return HasFinished("d", 2); }));
+  EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
+  const wire::Failed failed = Said("d", &wire::WorkerMessage::failed)[0];
+  EXPECT_EQ(failed.handle->value, 1u) << failed.message;
+  EXPECT_EQ(failed.code, absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(failed.message, HasSubstr("the limit is 200000"));
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_limits, 1u);
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_failures, 0u) << "the client's fault";
   StepUntil([] { return false; }, 50);
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
 }
