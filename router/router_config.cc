@@ -51,7 +51,9 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
   reader.Bind("http.cpu_threads", &c.cpu_threads, 1, 256,
               "threads that read bodies above api.offload_bytes");
   reader.Bind("http.max_waiting_bodies", &c.max_waiting_bodies, 1, 1 << 20,
-              "waiting for those threads: above it 429");
+              "waiting for those threads, and grammars for theirs: above it 429");
+  reader.Bind("http.grammar_threads", &c.grammar_threads, 1, 256,
+              "threads that compile grammars: so many slow ones at once hold up the others");
 }
 
 void BindSessions(ConfigReader& reader, RouterConfig& c) {

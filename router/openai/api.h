@@ -6,8 +6,8 @@
 #include <string>
 
 #include "common/clock.h"
+#include "common/cpu_pool.h"
 #include "common/rng.h"
-#include "router/http/cpu_pool.h"
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
@@ -22,8 +22,7 @@ namespace baton::router {
 struct ApiParts {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
-  // The same tokens' bytes, for grammars. Null: no worker has a grammar back end.
-  const Vocabulary* vocabulary = nullptr;
+  GrammarChecker& grammars;
   const MarkupIds& markup;
   const ChatEncoder& encoder;
   Dispatcher& dispatcher;
