@@ -13,8 +13,23 @@
 #include "nlohmann/json.hpp"
 
 #include "common/check.h"
+#include "router/text/utf8.h"
 
 namespace baton::router {
+
+namespace {
+
+// What is wrong with a text, which the parser quotes: in short and well formed.
+std::string Shown(std::string_view what) {
+  constexpr size_t kMostBytes = 200;
+  std::string out;
+  Utf8Stream stream;
+  stream.Push(what.substr(0, kMostBytes), out);
+  stream.Finish(out);
+  return what.size() > kMostBytes ? out + "..." : out;
+}
+
+}  // namespace
 
 // Receives the parser's events and builds the tree without recursion.
 class JsonBuilder {
@@ -54,7 +69,7 @@ class JsonBuilder {
     const size_t colon = column == std::string_view::npos ? column : text.find(": ", column);
     const std::string_view what =
         colon == std::string_view::npos ? std::string_view("syntax error") : text.substr(colon + 2);
-    error_ = absl::StrFormat("%s at byte %d", what, position);
+    error_ = absl::StrFormat("%s at byte %d", Shown(what), position);
     return false;
   }
 

@@ -33,6 +33,16 @@ TEST(JsonValue, KeepsFirstPlaceAndLastValueOfADuplicateKey) {
   EXPECT_EQ(value->members()[30].second.text(), "2");
 }
 
+TEST(JsonValue, SaysInShortAndWellFormedTextWhatIsWrong) {
+  EXPECT_EQ(RoundTrip("\"a\xE7\x8C\""),
+            "syntax error while parsing value - invalid string: ill-formed UTF-8 byte; last read: "
+            "'\"a\xEF\xBF\xBD\"' at byte 5");
+  const std::string message = RoundTrip("\"" + std::string(10000, 'x') + "\xFF\"");
+  EXPECT_THAT(message, HasSubstr("ill-formed UTF-8 byte; last read: '\"xxx"));
+  EXPECT_THAT(message, HasSubstr("x... at byte 10002"));
+  EXPECT_LT(message.size(), 300u);
+}
+
 TEST(JsonValue, SpellsNumbersLikePython) {
   const std::pair<const char*, const char*> cases[] = {
       {"0", "0"},
