@@ -1,5 +1,6 @@
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <string_view>
 
@@ -30,6 +31,27 @@ std::string Written(const std::string& grammar, uint64_t choice, bool& ends) {
   return text;
 }
 
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+
+// A number beyond the range of doubles is JSON too, though our parser takes none.
+std::string WithSmallExponents(std::string_view json) {
+  std::string out;
+  bool is_quoted = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    out += json[i];
+    if (is_quoted && json[i] == '\\' && i + 1 < json.size()) {
+      out += json[++i];
+    } else if (json[i] == '"') {
+      is_quoted = !is_quoted;
+    } else if (!is_quoted && (json[i] | 32) == 'e' && i > 0 && IsDigit(json[i - 1])) {
+      if (i + 1 < json.size() && (json[i + 1] == '+' || json[i + 1] == '-')) out += json[++i];
+      if (i + 1 < json.size() && IsDigit(json[i + 1])) out += '1';
+      while (i + 1 < json.size() && IsDigit(json[i + 1])) ++i;
+    }
+  }
+  return out;
+}
+
 bool IsFollowed(const std::string& grammar) {
   const absl::Status status = CheckGrammar(DemoVocabulary(), grammar);
   CHECK(status.message().size() <= kMaxGrammarMessage);
@@ -46,7 +68,10 @@ void ConstrainAnswer(const JsonValue& body, uint64_t choice) {
   if (!*constraint || !IsFollowed((*constraint)->grammar)) return;
   bool ends = false;
   const std::string text = Written((*constraint)->grammar, choice, ends);
-  if (ends && !(*constraint)->schema.empty()) CHECK(JsonValue::Parse(text).ok());
+  if (!ends || (*constraint)->schema.empty()) return;
+  const bool is_json = JsonValue::Parse(WithSmallExponents(text)).ok();
+  if (!is_json) std::fprintf(stderr, "written: %s\n", text.c_str());
+  CHECK(is_json);
 }
 
 // Calls, beside text, alone, or behind what the prompt has of them.
