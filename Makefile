@@ -44,7 +44,8 @@ vectors: setup ## run tokenizer, chat and api test data: make vectors DIR=<folde
 	$(BIN)/vectors_check $(if $(filter file default,$(origin DIR)),tests/data/vectors,$(DIR))
 
 fuzz: setup ## every parser under libFuzzer, ASan and UBSan: make fuzz SECONDS=60 (of each)
-	@deploy/setup.sh fuzz
+	@deploy/setup.sh fuzz || true
+	@command -v clang++-16 >/dev/null || { echo "make fuzz: there is no clang++-16, and libFuzzer is clang's (Debian: clang-16 libclang-rt-16-dev)" >&2; exit 1; }
 	@cmake --preset fuzz >/dev/null
 	@deploy/progress.sh "building" cmake --build build/fuzz -j$(JOBS) --target baton_fuzz_targets
 	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz $(SECONDS)

@@ -52,6 +52,35 @@ int CountLinks(std::string_view text) {
   return links;
 }
 
+// Where what begins at `at` and is closed by `end` ends, an escaped `end` aside; the text's end if
+// nothing closes it.
+size_t EndOf(std::string_view text, size_t at, char end) {
+  for (++at; at < text.size() && text[at] != end; ++at)
+    if (text[at] == '\\') ++at;
+  return std::min(at, text.size());
+}
+
+// Whether a lark grammar has a '~' in front of an atom: a complement, over all bytes, and special
+// tokens are spelled in bytes that no text has. Behind an atom and in front of a number it repeats.
+bool HasComplement(std::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/'))) {
+      at = std::min(text.find('\n', at), text.size());
+    } else if (c == '"' || c == '/') {
+      at = EndOf(text, at, c);
+    } else if (c == '<') {
+      const size_t end = text.find_first_of("<> \t\r\n", at + 1);
+      if (end != text.npos && text[end] == '>') at = end;
+    } else if (c == '~') {
+      const size_t next = text.find_first_not_of(" \t", at + 1);
+      if (next == text.npos || !absl::ascii_isdigit(static_cast<unsigned char>(text[next])))
+        return true;
+    }
+  }
+  return false;
+}
+
 absl::Status CheckText(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
     return absl::InvalidArgumentError(
@@ -67,6 +96,9 @@ absl::Status CheckText(std::string_view grammar) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "grammar has %d rules and \"$ref\"s, the limit is %d", links, kMaxGrammarLinks));
   }
+  if (HasComplement(grammar))
+    return absl::InvalidArgumentError(
+        "grammar: complements (~) are not supported; a class such as /[^a]/ or /[[a-z]--[b]]/ is");
   return absl::OkStatus();
 }
 

@@ -221,6 +221,16 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
 }
 
 // A reader that recursed along them on a thread's usual stack ended the process.
+// What special tokens are to the back end are bytes beside all text, which a complement allows.
+TEST_F(GrammarTest, RefusesComplements) {
+  for (const char* grammar :
+       {"start: ~\"a\"\n", "start: T\nT: /[a-z]+/ & ~ /ab/\n", "start: \"//\" </think> ~(\"a\")\n"})
+    EXPECT_THAT(ErrorOf(grammar), HasSubstr("complements (~)")) << grammar;
+  const std::string other = "start: \"a~\" ~ 2 /[~\\/]~/ T // ~\"x\"\n# ~ x\nT: \"~\\\"~\"\n";
+  EXPECT_TRUE(Accepts(other, "a~a~~~~\"~"));
+  EXPECT_TRUE(Accepts("start: %json {\"const\": \"~a /~\"}\n", "\"~a /~\""));
+}
+
 TEST_F(GrammarTest, BoundsChains) {
   const auto rules = [](int n, const char* name, const char* rest) {
     std::string chain = absl::StrFormat("start: %s0\n", name);

@@ -92,10 +92,12 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket,
                  HttpShared& shared, boost::asio::ssl::context* tls);
   ~HttpConnection();
-  boost::asio::awaitable<void> Run();
+  // Until the connection is done with. It is held by the coroutine, which starts whenever the loop
+  // comes to it.
+  static boost::asio::awaitable<void> Run(std::shared_ptr<HttpConnection> connection);
 
  private:
-  boost::asio::awaitable<void> Serve();  // requests until the connection is done with
+  boost::asio::awaitable<void> Serve();
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   // The head of the next request, null when the client left or `refusal` says why there is none.
   boost::asio::awaitable<std::optional<HttpRequest>> ReadHead(Parser& parser, HttpRefusal& refusal);
@@ -107,7 +109,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   boost::asio::awaitable<void> Linger();
   // Writes the answer until it is over; false when the connection cannot be used further.
   boost::asio::awaitable<bool> WriteAnswer(std::shared_ptr<HttpAnswer> answer);
-  boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpAnswer> answer);
+  static boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpConnection> connection,
+                                                  std::shared_ptr<HttpAnswer> answer);
   boost::asio::awaitable<bool> WriteAll(std::string bytes);
 
   boost::asio::io_context& io_;

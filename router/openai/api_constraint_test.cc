@@ -158,6 +158,14 @@ TEST_F(ApiConstraintTest, AnswersInTheFormOfItsSurface) {
   EXPECT_TRUE(dispatcher_.submitted.empty());
 }
 
+TEST_F(ApiConstraintTest, QuotesInTheLogWhatAClientSaid) {
+  testing::internal::CaptureStdout();
+  Refused(R"("guided_json": {"\" status=200": {}, "$ref": "\" status=200"})");
+  const std::string log = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(log, HasSubstr("param=\"guided_json\" error=\"guided_json: "));
+  EXPECT_THAT(log, HasSubstr("\\\" status=200"));
+}
+
 TEST_F(ApiConstraintTest, SubmitsNothingForAClientThatLeft) {
   const auto exchange = Chat(R"("response_format": {"type": "json_object"})");
   exchange->Gone();

@@ -127,7 +127,7 @@ void Generation::Refuse(const ApiError& error) {
   is_over_ = true;
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s status=%d param=%s error=%s", job_.request_id, error.http_status,
-                      error.param, error.message.substr(0, 256)));
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   RespondErrorBody(*exchange_, job_.writer->Status(error), job_.writer->Error(error),
                    job_.request_id, absl::Seconds(1));
 }

@@ -38,6 +38,12 @@ TEST(JsonValue, KeepsFirstPlaceAndLastValueOfADuplicateKey) {
   EXPECT_EQ(value->members()[30].second.text(), "2");
 }
 
+TEST(JsonValue, SaysWhatIsWrongWithoutTheClientsBytes) {
+  EXPECT_EQ(RoundTrip("\"a\xE7\x8C\""), "ill-formed UTF-8 at byte 3");
+  EXPECT_EQ(RoundTrip("\"" + std::string(10000, 'x') + "\xFF\""),
+            "ill-formed UTF-8 at byte 10002");
+}
+
 TEST(JsonValue, SpellsNumbersLikePython) {
   const std::pair<const char*, const char*> cases[] = {
       {"0", "0"},
