@@ -137,7 +137,7 @@ class Bench {
       gap.Add(gaps.TimeLayer(step, kind.kind), kind.in_model);
       whole.Add(TimeLayer(step, kind.kind), kind.in_model);
     }
-    const double links = 2 * kModelLayers * TimeAllReduce(name, step.rows());
+    const double links = 2 * kModelLayers * TimeAllReduce(name, step.sequences);
     const auto print = [&](const char* part, double us) { Print(name, part, {us, gap.floor, 0}); };
     print("floor", gap.floor);
     print("launch", gap.launch);
