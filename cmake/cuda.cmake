@@ -5,8 +5,8 @@
 # contains the back end starts on a machine without GPU and says there that it has none.
 option(BATON_CUDA "Build kernels/cuda" OFF)
 set(BATON_CUDA_ROOT "/usr/local/cuda" CACHE PATH "CUDA 13.0 toolkit")
-# Beside Hopper (90a), for the operators that do not need its matrix instructions: 100a-real;120-real. Only compiled:
-# no GPU of these runs a whole step, and CudaDevice names the operators it lacks.
+# Beside Hopper (90a), for the operators that do not need its matrix instructions: 100a-real;120-real (30 more CPU seconds).
+# Only compiled: no GPU of these runs a whole step, and CudaDevice names the operators it lacks.
 set(BATON_CUDA_MORE_ARCHITECTURES "" CACHE STRING "Architectures to compile the general CUDA kernels for, beside 90a")
 if(NOT BATON_CUDA)
   return()
