@@ -22,6 +22,21 @@ if [ -d "$modules" ]; then
   cp -L "$modules"/*.so.0 "$stage/lib/ucx/"
   ldd "$stage"/lib/ucx/*.so.0 | awk '/=> \//{print $3}' | sort -u | grep -vE "$own" | xargs -I{} cp -Ln {} "$stage/lib/"
 fi
+# A program's search path does not hold for the libraries of its libraries: each looks beside itself. The machine may have a UCX of its own.
+patchelf --set-rpath "\$ORIGIN" "$stage"/lib/*.so*
+if [ -d "$stage/lib/ucx" ]; then
+  patchelf --set-rpath "\$ORIGIN:\$ORIGIN/.." "$stage"/lib/ucx/*.so*
+  for module in "$stage"/lib/ucx/*; do rm -f "$stage/lib/$(basename "$module")"; done
+fi
+find "$stage/bin" "$stage/lib" -type f | while read -r file; do
+  ldd "$file" | awk '/=> \//{print $3}' | while read -r path; do
+    path=$(realpath -s "$path")
+    if [ -e "$stage/lib/$(basename "$path")" ] && [[ "$path" != "$stage"/* ]]; then
+      echo "$file would load $path of the machine" >&2
+      exit 1
+    fi
+  done
+done
 if [ -n "$ucx" ]; then
   mkdir -p "$stage/ucx-cuda/lib/ucx"
   cp "$ucx"/libucx/lib/libuc[mpst].so.0 "$ucx"/libucx/lib/libucs_signal.so.0 "$stage/ucx-cuda/lib/"
@@ -29,6 +44,6 @@ if [ -n "$ucx" ]; then
   strip --strip-unneeded "$stage"/ucx-cuda/lib/*.so.0 "$stage"/ucx-cuda/lib/ucx/*.so.0
 fi
 echo "programs, stripped: $(cat "$stage"/bin/* | wc -c | awk '{printf "%.1f MiB", $1 / 1048576}')"
-(cd "$stage/bin" && ls -l | awk 'NR > 1 {printf "  %-14s %9d bytes\n", $9, $5}')
-XZ_OPT=-9e tar -cJf "$out" -C "$stage" $(cd "$stage" && ls)
+find "$stage/bin" -type f -printf '  %f %s bytes\n' | sort
+XZ_OPT=-9e tar -cJf "$out" -C "$stage" .
 du -h "$out"

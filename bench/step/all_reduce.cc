@@ -216,8 +216,8 @@ absl::StatusOr<AllReducePair> AllReducePair::Create(int max_rows, int width) {
   auto state = std::make_unique<State>();
   state->max_rows = max_rows;
   state->width = width;
-  RETURN_IF_ERROR(state->Allocate(0));
   RETURN_IF_ERROR(state->Allocate(1));
+  RETURN_IF_ERROR(state->Allocate(0));  // the last: it stays this thread's GPU
   return AllReducePair(std::move(state));
 }
 
