@@ -7,6 +7,8 @@ DIR ?= models/demo
 ARGS ?=
 # A CUDA 13 toolkit; the default is made from wheels.
 CUDA ?= build/cuda-13.0
+# Empty, or a folder for a UCX that reaches GPU memory, made from its wheel: make bundle UCX=build/ucx
+UCX ?=
 RELEASE := build/release
 BIN := $(RELEASE)/bin
 
@@ -57,7 +59,8 @@ cuda: setup ## compile everything for a Hopper GPU, and the tests of its operato
 	@deploy/progress.sh "building" cmake --build build/cuda -j$(JOBS) --target baton baton-router baton-prefill baton-decode baton_cuda_programs
 
 bundle: cuda ## build/baton-cuda.tar.xz: the programs for a GPU machine, with the libraries it may lack
-	deploy/bundle.sh build/cuda/bin build/baton-cuda.tar.xz
+	@if [ -n "$(UCX)" ]; then deploy/ucx.sh $(UCX); fi
+	deploy/bundle.sh build/cuda/bin build/baton-cuda.tar.xz $(UCX)
 
 bench: build-all ## benchmarks; rows go to bench/results
 	bench/run.sh $(BIN)
