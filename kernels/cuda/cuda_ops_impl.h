@@ -91,7 +91,7 @@ class CudaOps final : public Ops {
     uint16_t* second_y = nullptr;  // of w3
     int tile_rows = 0;
     const Matrix* routed = nullptr;  // any of the routed ones: shape and format
-    LinearArgs linear;  // but the weight
+    LinearArgs linear;               // but the weight
   };
 
   CudaOps(CudaOptions options, CudaDevice& device);
@@ -114,7 +114,6 @@ class CudaOps final : public Ops {
   void DropGraphs();
 
   // advance.cc
-  absl::Status CheckRuns(const AdvanceArgs& args);
   absl::Status WriteView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void ClearUnverifiedEntries(const SlotProgress& progress, int64_t position);
