@@ -14,38 +14,52 @@ constexpr int kHeadsOfBlock = kThreads / kHalf;
 
 unsigned Unsigned(int n) { return static_cast<unsigned>(n); }
 
-// kIsIndex: of the index's queries, else of the main ones; kIsFull: their dimension is the largest.
-// Grid: (rows, groups of heads).
+struct QueryShared {
+  alignas(16) Bf16 rows[kHeadsOfBlock][kMaxHeadDim + kHalf];
+  SinCos angles[kMaxHeadDim / 2];
+};
+static_assert(RowValues<kMaxHeadDim / kHalf, true>::kRow == kMaxHeadDim + kHalf);
+
+// A group of heads of a row. kIsIndex: of the index's queries, else of the main ones; kIsFull:
+// their dimension is the largest.
 template <bool kIsIndex, bool kIsFull>
-__global__ void __launch_bounds__(kThreads) QueryKernel(QueryArgs args) {
-  constexpr int kMost = (kIsIndex ? kMaxIndexDim : kMaxHeadDim) / kHalf;
-  using Values = RowValues<kMost, kIsFull>;
-  __shared__ __align__(16) Bf16 rows[kHeadsOfBlock][Values::kRow];
-  __shared__ SinCos angles[kMaxHeadDim / 2];
-  const int row = static_cast<int>(blockIdx.x);
+__device__ void ShapeHeads(const QueryArgs& args, int row, int group, QueryShared& s) {
+  using Values = RowValues<(kIsIndex ? kMaxIndexDim : kMaxHeadDim) / kHalf, kIsFull>;
   const ModelShape& shape = args.shape;
-  if (row >= *args.step.num_rows) return;
-  for (int i = static_cast<int>(threadIdx.x); i < shape.rope_dim / 2; i += kThreads) {
-    angles[i] = RopeSinCos(RopeAngle(args.step.position[row], args.frequencies[i]));
-  }
-  __syncthreads();
   const int heads = kIsIndex ? shape.index_heads : shape.heads;
   const int dim = kIsIndex ? shape.index_dim : shape.head_dim;
   const int half = static_cast<int>(threadIdx.x) / kHalf;
-  const int wanted = static_cast<int>(blockIdx.y) * kHeadsOfBlock + half;
+  const int wanted = group * kHeadsOfBlock + half;
   const int head = min(wanted, heads - 1);  // whole warps take part in the shuffles
   Bf16* query = kIsIndex ? args.index_query : args.query;
   query += (static_cast<int64_t>(row) * heads + head) * dim;
   Values values;
   values.own = dim / kHalf;
-  values.Load(query, rows[half]);
+  values.Load(query, s.rows[half]);
   if constexpr (!kIsIndex) values.Norm(shape.norm_epsilon);
-  values.Rope(angles, shape.rope_dim);
+  values.Rope(s.angles, shape.rope_dim);
   if constexpr (kIsIndex) {
     values.Hadamard(shape.index_norm);
     values.SimulateFp4();
   }
-  values.Store(query, rows[half], wanted < heads);
+  values.Store(query, s.rows[half], wanted < heads);
+}
+
+// Grid: (rows, groups of main heads, then of index heads).
+template <bool kIsFull>
+__global__ void __launch_bounds__(kThreads) QueryKernel(QueryArgs args, int main_groups) {
+  __shared__ QueryShared s;
+  const int row = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
+  if (row >= *args.step.num_rows) return;
+  for (int i = static_cast<int>(threadIdx.x); i < args.shape.rope_dim / 2; i += kThreads) {
+    s.angles[i] = RopeSinCos(RopeAngle(args.step.position[row], args.frequencies[i]));
+  }
+  __syncthreads();
+  if (group < main_groups) {
+    ShapeHeads<false, kIsFull>(args, row, group, s);
+  } else {
+    ShapeHeads<true, kIsFull>(args, row, group - main_groups, s);
+  }
 }
 
 // Grid: (rows, pieces of the width).
@@ -81,16 +95,17 @@ __global__ void FoldKernel(FoldArgs args) {
 }  // namespace
 
 cudaError_t RunShapeQueries(const QueryArgs& args, cudaStream_t stream) {
-  const auto grid = [&args](int heads) {
-    return dim3(Unsigned(args.step.rows), Unsigned((heads + kHeadsOfBlock - 1) / kHeadsOfBlock));
-  };
-  const auto main =
-      args.shape.head_dim == kMaxHeadDim ? QueryKernel<false, true> : QueryKernel<false, false>;
-  main<<<grid(args.shape.heads), kThreads, 0, stream>>>(args);
-  if (args.index_query == nullptr) return cudaPeekAtLastError();
-  const auto index =
-      args.shape.index_dim == kMaxIndexDim ? QueryKernel<true, true> : QueryKernel<true, false>;
-  index<<<grid(args.shape.index_heads), kThreads, 0, stream>>>(args);
+  const ModelShape& shape = args.shape;
+  const auto groups_of = [](int heads) { return (heads + kHeadsOfBlock - 1) / kHeadsOfBlock; };
+  const int main_groups = groups_of(shape.heads);
+  const int index_groups = args.index_query == nullptr ? 0 : groups_of(shape.index_heads);
+  const dim3 grid(Unsigned(args.step.rows), Unsigned(main_groups + index_groups));
+  const bool is_full = shape.head_dim == kMaxHeadDim && shape.index_dim == kMaxIndexDim;
+  if (is_full) {
+    QueryKernel<true><<<grid, kThreads, 0, stream>>>(args, main_groups);
+  } else {
+    QueryKernel<false><<<grid, kThreads, 0, stream>>>(args, main_groups);
+  }
   return cudaPeekAtLastError();
 }
 
