@@ -28,7 +28,7 @@ endif()
 add_library(baton_cuda_options INTERFACE)
 target_include_directories(baton_cuda_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(baton_cuda_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -O3 -fmad=false -Werror=all-warnings
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -O3 -fmad=false --compress-mode=size -Werror=all-warnings
     -Xcompiler=-Wall,-Wextra,-Werror,-ffp-contract=off>)
 
 # Programs for a GPU machine carry what its distribution lacks: the targets of these packages are made

@@ -162,11 +162,10 @@ class RowSampler {
     return AllowedAt(at);
   }
 
-  // visit(at, source(at)) for all fours of the slice, by whole warps; behind its end they are
-  // forbidden.
-  template <typename Source, typename Visit>
+  // visit(at, source(at)) for all fours of the slice, by whole warps, kAtOnce of a thread at a
+  // time; behind its end they are forbidden.
+  template <int kAtOnce, typename Source, typename Visit>
   __device__ void ForFours(const Source& source, const Visit& visit) const {
-    constexpr int kAtOnce = 4;
     for (int base = 4 * Thread(); base - 4 * LaneIndex() < count_; base += 4 * kAtOnce * kThreads) {
       float4 x[kAtOnce];
 #pragma unroll
@@ -179,14 +178,18 @@ class RowSampler {
       for (int j = 0; j < kAtOnce; ++j) visit(base + 4 * j * kThreads, x[j]);
     }
   }
-  template <typename Visit>
+  template <int kAtOnce = 4, typename Visit>
   __device__ void ForScores(const Visit& visit) const {
-    ForFours([this](int at) { return ScoresAt(at); }, visit);
+    ForFours<kAtOnce>([this](int at) { return ScoresAt(at); }, visit);
+  }
+  template <typename Visit>
+  __device__ void ForLogits(const Visit& visit) const {
+    ForFours<4>([this](int at) { return LogitsAt(at); }, visit);
   }
   // visit(i, x), one token after the other.
   template <typename Visit>
   __device__ void ForTokens(const Visit& visit) const {
-    ForScores([&](int at, const float4& x) {
+    ForScores<1>([&](int at, const float4& x) {
 #pragma unroll 1
       for (int i = 0; i < 4; ++i) visit(at + i, Nth(x, i));
     });
@@ -213,10 +216,10 @@ class RowSampler {
 
   // Steps 1 to 4.
   __device__ void LoadScores() {
-    ForFours([this](int at) { return AllowedAt(at); },
-             [this](int at, const float4& x) {
-               if (at < count_) *reinterpret_cast<float4*>(x_ + at) = x;
-             });
+    ForFours<4>([this](int at) { return AllowedAt(at); },
+                [this](int at, const float4& x) {
+                  if (at < count_) *reinterpret_cast<float4*>(x_ + at) = x;
+                });
     __syncthreads();
     for (int i = Thread(); i < row_.num_edits; i += kThreads) {
       const ScoreEdit edit = row_.edits[i];
@@ -243,20 +246,21 @@ class RowSampler {
 
   // Steps 5 to 8; -1: no token is left.
   __device__ int32_t Choose() {
-    if (row_.greedy == 0 && !IsTruncated()) {
-      const int32_t token = NoisyArgMax();
-      if (token >= 0) return token;  // else all overflowed, if there are any
+    const bool is_plain = row_.greedy == 0 && !IsTruncated();
+    if (!is_plain) {
+      const Best top = TopScore();
+      if (top.token < 0 || row_.greedy != 0) return top.token;
+      top_ = top.score * row_.inv_temperature;  // no score's product is larger
+      if (!(top_ > kForbidden)) return top.token;
+      if (BeginsWithFew()) {
+        const int32_t token = ChooseAmongFew();
+        if (token >= 0) return token;
+      }
+      Truncate();
     }
-    const Best top = TopScore();
-    if (top.token < 0 || row_.greedy != 0) return top.token;
-    top_ = top.score * row_.inv_temperature;  // no score's product is larger
-    if (!(top_ > kForbidden)) return top.token;
-    if (BeginsWithFew()) {
-      const int32_t token = ChooseAmongFew();
-      if (token >= 0) return token;
-    }
-    Truncate();
-    return NoisyArgMax();
+    const int32_t token = NoisyArgMax();
+    // Of a plain row all may have overflowed.
+    return token >= 0 || !is_plain ? token : TopScore().token;
   }
 
   // The argmax of the scores, and of each group of threads where top-k begins with them.
@@ -573,17 +577,16 @@ class RowSampler {
   // The best of the logits behind `last`; its token -1: of all.
   __device__ Best NextLogit(const Best& last) {
     Best best;
-    ForFours([this](int at) { return LogitsAt(at); },
-             [&](int at, const float4& x) {
+    ForLogits([&](int at, const float4& x) {
 #pragma unroll
-               for (int i = 0; i < 4; ++i) {
-                 const float logit = Nth(x, i);
-                 const int32_t token = first_ + at + i;
-                 const bool is_behind = last.token < 0 || last.score > logit ||
-                                        (last.score == logit && last.token < token);
-                 if (is_behind) best.Offer(logit, token);
-               }
-             });
+      for (int i = 0; i < 4; ++i) {
+        const float logit = Nth(x, i);
+        const int32_t token = first_ + at + i;
+        const bool is_behind =
+            last.token < 0 || last.score > logit || (last.score == logit && last.token < token);
+        if (is_behind) best.Offer(logit, token);
+      }
+    });
     return OfCluster(best);
   }
 
@@ -592,11 +595,10 @@ class RowSampler {
     const bool writes = rank_ == 0 && Thread() == 0;
     const float maximum = NextLogit({}).score;
     Wide sum = 0;
-    ForFours([this](int at) { return LogitsAt(at); },
-             [&](int, const float4& x) {
+    ForLogits([&](int, const float4& x) {
 #pragma unroll
-               for (int i = 0; i < 4; ++i) sum += Mass(DistanceOf(Nth(x, i), maximum));
-             });
+      for (int i = 0; i < 4; ++i) sum += Mass(DistanceOf(Nth(x, i), maximum));
+    });
     const float log_sum = Log(static_cast<float>(SumOfCluster(sum)) * 0x1p-32f);
     if (writes) result.logprob = DistanceOf(logits_[token], maximum) - log_sum;  // rank 0's begin
     const int count = min(row_.top_logprobs, kMaxTop);                           // the row
