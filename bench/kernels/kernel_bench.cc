@@ -237,6 +237,7 @@ class Bench {
     args.rows = reinterpret_cast<const kernels::cuda::SampleRowArgs*>(
         Must(model_.device().UploadBytes(rows.data(), rows.size() * sizeof(rows[0])), "rows"));
     args.num_rows = batch;
+    args.keeps_scores = kernels::cuda::KeepsScores(row);
     args.vocabulary = kVocabulary;
     args.logits = ops().activations().logits;
     args.results = reinterpret_cast<kernels::cuda::SampleResult*>(Must(

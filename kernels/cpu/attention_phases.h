@@ -35,7 +35,6 @@ class AttentionPhases {
     int64_t entry;
   };
 
-  absl::Status CheckRuns(const AdvanceArgs& args) const;
   void WriteView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void FoldVerified(int slot, int64_t position);

@@ -5,10 +5,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "absl/strings/str_format.h"
-
 #include "common/check.h"
 #include "kernels/cpu/quantise.h"
+#include "kernels/host_matrix.h"
 
 namespace baton::kernels::cpu {
 
@@ -25,21 +24,6 @@ constexpr float kWidestExactSpread = 0x1p14f;  // R1: code * 2^k is an e4m3 for 
 // Where the lane pair (i, i + 8) lies among the eight pairs of a block: the inverse of 0, 4, 2, 6,
 // 1, 5, 3, 7.
 constexpr std::array<int, 8> kPairPlace = {0, 4, 2, 6, 1, 5, 3, 7};
-
-absl::Status CheckHost(const HostMatrix& host) {
-  if (host.rows <= 0 || host.cols <= 0 || host.cols % kWeightBlock != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "matrix of %d x %d: columns must be a positive multiple of 128", host.rows, host.cols));
-  }
-  if (host.values == nullptr) return absl::InvalidArgumentError("matrix without values");
-  const bool needs_scales =
-      host.format == WeightFormat::kFp8Block128 || host.format == WeightFormat::kFp4Group32;
-  if (needs_scales && host.scales == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("quantised matrix of %d x %d without scales", host.rows, host.cols));
-  }
-  return absl::OkStatus();
-}
 
 float HostValue(const HostMatrix& host, size_t index) {
   const std::byte* bytes = host.values;
@@ -136,8 +120,9 @@ PreparedMatrix::Operands PreparedMatrix::Widen(const HostMatrix& host, NumericsM
   if (host.format == WeightFormat::kFp8Block128) {
     result.group = kWeightBlock;
     const int width = host.cols / kWeightBlock;
+    const std::vector<float> block_scales = Fp8ScalesOf(host);
     for (int row = 0; row < host.rows; ++row) {
-      const float* scales = host.scales + row / kWeightBlock * width;
+      const auto scales = block_scales.begin() + row / kWeightBlock * width;
       result.scales.insert(result.scales.end(), scales, scales + width);
     }
   }

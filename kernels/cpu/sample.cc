@@ -155,6 +155,7 @@ std::vector<TokenLogprob> BestTokens(std::span<const float> logits, size_t count
   std::vector<BestToken> best;  // descending
   for (size_t v = 0; v < logits.size() && count > 0; ++v) {
     const auto token = static_cast<int32_t>(v);
+    if (!(logits[v] > kForbidden)) continue;  // NaN too
     if (best.size() == count && !best.back().IsBeatenBy(logits[v], token)) continue;
     const auto place = std::find_if(best.begin(), best.end(), [&](const BestToken& other) {
       return other.IsBeatenBy(logits[v], token);
@@ -173,7 +174,7 @@ void ReportLogprobs(std::span<const float> logits, size_t count, bool has_fma,
   const float maximum = ArgMax(logits).score;
   const uint64_t sum = SumMasses(logits, maximum, has_fma);
   const float log_sum = Log(static_cast<float>(sum) * 0x1p-32f);
-  const auto logprob = [&](float logit) { return (logit - maximum) - log_sum; };
+  const auto logprob = [&](float logit) { return DistanceOf(logit, maximum) - log_sum; };
   chosen.logprob = logprob(logits[static_cast<size_t>(chosen.token)]);
   chosen.top = BestTokens(logits, count);
   for (TokenLogprob& top : chosen.top) top.logprob = logprob(top.logprob);

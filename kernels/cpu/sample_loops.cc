@@ -41,11 +41,16 @@ struct NoiseBar {
   static constexpr int kNever = 34;
 };
 
+// From the largest score, which may be infinite.
+BATON_EXACT float DistanceBody(float score, float maximum) {
+  return score == maximum ? 0.0f : score - maximum;
+}
+
 BATON_EXACT uint64_t FillMassesBody(std::span<const float> scores, float maximum,
                                     std::span<uint64_t> masses) {
   uint64_t sum = 0;
   for (size_t v = 0; v < scores.size(); ++v) {
-    masses[v] = Mass(scores[v] - maximum);
+    masses[v] = Mass(DistanceBody(scores[v], maximum));
     sum += masses[v];
   }
   return sum;
@@ -53,7 +58,7 @@ BATON_EXACT uint64_t FillMassesBody(std::span<const float> scores, float maximum
 
 BATON_EXACT uint64_t SumMassesBody(std::span<const float> scores, float maximum) {
   uint64_t sum = 0;
-  for (float score : scores) sum += Mass(score - maximum);
+  for (float score : scores) sum += Mass(DistanceBody(score, maximum));
   return sum;
 }
 
@@ -102,6 +107,8 @@ std::array<uint32_t, 4> NoiseSource::Words(uint32_t group) const {
   return Philox4x32({static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)},
                     {static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), group, 0});
 }
+
+float DistanceOf(float score, float maximum) { return DistanceBody(score, maximum); }
 
 BestToken ArgMax(std::span<const float> scores) {
   BestToken best;

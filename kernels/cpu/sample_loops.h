@@ -35,11 +35,14 @@ struct NoiseSource {
 // Argmax over all tokens; NaN and -inf are never chosen. token -1: none.
 BestToken ArgMax(std::span<const float> scores);
 
-// masses[v] = Mass(scores[v] - maximum); returns their sum.
+// score - maximum, 0 for the maximum itself, infinite or not (contracts.md 2.3).
+float DistanceOf(float score, float maximum);
+
+// masses[v] = Mass(DistanceOf(scores[v], maximum)); returns their sum.
 uint64_t FillMasses(std::span<const float> scores, float maximum, std::span<uint64_t> masses,
                     bool has_fma);
 
-// Sum of Mass(scores[v] - maximum).
+// Sum of Mass(DistanceOf(scores[v], maximum)).
 uint64_t SumMasses(std::span<const float> scores, float maximum, bool has_fma);
 
 // Argmax of scores[v] + Gumbel noise over all tokens. `top`: the argmax of scores.

@@ -296,6 +296,20 @@ TEST(AllowedSet, TruncationBoundsWhatIsChosen) {
   }
 }
 
+TEST(AllowedSet, AnInfiniteLogitIsTheBestAndStays) {
+  const std::vector<float> logits = {3, 1, kInf, -kInf, kInf, 2};
+  for (const int which : {0, 1, 2, 3}) {
+    Fixture fixture;
+    if (which == 0) fixture.spec.min_p = uint64_t{1} << 30;
+    if (which == 1) fixture.spec.top_k = 1;
+    if (which == 2) fixture.spec.top_p = kTopPOff / 2;
+    fixture.spec.top_logprobs = 2;
+    const TokenRecord record = fixture.Record(logits);
+    EXPECT_EQ(record.token, 2) << which;
+    EXPECT_NEAR(record.logprob, -std::log(2.0f), 1e-6f) << which;
+  }
+}
+
 TEST(Logprobs, ComeFromTheRawLogits) {
   Fixture fixture = Greedy();
   fixture.spec.top_logprobs = 2;
@@ -308,6 +322,8 @@ TEST(Logprobs, ComeFromTheRawLogits) {
   EXPECT_EQ(record.top[0].token, 0);
   EXPECT_EQ(record.top[1].token, 2);
   EXPECT_NEAR(static_cast<double>(record.top[1].logprob), -std::log(sum), 1e-6);
+  fixture.spec.top_logprobs = 4;
+  EXPECT_EQ(fixture.Record({std::nanf(""), 1, -kInf, 0}).top.size(), 2u);
   fixture.spec.top_logprobs = 0;
   EXPECT_TRUE(fixture.Record({2, 1, 2, 0}).top.empty());
   EXPECT_NE(fixture.Record({2, 1, 2, 0}).logprob, 0);

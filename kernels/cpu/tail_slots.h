@@ -10,6 +10,7 @@
 #include "common/ids.h"
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/page_layout.h"
+#include "kernels/slot_progress.h"
 
 namespace baton::kernels::cpu {
 
@@ -30,18 +31,6 @@ struct CsaRaw {
 struct HcaRaw {
   float* kv = nullptr;     // [D]
   float* score = nullptr;  // [D], bias added
-};
-
-// How far a slot's sequence has come. Rows [first, end) belong to the last run; after a verify run
-// only those that a later AdvanceStep or PackTail passes are accepted.
-struct SlotProgress {
-  int64_t folded = 0;         // tokens in the HCA states
-  int64_t end = 0;            // rows computed, unverified ones included
-  int first_page = 0;         // index in the sequence of pages[0]
-  std::vector<PageId> pages;  // of the unverified rows; empty when there are none
-  int64_t streams_before =
-      -1;                     // position whose streams are kept from before the last run; -1: none
-  int64_t streams_first = 0;  // position of the first row kept from the last run
 };
 
 // The device form of tails (contracts.md 3.3). Everything is addressed by position, so a row that

@@ -1,7 +1,5 @@
 #include <algorithm>
 
-#include "absl/strings/str_format.h"
-
 #include "common/check.h"
 #include "common/status.h"
 #include "kernels/cuda/cuda_ops_impl.h"
@@ -26,61 +24,9 @@ int PowerOfTwoBucket(int64_t count, int64_t smallest, int64_t limit) {
   return static_cast<int>(std::min(bucket, limit));
 }
 
-absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, bool is_drafter) {
-  const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
-  if (run.num_rows <= 0 || run.first_position < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("AdvanceStep: slot %d has %d rows from position %d", run.tail_slot,
-                        run.num_rows, run.first_position));
-  }
-  if (is_drafter) return absl::OkStatus();
-  if (static_cast<int64_t>(run.num_pages) * kPageTokens < end) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "AdvanceStep: slot %d has %d pages, rows up to position %d need %d", run.tail_slot,
-        run.num_pages, end - 1, (end + kPageTokens - 1) / kPageTokens));
-  }
-  if (run.first_position < progress.folded || run.first_position > progress.end) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("AdvanceStep: slot %d stands at positions %d..%d, the run starts at %d",
-                        run.tail_slot, progress.folded, progress.end, run.first_position));
-  }
-  return absl::OkStatus();
-}
-
 uint8_t* Bytes(std::byte* data) { return reinterpret_cast<uint8_t*>(data); }
 
 }  // namespace
-
-absl::Status CudaOps::CheckRuns(const AdvanceArgs& args) {
-  if (args.runs.size() > static_cast<size_t>(options_.max_sequences)) {
-    return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: %d sequences, at most %d",
-                                                      args.runs.size(), options_.max_sequences));
-  }
-  int64_t rows = 0;
-  for (const SequenceRows& run : args.runs) {
-    if (run.tail_slot < 0 || run.tail_slot >= options_.num_tail_slots) {
-      return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: tail slot %d, have %d",
-                                                        run.tail_slot, options_.num_tail_slots));
-    }
-    if (run.kind != RowKind::kPrefill && run.num_rows > options_.max_draft_rows) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("AdvanceStep: slot %d has %d verify or replay rows, at most %d",
-                          run.tail_slot, run.num_rows, options_.max_draft_rows));
-    }
-    RETURN_IF_ERROR(CheckRun(run, slots_.progress(run.tail_slot), args.is_drafter));
-    if (run.num_pages > view_.max_pages) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("AdvanceStep: slot %d has %d pages, at most %d", run.tail_slot,
-                          run.num_pages, view_.max_pages));
-    }
-    rows += run.num_rows;
-  }
-  if (rows > options_.max_rows) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("AdvanceStep: %d rows, at most %d", rows, options_.max_rows));
-  }
-  return absl::OkStatus();
-}
 
 // The host's copy of the runs, and the device's view: arrays packed as in step_memory_.
 absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
@@ -142,31 +88,26 @@ absl::Status CudaOps::RunCopyJobs(std::span<const CopyJob> jobs) {
   return ToStatus(RunCopies(device_jobs, static_cast<int>(jobs.size()), stream()), "copies");
 }
 
-// Zeroes what rejected rows wrote into pages: entries whose last token is at or after `position`.
+// Zeroes what rejected rows wrote into pages.
 void CudaOps::ClearUnverifiedEntries(const SlotProgress& progress, int64_t position) {
   const PageLayout& layout = options_.layout;
   const auto clear = [this](std::byte* data, int bytes) {
     if (bytes > 0) jobs_.push_back({.to = Bytes(data), .bytes = static_cast<uint32_t>(bytes)});
   };
-  for (int64_t p = position; p < progress.end; ++p) {
-    const auto page_index = static_cast<size_t>(p / kPageTokens - progress.first_page);
-    std::byte* page =
-        options_.pages + static_cast<uint64_t>(progress.pages[page_index]) * layout.stride_bytes();
-    for (int layer = 0; layer < config_.num_hidden_layers; ++layer) {
-      const int ratio = config_.compress_ratios[static_cast<size_t>(layer)];
-      if (ratio == 0 || (p + 1) % ratio != 0) continue;
-      const auto row = static_cast<int>(p / ratio % (kPageTokens / ratio));
-      if (ratio == kHcaRatio) {
-        clear(page + layout.HcaRowData(layer, row), layout.row_data_bytes());
-        clear(page + layout.HcaRowScales(layer, row), layout.row_scale_bytes());
-        continue;
-      }
-      clear(page + layout.CsaRowData(layer, row), layout.row_data_bytes());
-      clear(page + layout.CsaRowScales(layer, row), layout.row_scale_bytes());
-      clear(page + layout.IndexValues(layer, row), layout.index_value_bytes());
-      clear(page + layout.IndexScales(layer, row), layout.index_scale_bytes());
+  const auto clear_entry = [&](PageId id, int layer, int64_t p, int ratio) {
+    std::byte* page = options_.pages + static_cast<uint64_t>(id) * layout.stride_bytes();
+    const auto row = static_cast<int>(p / ratio % (kPageTokens / ratio));
+    if (ratio == kHcaRatio) {
+      clear(page + layout.HcaRowData(layer, row), layout.row_data_bytes());
+      clear(page + layout.HcaRowScales(layer, row), layout.row_scale_bytes());
+      return;
     }
-  }
+    clear(page + layout.CsaRowData(layer, row), layout.row_data_bytes());
+    clear(page + layout.CsaRowScales(layer, row), layout.row_scale_bytes());
+    clear(page + layout.IndexValues(layer, row), layout.index_value_bytes());
+    clear(page + layout.IndexScales(layer, row), layout.index_scale_bytes());
+  };
+  ForUnverifiedEntries(progress, position, config_.compress_ratios, clear_entry);
 }
 
 // After the queued work the slot is as if rows at and after `position` had never run.
@@ -174,7 +115,7 @@ void CudaOps::Settle(int slot, int64_t position) {
   SlotProgress& progress = slots_.progress(slot);
   if (position > progress.folded) folds_.push_back({slot, progress.folded, position});
   progress.folded = std::max(progress.folded, position);
-  if (!progress.pages.empty()) ClearUnverifiedEntries(progress, position);
+  ClearUnverifiedEntries(progress, position);
   progress.end = position;
   progress.pages.clear();
 }
@@ -230,23 +171,21 @@ absl::Status CudaOps::SaveStreams() {
 
 absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
   RETURN_IF_ERROR(SaveStreams());
-  RETURN_IF_ERROR(CheckRuns(args));
+  RETURN_IF_ERROR(
+      CheckRuns(args,
+                {.max_sequences = options_.max_sequences,
+                 .num_tail_slots = options_.num_tail_slots,
+                 .max_draft_rows = options_.max_draft_rows,
+                 .max_pages = view_.max_pages,
+                 .max_rows = options_.max_rows},
+                [this](int slot) -> const SlotProgress& { return slots_.progress(slot); }));
   RETURN_IF_ERROR(WriteView(args));
   if (args.is_drafter) return absl::OkStatus();
   has_unsaved_streams_ = true;
   jobs_.clear();
   for (const SequenceRows& run : args.runs) {
     Settle(run.tail_slot, run.first_position);
-    SlotProgress& progress = slots_.progress(run.tail_slot);
-    progress.end = static_cast<int64_t>(run.first_position) + run.num_rows;
-    if (run.kind != RowKind::kVerify) {
-      progress.folded = progress.end;  // StoreRows folds them at once
-      continue;
-    }
-    const int64_t first_page = run.first_position / kPageTokens;
-    const int64_t last_page = (progress.end - 1) / kPageTokens;
-    progress.first_page = static_cast<int>(first_page);
-    progress.pages.assign(run.pages + first_page, run.pages + last_page + 1);
+    slots_.progress(run.tail_slot).Begin(run);
   }
   return RunSettled();
 }

@@ -4,7 +4,7 @@
 #include "kernels/cuda/attend_load.cuh"
 
 // A block of threads computes one row's 64 heads at a time, over all segments of keys or over one
-// of them. One warpgroup brings blocks of 64 keys into shared memory as bf16, two stages ahead; two
+// of them. Two warpgroups bring blocks of 64 keys into shared memory as bf16, in two stages; two
 // multiply, each half of the channels: half of each score's sum, then softmax weights of 32 of the
 // keys, then its channels' sums over all keys, in registers. All tiles are wgmma's, in slabs of 64
 // channels with the 128-byte swizzle, padded with zeros up to 64 heads and 512 channels.
@@ -119,17 +119,27 @@ class Attention {
       HoldResults(scores_);
       denominator_[0] = denominator_[1] = 0.0f;
       max_[0] = max_[1] = kNone;
-      Exponentiate<true>(item.FirstKey(b), item.EndKey(b), cursor_);
+      Exponentiate<false, false>(item.FirstKey(b), item.EndKey(b), cursor_);
       bool starts = true;
       for (; b + 1 < item.blocks && !item.StartsSegment(b + 1); ++b, starts = false) {
         const Cursor here = cursor_;
         cursor_.Advance();
-        MultiplyScores(cursor_);
-        MultiplyValues(here, starts);
-        WgmmaWait<2>();
-        HoldResults(scores_);
-        Exponentiate<false>(item.FirstKey(b + 1), item.EndKey(b + 1), here);
-        EndValues(here);
+        if (s_.is_next_full != 0) {
+          MultiplyScores(cursor_);
+          MultiplyValues(here, starts);
+          WgmmaWait<2>();
+          HoldResults(scores_);
+          Exponentiate<true, true>(item.FirstKey(b + 1), item.EndKey(b + 1), here);
+          EndValues(here);
+        } else {  // its place is free the sooner
+          MultiplyValues(here, starts);
+          EndFirstHalf(here);
+          EndValues(here);
+          MultiplyScores(cursor_);
+          WgmmaWait<0>();
+          HoldResults(scores_);
+          Exponentiate<true, false>(item.FirstKey(b + 1), item.EndKey(b + 1), here);
+        }
       }
       MultiplyValues(cursor_, starts);
       if (++b == item.blocks) next = StartNext();
@@ -212,16 +222,16 @@ class Attention {
     }
   }
 
-  // Scores become weights, of keys first .. end - 1; the others' are zero. kIsFirst: of a segment's
-  // first block; else the values of the block at `adding` are being added.
-  template <bool kIsFirst>
+  // Scores become weights, of keys first .. end - 1; the others' are zero. kHasSums: there are sums
+  // of the segment's blocks before; kIsAdding: the values of the block at `adding` are being added.
+  template <bool kHasSums, bool kIsAdding>
   __device__ void Exponentiate(int first, int end, const Cursor& adding) {
     float p[16];
     ExchangeScores(p);
     const int own = 32 * group_ + 2 * pair_;  // key of p[0]
     first -= own;
     end -= own;
-    if constexpr (!kIsBounded) MoveReference<kIsFirst>(p, first, end);
+    if constexpr (!kIsBounded) MoveReference<kHasSums>(p, first, end);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
@@ -229,7 +239,7 @@ class Attention {
       p[i] = key >= first && key < end ? value : 0.0f;
       denominator_[half] += p[i];
     }
-    if constexpr (!kIsFirst) EndFirstHalf(adding);
+    if constexpr (kIsAdding) EndFirstHalf(adding);
     uint8_t* weights = s_.weights[cursor_.stage];
 #pragma unroll
     for (int i = 0; i < 16; i += 2) {
@@ -237,12 +247,17 @@ class Attention {
       *reinterpret_cast<uint32_t*>(weights + Swizzled(head, chunk) + 4 * pair_) =
           PackBf16(p[i], p[i + 1]);
     }
+    if (threadIdx.x == 0) {
+      Cursor next = cursor_;
+      next.Advance();
+      s_.is_next_full = BarrierHasEnded(SharedAddress(&s_.full[next.stage]), next.parity) ? 1 : 0;
+    }
     FenceAsyncProxy();
     MeetAt(kMath, kMathThreads);
   }
 
   // The running maximum (R3): a new reference for each head, which all its sums are brought to.
-  template <bool kIsFirst>
+  template <bool kHasSums>
   __device__ void MoveReference(const float (&p)[16], int first, int end) {
     float max[2] = {kNone, kNone};
 #pragma unroll
@@ -265,7 +280,7 @@ class Attention {
       max_[half] = reference;
       denominator_[half] *= factor[half];
     }
-    if constexpr (kIsFirst) return;
+    if constexpr (!kHasSums) return;
     WgmmaWait<0>();
     HoldResults(sums_[0]);
     HoldResults(sums_[1]);
@@ -436,7 +451,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      BarrierInit(SharedAddress(&shared.full[i]), kGroup);
+      BarrierInit(SharedAddress(&shared.full[i]), kLoadThreads);
       for (uint64_t& half : shared.empty[i]) {
         BarrierInit(SharedAddress(&half), kMathThreads);
       }

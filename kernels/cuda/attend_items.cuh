@@ -10,8 +10,9 @@ namespace baton::kernels::cuda {
 
 constexpr int kGroup = 128;  // threads of a warpgroup
 constexpr int kMathThreads = 2 * kGroup;
-constexpr int kThreads = kMathThreads + kGroup;
-constexpr int kMathRegisters = 192, kLoadRegisters = 120;
+constexpr int kLoadThreads = 2 * kGroup;
+constexpr int kThreads = kMathThreads + kLoadThreads;
+constexpr int kMathRegisters = 192, kLoadRegisters = 64;
 constexpr int kHeads = 64;
 constexpr int kKeys = 64;
 constexpr int kSlab = 64;  // channels
@@ -36,6 +37,7 @@ struct Shared {
   SinCos angles[kAngleSets][kMaxPairs];
   float denominators[2][kHeads];  // of each warpgroup's keys
   float maxima[2][kHeads];
+  int is_next_full;  // when a block's weights are made: the block behind it is there
   uint64_t full[kStages];
   uint64_t empty[kStages][2];  // of each half of a tile's keys
 };

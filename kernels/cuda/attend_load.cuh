@@ -5,14 +5,15 @@
 // The side of attention that brings keys into shared memory.
 namespace baton::kernels::cuda {
 
-// The copying warpgroup: four threads a key, of each half of a tile's keys.
+// A copying warpgroup: four threads a key, of its half of a tile's keys.
 class Loader {
  public:
   __device__ Loader(const AttendArgs& args, Shared& shared)
       : args_(args),
         s_(shared),
-        thread_(static_cast<int>(threadIdx.x) - kMathThreads),
-        key_(thread_ / 4),
+        thread_(static_cast<int>(threadIdx.x) % kGroup),
+        half_((static_cast<int>(threadIdx.x) - kMathThreads) / kGroup),
+        key_(thread_ / 4 + kKeys / 2 * half_),
         quarter_(thread_ % 4),
         groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab),
         page_shift_(args.ratio == 4 ? 6 : 1) {}
@@ -33,6 +34,21 @@ class Loader {
   struct EntryAt {
     int page, row;
   };
+  // An item's entries, of which a thread has every kKeys-th.
+  struct Entries {
+    const int32_t* pages;
+    const int32_t* selected;  // null: all
+    int first, end, blocks;
+
+    __device__ Entries(const AttendArgs& args, const Item& item, int run, int key)
+        : pages(args.step.page_table + static_cast<int64_t>(run) * args.step.max_pages),
+          selected(args.ratio == 4
+                       ? args.selected + static_cast<int64_t>(item.row) * args.shape.index_topk
+                       : nullptr),
+          first(item.BaseOf(item.window_blocks) + key),
+          end(item.entries),
+          blocks(item.blocks - item.window_blocks) {}
+  };
   // 16 channels of a key and slab as they are stored, and the groups' scales; zeros for no key.
   struct Stored {
     uint4 codes[kSlabs - 1];
@@ -42,41 +58,33 @@ class Loader {
 
   // Channels past the heads' dimension stay zero.
   __device__ void ClearTiles() const {
-    for (int at = 16 * thread_; at < kStages * kTileBytes; at += 16 * kGroup) {
+    const int first = half_ * kGroup + thread_;
+    for (int at = 16 * first; at < kStages * kTileBytes; at += 16 * kLoadThreads) {
       *reinterpret_cast<uint4*>(s_.keys[0] + at) = make_uint4(0, 0, 0, 0);
     }
-    MeetAt(kLoader, kGroup);
+    MeetAt(kLoader, kLoadThreads);
   }
 
   // Entries are read two blocks ahead: first where they lie, then what they are.
   __device__ void LoadItem(const Item& item, int number) {
     const int run = args_.step.sequence[item.row];
-    Stored stored[2];
-    EntryAt next[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      next[half] = EntryOf(item, run, item.window_blocks, half);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      stored[half] = LoadStored(next[half]);
-      next[half] = EntryOf(item, run, item.window_blocks + 1, half);
-    }
+    const Entries entries(args_, item, run, key_);
+    int block = 0;
+    EntryAt next = EntryOf(entries, block);
+    Stored stored = LoadStored(next);
+    next = EntryOf(entries, 1);
     Acquire(0);
     Acquire(1);  // the row three before is done
-    if (args_.segments == 1 && thread_ < args_.shape.rope_dim / 2) {
+    if (args_.segments == 1 && half_ == 0 && thread_ < args_.shape.rope_dim / 2) {
       s_.angles[number % kAngleSets][thread_] =
           RopeSinCos(RopeAngle(item.position, args_.frequencies[thread_]));
     }
     LoadWindow(item, run);
-    for (int b = item.window_blocks; b < item.blocks; ++b) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        Acquire(half);
-        Store(stored[half], half);
-        stored[half] = LoadStored(next[half]);
-        next[half] = EntryOf(item, run, b + 2, half);
-      }
+    for (; block < entries.blocks; ++block) {
+      Acquire(half_);
+      Store(stored);
+      stored = LoadStored(next);
+      next = EntryOf(entries, block + 2);
       cursor_.Advance();
       Release();
     }
@@ -102,34 +110,27 @@ class Loader {
     whole_.Advance();
   }
 
-  // Where this thread's key of an entry block lies.
-  __device__ EntryAt EntryOf(const Item& item, int run, int block, int half) const {
-    const int rank = item.BaseOf(block) + key_ + kKeys / 2 * half;
-    if (block >= item.blocks || rank >= item.entries) return {-1, 0};
-    const int entry =
-        args_.ratio == 4
-            ? args_.selected[static_cast<int64_t>(item.row) * args_.shape.index_topk + rank]
-            : rank;
+  // Where this thread's key of an item's entry block lies.
+  __device__ EntryAt EntryOf(const Entries& entries, int block) const {
+    const int rank = entries.first + block * kKeys;
+    if (block >= entries.blocks || rank >= entries.end) return {-1, 0};
+    const int entry = entries.selected != nullptr ? entries.selected[rank] : rank;
     const int place = entry >> page_shift_;
-    const int64_t at = static_cast<int64_t>(run) * args_.step.max_pages + place;
-    return {args_.step.page_table[at], entry - (place << page_shift_)};
+    return {entries.pages[place], entry - (place << page_shift_)};
   }
 
   __device__ void StartWindow(const Item& item, int run, int block) {
     const int dim = args_.shape.head_dim;
     const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
+    const int position = item.BaseOf(block) + key_;
+    const bool is_visible = position >= item.oldest && position <= item.position;
+    const Bf16* row = is_visible ? WindowRow(run, position) : args_.kv;
+    Acquire(half_);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int key = key_ + kKeys / 2 * half, position = item.BaseOf(block) + key;
-      const bool is_visible = position >= item.oldest && position <= item.position;
-      const Bf16* row = is_visible ? WindowRow(run, position) : args_.kv;
-      Acquire(half);
-#pragma unroll
-      for (int i = 0; i < 2 * kSlabs; ++i) {
-        const int slab = i / 2, chunk = 2 * quarter_ + i % 2, channel = kSlab * slab + 8 * chunk;
-        if (channel >= dim) continue;
-        CopyAsync16(tile + slab * kSlabBytes + Swizzled(key, chunk), row + channel, is_visible);
-      }
+    for (int i = 0; i < 2 * kSlabs; ++i) {
+      const int slab = i / 2, chunk = 2 * quarter_ + i % 2, channel = kSlab * slab + 8 * chunk;
+      if (channel >= dim) continue;
+      CopyAsync16(tile + slab * kSlabBytes + Swizzled(key_, chunk), row + channel, is_visible);
     }
     CopyAsyncCommit();
     cursor_.Advance();
@@ -173,10 +174,9 @@ class Loader {
   }
 
   // Into the tile as bf16.
-  __device__ void Store(const Stored& stored, int half) const {
-    const int key = key_ + kKeys / 2 * half;
-    uint8_t* low = s_.keys[cursor_.stage] + Swizzled(key, 2 * quarter_);
-    uint8_t* high = s_.keys[cursor_.stage] + Swizzled(key, 2 * quarter_ + 1);
+  __device__ void Store(const Stored& stored) const {
+    uint8_t* low = s_.keys[cursor_.stage] + Swizzled(key_, 2 * quarter_);
+    uint8_t* high = s_.keys[cursor_.stage] + Swizzled(key_, 2 * quarter_ + 1);
     if (((stored.scales.x | stored.scales.y) & 0x80808080u) == 0) {
       StoreCodes<true>(stored, low, high);
     } else {
@@ -205,7 +205,7 @@ class Loader {
 
   const AttendArgs& args_;
   Shared& s_;
-  const int thread_, key_, quarter_, groups_, page_shift_;
+  const int thread_, half_, key_, quarter_, groups_, page_shift_;
   Cursor cursor_, whole_;  // the next tile to fill, to release
 };
 

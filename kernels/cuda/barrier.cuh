@@ -24,6 +24,18 @@ __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
+// Whether it has.
+__device__ __forceinline__ bool BarrierHasEnded(uint32_t barrier, uint32_t parity) {
+  uint32_t has_ended;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}\n"
+      : "=r"(has_ended)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return has_ended != 0;
+}
 // `threads` threads meet at barrier `id` (0 is __syncthreads).
 __device__ __forceinline__ void MeetAt(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

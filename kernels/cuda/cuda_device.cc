@@ -15,6 +15,7 @@
 #include "kernels/cuda/cuda_status.h"
 #include "kernels/cuda/fp4_blocks.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/host_matrix.h"
 
 namespace baton::kernels::cuda {
 namespace {
@@ -24,27 +25,11 @@ constexpr size_t kSmallAlignment = 256;
 constexpr size_t kAlwaysAligned = size_t{2} << 20;
 constexpr size_t kPieceBytes = size_t{32} << 20;
 constexpr size_t kReadBytes = size_t{1} << 20;  // of a mapped file, by one thread
-constexpr int kWeightBlock = 128;
 constexpr int kSmallestExponent = -100;  // of scales: a code times its scale is a normal bf16
 constexpr int kLargestFp8Exponent = 7;   // widen.cuh: 2^120 times the scale is a bf16,
 constexpr int kLargestFp4Exponent = 1;   // 2^126 times it too
 
 size_t Product(int a, int b) { return static_cast<size_t>(a) * static_cast<size_t>(b); }
-
-absl::Status CheckHost(const HostMatrix& host) {
-  if (host.rows <= 0 || host.cols <= 0 || host.cols % kWeightBlock != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "matrix of %d x %d: columns must be a positive multiple of 128", host.rows, host.cols));
-  }
-  if (host.values == nullptr) return absl::InvalidArgumentError("matrix without values");
-  const bool needs_scales =
-      host.format == WeightFormat::kFp8Block128 || host.format == WeightFormat::kFp4Group32;
-  if (needs_scales && host.scales == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("quantised matrix of %d x %d without scales", host.rows, host.cols));
-  }
-  return absl::OkStatus();
-}
 
 // Scales go into bf16 operands (R1 of contracts.md 1.3).
 absl::Status CheckFp8Scales(std::span<const float> scales) {
@@ -274,11 +259,11 @@ absl::StatusOr<const Matrix*> CudaDevice::Upload(const HostMatrix& host) {
   if (host.format == WeightFormat::kFp4Group32) {
     RETURN_IF_ERROR(UploadFp4(host, view));
   } else if (host.format == WeightFormat::kFp8Block128) {
-    const int blocks = (host.rows + kWeightBlock - 1) / kWeightBlock;
-    const size_t count = Product(blocks, host.cols / kWeightBlock);
-    RETURN_IF_ERROR(CheckFp8Scales({host.scales, count}));
-    ASSIGN_OR_RETURN(const uint8_t* scales, UploadBytes(host.scales, count * sizeof(float)));
-    view.scales = reinterpret_cast<const float*>(scales);
+    const std::vector<float> scales = Fp8ScalesOf(host);
+    RETURN_IF_ERROR(CheckFp8Scales(scales));
+    ASSIGN_OR_RETURN(const uint8_t* uploaded,
+                     UploadBytes(scales.data(), scales.size() * sizeof(float)));
+    view.scales = reinterpret_cast<const float*>(uploaded);
   }
   matrices_.push_back(std::move(matrix));
   return matrices_.back().get();

@@ -127,7 +127,6 @@ class CudaOps final : public Ops {
   void DropGraphs();
 
   // advance.cc
-  absl::Status CheckRuns(const AdvanceArgs& args);
   absl::Status WriteView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void ClearUnverifiedEntries(const SlotProgress& progress, int64_t position);

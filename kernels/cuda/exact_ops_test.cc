@@ -13,7 +13,7 @@ namespace {
 using testing::Count;
 using testing::Download;
 
-constexpr int kRows = 24;
+constexpr int kRows = 72;  // so many that a row is cut into few slices
 
 std::unique_ptr<Ops> MakeOps(Device& device, int vocabulary) {
   testing::TestShape shape;
@@ -32,7 +32,7 @@ std::unique_ptr<Ops> MakeOps(Device& device, int vocabulary) {
   return *std::move(ops);
 }
 
-// Logits of several characters: smooth, peaked, full of ties, with -inf and huge values.
+// Logits of several characters: smooth, peaked, full of ties, with -inf, huge, infinite values.
 std::vector<float> MakeLogits(int vocabulary, uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<float> logits(Count(kRows, vocabulary));
@@ -43,6 +43,8 @@ std::vector<float> MakeLogits(int vocabulary, uint32_t seed) {
     if (row % 4 == 1) x = 40.0f * u * u * u;
     if (row % 4 == 2) x = static_cast<float>(static_cast<int>(8.0f * u));
     if (row % 4 == 3) x = u < 0.3f ? -1e30f : 3e3f * u;
+    if (row % 12 == 6 && u > 0.995f) x = __builtin_inff();
+    if (row % 12 == 9 && u > 0.98f) x = row % 24 == 9 ? -__builtin_inff() : __builtin_nanf("");
     logits[i] = x;
   }
   return logits;
@@ -106,35 +108,83 @@ struct RowCase {
   }
 };
 
-TEST(CudaSample, EqualsTheCpuBitForBit) {
-  const auto device = testing::DeviceOrSkip();
-  if (device == nullptr) return;
-  auto& cuda = static_cast<CudaDevice&>(*device);
-  for (const int vocabulary : {37, 1000, 129280}) {
-    const auto ops = MakeOps(*device, vocabulary);
+class CudaSample : public ::testing::Test {
+ protected:
+  void SetUp() override { device_ = testing::DeviceOrSkip(); }
+
+  // Rows of one call against the CPU's.
+  void ExpectTheCpus(Ops& ops, int vocabulary, const std::vector<float>& logits,
+                     std::span<const SampleRow> rows, const char* what) {
+    std::vector<TokenRecord> chosen(rows.size());
+    std::vector<uint8_t> is_empty(rows.size());
+    ASSERT_TRUE(ops.Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}).ok());
     cpu::SampleScratch scratch;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto first = Count(rows[i].logits_row, vocabulary);
+      TokenRecord expected;
+      bool expects_empty = false;
+      cpu::SampleRowOnCpu(rows[i], {&logits[first], Count(vocabulary, 1)}, expected, expects_empty,
+                          scratch);
+      ASSERT_EQ(is_empty[i] != 0, expects_empty) << what << " " << vocabulary << " " << i;
+      ASSERT_EQ(chosen[i], expected) << what << " " << vocabulary << " " << i << " token "
+                                     << chosen[i].token << " expected " << expected.token;
+    }
+  }
+
+  std::unique_ptr<Device> device_;
+};
+
+TEST_F(CudaSample, EqualsTheCpuBitForBit) {
+  if (device_ == nullptr) return;
+  auto& cuda = static_cast<CudaDevice&>(*device_);
+  for (const int vocabulary : {37, 1000, 129280}) {
+    const auto ops = MakeOps(*device_, vocabulary);
     for (uint32_t seed = 1; seed <= 8; ++seed) {
       std::mt19937 random(seed);
       const std::vector<float> logits = MakeLogits(vocabulary, seed);
       testing::WriteTo(cuda, static_cast<CudaOps&>(*ops).activations().logits, logits);
       std::vector<RowCase> cases;
-      for (int i = 0; i < 2 * kRows; ++i) cases.emplace_back(vocabulary, random);
+      constexpr int kCases = 50;
+      for (int i = 0; i < kCases; ++i) cases.emplace_back(vocabulary, random);
       std::vector<SampleRow> rows;
-      for (int i = 0; i < 2 * kRows; ++i) {
-        rows.push_back(cases[static_cast<size_t>(i)].Row(i % kRows, random));
+      for (int i = 0; i < kCases; ++i) {
+        const auto row = static_cast<int>((static_cast<uint32_t>(i) + 24 * seed) % kRows);
+        rows.push_back(cases[static_cast<size_t>(i)].Row(row, random));
       }
-      std::vector<TokenRecord> chosen(rows.size());
-      std::vector<uint8_t> is_empty(rows.size());
-      ASSERT_TRUE(ops->Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}).ok());
-      for (size_t i = 0; i < rows.size(); ++i) {
-        const auto first = Count(rows[i].logits_row, vocabulary);
-        TokenRecord expected;
-        bool expects_empty = false;
-        cpu::SampleRowOnCpu(rows[i], {&logits[first], Count(vocabulary, 1)}, expected,
-                            expects_empty, scratch);
-        ASSERT_EQ(is_empty[i] != 0, expects_empty) << vocabulary << " " << seed << " " << i;
-        ASSERT_EQ(chosen[i], expected) << vocabulary << " " << seed << " " << i << " token "
-                                       << chosen[i].token << " expected " << expected.token;
+      ExpectTheCpus(*ops, vocabulary, logits, rows, "any");
+    }
+  }
+}
+
+// Without edits scores are not kept, and rows are cut by their number.
+TEST_F(CudaSample, HowARowIsCutChangesNoBit) {
+  if (device_ == nullptr) return;
+  auto& cuda = static_cast<CudaDevice&>(*device_);
+  for (const int vocabulary : {37, 1001, 129280}) {
+    const auto ops = MakeOps(*device_, vocabulary);
+    for (uint32_t seed = 1; seed <= 4; ++seed) {
+      std::mt19937 random(100 + seed);
+      const std::vector<float> logits = MakeLogits(vocabulary, seed);
+      testing::WriteTo(cuda, static_cast<CudaOps&>(*ops).activations().logits, logits);
+      std::vector<RowCase> cases;
+      for (int i = 0; i < kRows; ++i) {
+        RowCase& one = cases.emplace_back(vocabulary, random);
+        const SamplingSpec all = one.spec;
+        one.spec = SamplingSpec{};
+        one.spec.greedy = all.greedy;
+        one.spec.inv_temperature = i % 5 == 0 ? 1e30f : all.inv_temperature;
+        one.spec.top_logprobs = i % 9 == 0 ? all.top_logprobs : -1;
+        if (i % 3 != 0) one.spec.top_k = 1 + static_cast<int>(random() % 250);
+        if (i % 2 == 0) one.spec.top_p = i % 3 != 0 ? uint64_t{random()} : one.spec.top_p;
+        one.spec.min_p = all.min_p;
+        one.finish.min_tokens = 0;
+      }
+      std::vector<SampleRow> rows;
+      for (int i = 0; i < kRows; ++i) {
+        rows.push_back(cases[static_cast<size_t>(i)].Row(i, random));
+      }
+      for (const size_t count : {3, 40, kRows}) {
+        ExpectTheCpus(*ops, vocabulary, logits, {rows.data(), count}, "cut");
       }
     }
   }

@@ -8,8 +8,8 @@ namespace {
 
 constexpr int kBandRows = 8;    // row tiles that run beside one another, to share weights in L2
 constexpr int kMaxCluster = 8;  // blocks that hold the segments of one sum
-constexpr int kFewestLargeUnits = 64;
-constexpr int kClusterRows = 128;  // up to so many rows segments run beside one another
+constexpr int kFewestLargeUnits = 64;  // tiles of 128 rows are for so many blocks at least
+constexpr int kClusterRows = 128;      // up to so many rows segments run beside one another
 
 // Linears of one launch. A unit is a tile of outputs of one of them, in a
 // clustered launch one segment of it.
@@ -122,6 +122,7 @@ using ExpertRing = RingShape<kN, kN == 128 ? 2 : 1, false, false>;
 using WholeRing = RingShape<128, 2, false, false>;
 using CutRing = RingShape<128, 1, false, true>;
 using Bf16Ring = RingShape<128, 1, true, true>;
+using MixedRing = RingShape<128, 1, true, false>;  // segments in a cluster
 
 template <typename Kernel>
 cudaError_t AllowShared(Kernel kernel, int bytes) {
@@ -226,15 +227,34 @@ cudaError_t LaunchExperts(const ExpertLinearArgs& args, cudaStream_t stream) {
 
 bool IsBf16(const LinearArgs& args) { return args.weight.format == ValueFormat::kBf16; }
 
-// Enough blocks of threads for tiles of 128 rows where there are not more rows.
-bool FillsLargeTiles(const LinearGroup& group) {
+// How many tiles and segments there are for tiles of 128 rows.
+template <typename Ring>
+int LargeUnits(const LinearGroup& group) {
   int units = 0;
   for (int i = 0; i < group.count; ++i) {
     const LinearArgs& args = group.linears[i];
-    if (IsBf16(args)) return false;
-    units += TilesOf(args.weight.rows / args.groups, CutRing::kM) * args.groups * args.k_segments;
+    units += TilesOf(args.weight.rows / args.groups, Ring::kM) * args.groups * args.k_segments;
   }
-  return units >= kFewestLargeUnits;
+  return units;
+}
+
+// Between kClusterRows / 2 and kClusterRows rows: one tile has them all, where that leaves enough
+// blocks.
+cudaError_t LaunchMedium(LinearGroup& group, cudaStream_t stream) {
+  const int cluster = ClusterOf(group);
+  const LinearArgs* first = group.linears;
+  const auto num_bf16 = std::count_if(first, first + group.count, IsBf16);
+  if (cluster > 1 && num_bf16 > 0 && LargeUnits<MixedRing>(group) >= kFewestLargeUnits) {
+    return Launch<MixedRing, true>(group, cluster, stream);
+  }
+  if (cluster > 1 && num_bf16 == 0 && LargeUnits<WholeRing>(group) >= kFewestLargeUnits) {
+    return Launch<WholeRing, true>(group, cluster, stream);
+  }
+  if (cluster == 1 && LargeUnits<CutRing>(group) >= kFewestLargeUnits) {
+    if (num_bf16 == 0) return Launch<CutRing, false>(group, 1, stream);
+    if (num_bf16 == group.count) return Launch<Bf16Ring, false>(group, 1, stream);
+  }
+  return LaunchSmall<SmallRing<64>>(group, stream);
 }
 
 }  // namespace
@@ -264,8 +284,8 @@ cudaError_t RunLinears(const LinearArgs* linears, int count, cudaStream_t stream
     case 32:
       return LaunchSmall<SmallRing<32>>(group, stream);
     case 64:
-      if (group.rows > 64 && FillsLargeTiles(group)) return LaunchSmall<CutRing>(group, stream);
-      return LaunchSmall<SmallRing<64>>(group, stream);
+      return group.rows > kClusterRows / 2 ? LaunchMedium(group, stream)
+                                           : LaunchSmall<SmallRing<64>>(group, stream);
   }
   const auto is_cut = [](const LinearArgs& args) { return !IsBf16(args) && args.k_segments > 1; };
   const auto is_whole = [&](const LinearArgs& args) { return !IsBf16(args) && !is_cut(args); };

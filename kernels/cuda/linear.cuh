@@ -26,14 +26,16 @@ __host__ __device__ constexpr int WeightBits(LinearKind kind) {
 }
 
 // How a block of threads is laid out for tiles of kN rows of x. kOwnBlocks: blocks of 64 outputs
-// that a multiplying warpgroup has. kHasBf16: some weight is bf16. kHasSegments: some sum is cut.
+// that a multiplying warpgroup has. kHasBf16: some weight is bf16. kHasSegments: a block adds
+// segments of a sum up, which in a cluster different ones have. Many rows' bf16 with segments have
+// a launch of their own.
 template <int kN, int kOwnBlocks, bool kHasBf16, bool kHasSegments>
 struct RingShape {
   static constexpr int kRows = kN;
   static constexpr int kMBlocks = kOwnBlocks;
   static constexpr bool kIsSegmented = kHasSegments;
   static constexpr bool kTakesBf16 = kHasBf16;
-  static constexpr bool kTakesCodes = kN < 128 || !kHasBf16;
+  static constexpr bool kTakesCodes = kN < 128 || !kHasBf16 || !kHasSegments;
   static constexpr int kConsumers = kN == 128 ? 2 : 1;  // warpgroups that multiply
   static constexpr int kM = 64 * kConsumers * kMBlocks;
   static constexpr int kThreads = kGroupThreads * (kConsumers + 1);
@@ -56,12 +58,17 @@ struct RingShape {
     if (kN == 8) return kHasBf16 ? 6 : 7;
     if (kN == 32) return kHasBf16 ? 4 : 6;
     if (kN == 64) return kHasBf16 ? 3 : 4;
-    return kStageBytes > 48 * 1024 ? 2 : (kStageBytes > 32 * 1024 ? 3 : 4);
+    return kStageBytes > 48 * 1024 ? 3 : (kStageBytes > 32 * 1024 ? 4 : 6);
   }
   static constexpr int kStages = NumStages();
   static constexpr int kOut = kStages * kStageBytes;  // offsets
   static constexpr int kOutStride = 65;
-  static constexpr int kOutBytes = (kN * kOutStride * 4 + 127) / 128 * 128;  // of a warpgroup
+  // Outputs of a warpgroup's block as fp32. Of 128 rows they lie where the stages were, in a
+  // cluster; else they leave from registers, or as bf16, behind the stages.
+  static constexpr int kFloatOutBytes = (kN * kOutStride * 4 + 127) / 128 * 128;
+  static constexpr bool kHasWideTiles = kN == 128;
+  static constexpr int kOutBytes = kHasWideTiles ? kN * kRowBytes : kFloatOutBytes;
+  static_assert(!kHasWideTiles || kConsumers * kMBlocks * kFloatOutBytes <= kOut);
   static constexpr int kSources = kOut + kConsumers * kOutBytes;
   static constexpr int kBarriers = (kSources + kN * 4 + 7) / 8 * 8;
   static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;

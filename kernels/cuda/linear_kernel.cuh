@@ -92,6 +92,17 @@ class TileSums {
     }
   }
 
+  // store(row of x, output, its total) for all of block kBlock.
+  template <int kBlock, typename Store>
+  __device__ void ForEach(const Store& store) const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int output = static_cast<int>(threadIdx.x % kGroupThreads / 32) * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      store(i / 4 * 8 + lane % 4 * 2 + i % 2, output + i / 2 % 2 * 8, Total<kBlock>(i));
+    }
+  }
+
   // The same as bf16, [kN, 64], 16-byte chunks swizzled.
   template <int kBlock>
   __device__ void WriteBf16(uint32_t out) const {
@@ -262,10 +273,16 @@ __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& j
   }
 }
 
-// A warpgroup's place for outputs.
-template <typename Ring>
-__device__ __forceinline__ uint8_t* OwnOutputs(uint8_t* shared) {
-  return shared + Ring::kOut + threadIdx.x / kGroupThreads * Ring::kOutBytes;
+// A warpgroup's place for outputs of its block `block`; in a cluster of wide tiles each block has
+// one.
+template <typename Ring, bool kIsClustered>
+__device__ __forceinline__ uint8_t* OwnOutputs(uint8_t* shared, int block) {
+  const auto group = static_cast<int>(threadIdx.x / kGroupThreads);
+  if constexpr (Ring::kHasWideTiles && kIsClustered) {
+    return shared + (group * Ring::kMBlocks + block) * Ring::kFloatOutBytes;
+  } else {
+    return shared + Ring::kOut + group * Ring::kOutBytes;
+  }
 }
 
 // Whether outputs can be stored sixteen bytes at a time.
@@ -289,10 +306,10 @@ __device__ __forceinline__ void StoreWide(const LinearArgs& args, const TileJob&
 }
 
 // Outputs of the warpgroup's block `block` as they lie in shared memory.
-template <typename Ring>
+template <typename Ring, bool kIsClustered>
 __device__ __forceinline__ void StoreOwn(const LinearArgs& args, const TileJob& job,
                                          uint8_t* shared, int block) {
-  const auto* out = reinterpret_cast<const float*>(OwnOutputs<Ring>(shared));
+  const auto* out = reinterpret_cast<const float*>(OwnOutputs<Ring, kIsClustered>(shared, block));
   const int group = static_cast<int>(threadIdx.x / kGroupThreads);
   StoreOutputs(args, job, (group * Ring::kMBlocks + block) * 64, {0, 1},
                [out](int row, int column) { return out[row * Ring::kOutStride + column]; });
@@ -301,38 +318,50 @@ __device__ __forceinline__ void StoreOwn(const LinearArgs& args, const TileJob& 
 // Outputs as sums over the blocks of a cluster, which hold one segment of K each, ascending.
 template <typename Ring>
 __device__ __forceinline__ void StoreSum(const LinearArgs& args, const TileJob& job,
-                                         uint8_t* shared) {
-  const uint32_t out = SharedAddress(OwnOutputs<Ring>(shared));
+                                         uint8_t* shared, int block) {
+  const uint32_t out = SharedAddress(OwnOutputs<Ring, true>(shared, block));
   const int ranks = args.k_segments, rank = static_cast<int>(blockIdx.x) % ranks;
-  const int first = static_cast<int>(threadIdx.x / kGroupThreads) * 64;
-  StoreOutputs(args, job, first, {rank, ranks}, [out, ranks](int row, int column) {
-    const uint32_t address = out + (row * Ring::kOutStride + column) * 4;
-    float total = 0.0f;
-    for (int r = 0; r < ranks; ++r) {
-      total = total + LoadFromRank(address, static_cast<uint32_t>(r));
-    }
-    return total;
-  });
+  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
+  StoreOutputs(args, job, (group * Ring::kMBlocks + block) * 64, {rank, ranks},
+               [out, ranks](int row, int column) {
+                 const uint32_t address = out + (row * Ring::kOutStride + column) * 4;
+                 float total = 0.0f;
+                 for (int r = 0; r < ranks; ++r) {
+                   total = total + LoadFromRank(address, static_cast<uint32_t>(r));
+                 }
+                 return total;
+               });
 }
 
 // Outputs of the warpgroup's block kBlock.
-template <int kBlock, bool kIsClustered, LinearKind kKind, typename Ring>
+template <int kBlock, LinearKind kKind, typename Ring>
 __device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob& job,
                                            uint8_t* shared, const TileSums<kKind, Ring>& sums) {
   const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  uint8_t* out = OwnOutputs<Ring>(shared);
-  MeetAt(group + 1, kGroupThreads);  // the outputs before are read
-  if constexpr (Ring::kRows == 128 && !kIsClustered && kKind != LinearKind::kBf16) {
+  const int first = (group * Ring::kMBlocks + kBlock) * 64;
+  uint8_t* out = OwnOutputs<Ring, false>(shared, kBlock);
+  if constexpr (!Ring::kHasWideTiles) {
+    MeetAt(group + 1, kGroupThreads);  // the outputs before are read
+    sums.template Write<kBlock>(reinterpret_cast<float*>(out));
+    MeetAt(group + 1, kGroupThreads);
+    StoreOwn<Ring, false>(args, job, shared, kBlock);
+    return;
+  }
+  if constexpr (kKind != LinearKind::kBf16) {
     if (HasWideOutputs(args, job)) {
+      MeetAt(group + 1, kGroupThreads);
       sums.template WriteBf16<kBlock>(SharedAddress(out));
       MeetAt(group + 1, kGroupThreads);
-      StoreWide<Ring>(args, job, out, (group * Ring::kMBlocks + kBlock) * 64);
+      StoreWide<Ring>(args, job, out, first);
       return;
     }
   }
-  sums.template Write<kBlock>(reinterpret_cast<float*>(out));
-  MeetAt(group + 1, kGroupThreads);
-  if constexpr (!kIsClustered) StoreOwn<Ring>(args, job, shared, kBlock);
+  const int width = job.end_output - job.first_output - first;
+  sums.template ForEach<kBlock>([&](int row, int output, float total) {
+    if (row >= job.rows.count || output >= width) return;
+    const int64_t at = (job.rows.first + row) * args.y_stride + job.first_output + first + output;
+    StoreOutput(args, job.y, at, total);
+  });
 }
 
 // Products and outputs of one job. In a cluster the outputs only go to shared memory.
@@ -341,8 +370,18 @@ __device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJo
                                             uint8_t* shared, Cursor<Ring>& cursor) {
   TileSums<kKind, Ring> sums(job, shared);
   sums.Run(cursor, args.k_segments);
-  WriteBlock<0, kIsClustered>(args, job, shared, sums);
-  if constexpr (Ring::kMBlocks == 2) WriteBlock<1, kIsClustered>(args, job, shared, sums);
+  if constexpr (kIsClustered) {
+    constexpr int kAllConsumers = Ring::kConsumers + 2;
+    if (Ring::kHasWideTiles) MeetAt(kAllConsumers, Ring::kConsumers * kGroupThreads);  // see kOut
+    const auto place = [shared](int block) {
+      return reinterpret_cast<float*>(OwnOutputs<Ring, true>(shared, block));
+    };
+    sums.template Write<0>(place(0));
+    if constexpr (Ring::kMBlocks == 2) sums.template Write<1>(place(1));
+  } else {
+    WriteBlock<0>(args, job, shared, sums);
+    if constexpr (Ring::kMBlocks == 2) WriteBlock<1>(args, job, shared, sums);
+  }
 }
 
 template <typename Ring>
@@ -383,10 +422,12 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
     if constexpr (kIsClustered) {
       ClusterSync();
       jobs.ForEach([&](auto, const LinearArgs& args, const TileJob& job) {
-        if (args.k_segments > 1) {
-          StoreSum<Ring>(args, job, shared);
-        } else {
-          StoreOwn<Ring>(args, job, shared, 0);
+        for (int block = 0; block < Ring::kMBlocks; ++block) {
+          if (args.k_segments > 1) {
+            StoreSum<Ring>(args, job, shared, block);
+          } else {
+            StoreOwn<Ring, true>(args, job, shared, block);
+          }
         }
       });
       ClusterSync();  // the others may still read this block's

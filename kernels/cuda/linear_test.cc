@@ -180,6 +180,71 @@ TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
   }
 }
 
+// Between 65 and 128 rows linears of enough outputs have tiles of all rows, with segments in
+// clusters: the bits of what few rows get.
+TEST(CudaLinear, WideTilesHaveTheBitsOfNarrowOnes) {
+  const auto device = testing::DeviceOrSkip();
+  if (device == nullptr) return;
+  auto& cuda = static_cast<CudaDevice&>(*device);
+  constexpr int kRows = 100, kFew = 20, kWidth = 1024;
+  const Input x = MakeInput(kRows, kWidth, true);
+  const auto* from =
+      reinterpret_cast<const uint16_t*>(*cuda.UploadBytes(x.bf16.data(), 2 * x.bf16.size()));
+  const auto bf16 = [](int rows) {
+    return testing::Bf16Matrix(rows, kWidth, RandomValues(Count(rows, kWidth), 3));
+  };
+  struct Group {
+    std::vector<StoredMatrix> weights;
+    int k_segments;
+  };
+  const std::vector<Group> groups = {
+      {{testing::RandomFp8(2048, kWidth, 2)}, 8},
+      {{testing::RandomFp8(1024, kWidth, 4), bf16(1024), bf16(64)}, 4},
+      {{bf16(8200)}, 1},
+      {{testing::RandomFp8(8192, kWidth, 5)}, 1}};
+  for (size_t g = 0; g < groups.size(); ++g) {
+    std::vector<LinearArgs> linears;
+    std::vector<float*> outputs;
+    for (StoredMatrix weight : groups[g].weights) {
+      weight.host.values = weight.values.data();
+      weight.host.scales = weight.scales.empty() ? nullptr : weight.scales.data();
+      LinearArgs args;
+      args.weight = ViewOf(*device->Upload(weight.host));
+      args.has_fp8_input = weight.host.format == WeightFormat::kFp8Block128;
+      args.x_stride = kWidth;
+      args.y_stride = args.weight.rows;
+      args.output = args.weight.rows == 64 ? OutputFormat::kScaledF32 : OutputFormat::kF32;
+      args.output_scale = 0.37f;
+      args.k_segments = groups[g].k_segments;
+      linears.push_back(args);
+      outputs.push_back(
+          reinterpret_cast<float*>(*device->Allocate(Count(kRows, args.weight.rows) * 4)));
+    }
+    const auto run = [&](int first, int rows) {
+      std::vector<std::vector<float>> results;
+      for (size_t i = 0; i < linears.size(); ++i) {
+        linears[i].x = from + Count(first, kWidth);
+        linears[i].rows = rows;
+        linears[i].y = outputs[i];
+      }
+      const auto count = static_cast<int>(linears.size());
+      CHECK(RunLinears(linears.data(), count, cuda.stream()) == cudaSuccess);
+      for (size_t i = 0; i < linears.size(); ++i) {
+        results.push_back(Download<float>(cuda, outputs[i], Count(rows, linears[i].weight.rows)));
+      }
+      return results;
+    };
+    const auto all = run(0, kRows);
+    for (int first = 0; first < kRows; first += kFew) {
+      const auto few = run(first, kFew);
+      for (size_t i = 0; i < few.size(); ++i) {
+        const float* expected = &all[i][Count(first, linears[i].weight.rows)];
+        ASSERT_TRUE(std::equal(few[i].begin(), few[i].end(), expected)) << g << " " << i;
+      }
+    }
+  }
+}
+
 TEST(CudaLinear, RoundsItsOutputs) {
   const auto device = testing::DeviceOrSkip();
   if (device == nullptr) return;

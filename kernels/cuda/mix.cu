@@ -7,7 +7,8 @@ namespace baton::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kSomeRows = 256;         // from here on products share reads of fn among more rows,
+constexpr int kNotFewRows = 64;        // from here on products share reads of rows among outputs,
+constexpr int kSomeRows = 256;         // of fn among more rows,
 constexpr int kManyRows = 4096;        // from here on among as many as fill the GPU
 constexpr int kSiteThreads = 512;      // mix and normalise a row; one more warp splits its products
 constexpr int kManySiteThreads = 128;  // where many rows keep the GPU busy
@@ -65,6 +66,7 @@ struct ProductShape {
   static constexpr int kSharedBytes = kStages * static_cast<int>(sizeof(Stage));
 };
 using FewRows = ProductShape<1, 1, 1, 8, 1024, 4>;
+using NotFewRows = ProductShape<1, 1, 4, 8, 512, 4>;
 using SomeRows = ProductShape<5, 4, 5, 4, 256, 3>;
 using ManyRows = ProductShape<5, 4, 5, 16, 256, 3>;
 
@@ -272,7 +274,8 @@ cudaError_t RunLeaveSite(const LeaveSiteArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t RunMixProducts(const MixProductsArgs& args, cudaStream_t stream) {
-  if (args.rows < kSomeRows) return LaunchProducts<FewRows>(args, stream);
+  if (args.rows < kNotFewRows) return LaunchProducts<FewRows>(args, stream);
+  if (args.rows < kSomeRows) return LaunchProducts<NotFewRows>(args, stream);
   return args.rows < kManyRows ? LaunchProducts<SomeRows>(args, stream)
                                : LaunchProducts<ManyRows>(args, stream);
 }

@@ -136,7 +136,7 @@ TEST(CudaMix, ManyRowsHaveTheBitsOfFew) {
       return Download<float>(cuda, products, Count(rows, outputs + 1));
     };
     const std::vector<float> all = run(0, kRows);
-    for (const int rows : {255, 1000}) {
+    for (const int rows : {20, 67, 255, 1000}) {
       for (const int first : {0, kRows - rows}) {
         const std::vector<float> some = run(first, rows);
         EXPECT_EQ(std::memcmp(some.data(), &all[Count(first, outputs + 1)], 4 * some.size()), 0)

@@ -3,10 +3,11 @@
 #include "kernels/cuda/select.h"
 
 // Exact top-k (R7). A row's scores are cut into consecutive slices, one for each block of a
-// cluster. Three rounds over digits of an order-preserving integer find the k-th largest score: the
-// blocks count digits of their slices and add the counts up through distributed shared memory.
-// Then every warp counts what it will take of its stretch, and writes it behind what stretches
-// before it take.
+// cluster. The k-th largest is found by counting scores in bins of equal width between the least
+// and the largest, and ranking those of one bin; where that has too many, by three rounds over
+// digits of an order-preserving integer. The blocks count their slices and add the counts up
+// through distributed shared memory. Then every warp counts what it will take of its stretch, and
+// writes it behind what stretches before it take.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -14,9 +15,10 @@ constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / kWarp;
 constexpr int kBins = 2048;
 constexpr int kMaxRanks = 8;
-constexpr int kFewEntries = 8192;    // of a row: a small block takes it
-constexpr int kFewRows = 16;         // so few that clusters take longer ones
-constexpr int kMaxKept = 48 * 1024;  // scores of a slice that shared memory keeps
+constexpr uint32_t kMaxListed = 1024;  // scores of a bin that are ranked
+constexpr int kFewEntries = 8192;      // of a row: a small block takes it
+constexpr int kFewRows = 16;           // so few that clusters take longer ones
+constexpr int kMaxKept = 48 * 1024;    // scores of a slice that shared memory keeps
 constexpr int kCsaRatio = 4;
 
 // An integer whose order is the score's; -0 and +0 tie.
@@ -24,10 +26,25 @@ __device__ uint32_t Ordered(float score) {
   const uint32_t bits = BitsOf(score + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
+__device__ float FromOrdered(uint32_t value) {
+  return FloatOf((value & 0x80000000u) != 0 ? value & 0x7fffffffu : ~value);
+}
+
+// Bins of equal width; the same bin or a higher one for a larger score.
+struct LinearBins {
+  float least, scale;
+
+  __device__ uint32_t Of(uint32_t value) const {
+    constexpr float kInteger =
+        0x1p23f;  // added to a number it rounds to an integer in the low bits
+    return BitsOf((FromOrdered(value) - least) * scale + kInteger) & (kBins - 1);
+  }
+};
 
 struct Shared {
-  uint32_t bins[kBins];   // of this block's slice
-  uint32_t total[kBins];  // of the row
+  uint32_t bins[kBins];   // of this block's slice; later its scores of one bin
+  uint32_t total[kBins];  // the same of the row
+  uint32_t least[kMaxWarps], largest[kMaxWarps], num_listed;
   uint32_t warp_sums[kMaxWarps];
   uint32_t above[kMaxWarps], equal[kMaxWarps];  // of a warp's stretch
   uint32_t slice_above, slice_equal;            // of this block's slice
@@ -51,17 +68,22 @@ class RowPicker {
   }
 
   __device__ void Run(int32_t* selected) {
-    if (kept_ != nullptr) {
+    uint32_t least = ~0u, largest = 0;
 #pragma unroll 8
-      for (int i = Thread(); i < count_; i += kThreads) kept_[i] = Ordered(scores_[i]);
+    for (int i = Thread(); i < count_; i += kThreads) {
+      const uint32_t value = Ordered(scores_[i]);
+      if (kept_ != nullptr) kept_[i] = value;
+      least = min(least, value);
+      largest = max(largest, value);
     }
-    if (Thread() == 0) {
-      s_.prefix = 0;
-      s_.left = static_cast<uint32_t>(k_);
+    Start();
+    if (!FindInBins(least, largest)) {
+      __syncthreads();
+      Start();
+      FindDigit(21, 11);
+      FindDigit(10, 11);
+      FindDigit(0, 10);
     }
-    FindDigit(21, 11);
-    FindDigit(10, 11);
-    FindDigit(0, 10);
     Take(selected);
   }
 
@@ -80,6 +102,99 @@ class RowPicker {
     return kept_ != nullptr ? kept_[i] : Ordered(scores_[i]);
   }
 
+  __device__ void Start() {
+    if (Thread() != 0) return;
+    s_.prefix = s_.num_listed = 0;
+    s_.left = static_cast<uint32_t>(k_);
+  }
+
+  // Bins between the least and the largest of all threads' scores; scale 0: there are none.
+  __device__ LinearBins BinsOf(uint32_t least, uint32_t largest) {
+    least = __reduce_min_sync(kFullWarp, least);
+    largest = __reduce_max_sync(kFullWarp, largest);
+    if (LaneIndex() == 0) {
+      s_.least[WarpIndex()] = least;
+      s_.largest[WarpIndex()] = largest;
+    }
+    Sync();
+    for (int i = LaneIndex(); i < kRanks * kWarps; i += kWarp) {
+      least = min(least, LoadOf(&s_.least[i % kWarps], i / kWarps));
+      largest = max(largest, LoadOf(&s_.largest[i % kWarps], i / kWarps));
+    }
+    least = __reduce_min_sync(kFullWarp, least);
+    largest = __reduce_max_sync(kFullWarp, largest);
+    const float first = FromOrdered(least);
+    const float scale = static_cast<float>(kBins - 1) / (FromOrdered(largest) - first);
+    constexpr float kMost = 1e38f;
+    return {first, scale > 0.0f && scale < kMost ? scale : 0.0f};  // neither NaN nor infinite
+  }
+
+  // The k-th largest score and how many equal ones belong to the k largest. False: not found.
+  __device__ bool FindInBins(uint32_t least, uint32_t largest) {
+    for (uint32_t i = threadIdx.x; i < kBins; i += kThreads) s_.bins[i] = 0;
+    const LinearBins bins = BinsOf(least, largest);
+    if (bins.scale == 0.0f) return false;
+    __syncthreads();
+#pragma unroll 4
+    for (int i = Thread(); i < count_; i += kThreads) atomicAdd(&s_.bins[bins.Of(Value(i))], 1u);
+    AddUp(kBins);
+    ChooseBin(kBins, 11);
+    const uint32_t bin = s_.prefix, left = s_.left, listed = s_.total[bin];
+    Sync();  // the others have read this block's counts, all threads have these
+    if (listed > kMaxListed) return false;
+    ListBin(bins, bin);
+    for (uint32_t i = threadIdx.x; i < listed; i += kThreads) {
+      const uint32_t mine = s_.total[i];
+      uint32_t above = 0, equal = 0, equal_before = 0;
+#pragma unroll 4
+      for (uint32_t j = 0; j < listed; ++j) {
+        const uint32_t other = s_.total[j];
+        above += other > mine ? 1 : 0;
+        equal += other == mine ? 1 : 0;
+        equal_before += other == mine && j < i ? 1 : 0;
+      }
+      if (above >= left || above + equal < left || equal_before > 0) continue;
+      s_.prefix = mine;
+      s_.left = left - above;
+    }
+    __syncthreads();
+    return true;
+  }
+
+  // The row's scores of a bin, as integers, into s_.total.
+  __device__ void ListBin(const LinearBins& bins, uint32_t bin) {
+#pragma unroll 4
+    for (int i = Thread(); i < count_; i += kThreads) {
+      const uint32_t value = Value(i);
+      if (bins.Of(value) == bin) s_.bins[atomicAdd(&s_.num_listed, 1u)] = value;
+    }
+    Sync();
+    uint32_t first = 0;
+    for (int r = 0; r < kRanks; ++r) {
+      const uint32_t count = LoadOf(&s_.num_listed, r);
+      for (uint32_t i = threadIdx.x; i < count; i += kThreads) {
+        s_.total[first + i] = LoadOf(&s_.bins[i], r);
+      }
+      first += count;
+    }
+    Sync();  // the others have read this block's
+  }
+
+  __device__ static uint32_t LoadOf(const uint32_t* p, int rank) {
+    return kRanks == 1 ? *p : LoadWordFromRank(p, rank);
+  }
+
+  // The blocks' counts of the first bins.
+  __device__ void AddUp(uint32_t bins) {
+    Sync();
+    for (uint32_t i = threadIdx.x; i < bins; i += kThreads) {
+      uint32_t sum = 0;
+      for (int r = 0; r < kRanks; ++r) sum += LoadOf(&s_.bins[i], r);
+      s_.total[i] = sum;
+    }
+    __syncthreads();
+  }
+
   // The next digit of the k-th largest: `bits` bits at `shift`, those above are found.
   __device__ void FindDigit(int shift, int bits) {
     const uint32_t bins = 1u << bits, high = static_cast<uint32_t>(shift + bits);
@@ -92,15 +207,7 @@ class RowPicker {
       if (high < 32 && value >> high != wanted) continue;
       atomicAdd(&s_.bins[value >> shift & (bins - 1)], 1u);
     }
-    Sync();
-    for (uint32_t i = threadIdx.x; i < bins; i += kThreads) {
-      uint32_t sum = 0;
-      for (int r = 0; r < kRanks; ++r) {
-        sum += kRanks == 1 ? s_.bins[i] : LoadWordFromRank(&s_.bins[i], r);
-      }
-      s_.total[i] = sum;
-    }
-    __syncthreads();
+    AddUp(bins);
     ChooseBin(static_cast<int>(bins), bits);
     Sync();  // the others have read this block's counts
   }
@@ -171,8 +278,8 @@ class RowPicker {
     equal = __shfl_sync(kFullWarp, equal, kWarp - 1);
     Sync();
     for (int r = 0; r < rank_; ++r) {
-      above += LoadWordFromRank(&s_.slice_above, r);
-      equal += LoadWordFromRank(&s_.slice_equal, r);
+      above += LoadOf(&s_.slice_above, r);
+      equal += LoadOf(&s_.slice_equal, r);
     }
     const uint32_t allowed = s_.left, below_lane = (1u << LaneIndex()) - 1u;
     ForStretch([&](int i, bool is_above, bool is_equal, unsigned a, unsigned e) {
@@ -194,7 +301,7 @@ class RowPicker {
 };
 
 template <int kRanks, int kThreads>
-__global__ void __launch_bounds__(kThreads) PickKernel(PickArgs args) {
+__global__ void __launch_bounds__(kThreads, kThreads == 512 ? 2 : 1) PickKernel(PickArgs args) {
   extern __shared__ uint32_t kept[];
   __shared__ Shared shared;
   const int row = static_cast<int>(blockIdx.x) / kRanks;

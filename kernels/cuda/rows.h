@@ -44,6 +44,8 @@ struct RowsArgs {
 
 // All of StoreRows, in order.
 cudaError_t RunStoreRows(const RowsArgs& args, cudaStream_t stream);
+// The same for runs of any length, whatever has_short_runs says: equal bits.
+cudaError_t RunStoreLongRows(const RowsArgs& args, cudaStream_t stream);
 
 // Per head: q = r(rms(q)), rope, r; index q: rope, r, Hadamard, r, fp4.
 struct QueryArgs {

@@ -9,6 +9,7 @@ namespace baton::kernels::cuda {
 
 inline constexpr int kMaxTop = 20;
 inline constexpr int kMaxVocabulary = (1 << 17) - 1;
+inline constexpr int kMaxFewTopK = 200;  // up to here top-k looks at few tokens
 
 // What penalties and bias do to one token (2.2 steps 1 to 3).
 struct ScoreEdit {
@@ -35,6 +36,13 @@ struct SampleRowArgs {
   const uint32_t* allowed = nullptr;  // device, bit v allows token v; null: all
 };
 
+// Whether the row's scores are edited, or read so often that they are best kept.
+inline bool KeepsScores(const SampleRowArgs& row) {
+  const bool has_only_p = row.top_k == 0 && row.top_p < uint64_t{1} << 32;
+  const bool is_truncated = row.greedy == 0 && row.is_draft == 0;
+  return row.num_edits > 0 || (is_truncated && (has_only_p || row.top_k > kMaxFewTopK));
+}
+
 struct SampleResult {
   int32_t token = 0;
   int32_t is_empty = 0;
@@ -47,6 +55,7 @@ struct SampleResult {
 struct SampleKernelArgs {
   const SampleRowArgs* rows = nullptr;  // device
   int num_rows = 0;
+  bool keeps_scores = true;  // some row KeepsScores; may be true anyway
   int vocabulary = 0;
   const float* logits = nullptr;  // [.., V]
   SampleResult* results = nullptr;

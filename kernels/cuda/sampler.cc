@@ -193,6 +193,7 @@ absl::Status CudaOps::Sample(const SampleArgs& args) {
     SampleKernelArgs kernel;
     kernel.rows = staging_.Put(std::span<const SampleRowArgs>(rows));
     kernel.num_rows = static_cast<int>(rows.size());
+    kernel.keeps_scores = std::any_of(rows.begin(), rows.end(), KeepsScores);
     kernel.vocabulary = config_.vocab_size;
     kernel.logits = act_.logits;
     kernel.results = results_;

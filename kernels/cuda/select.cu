@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/bulk.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -207,14 +209,19 @@ constexpr int kFetched = 4;    // pages of codes
 constexpr int kWeightStride = kHeads + 4;
 constexpr int kTurn = 1;        // barriers 1 and 2: a warpgroup's turn to multiply
 constexpr int kWideners = 3;    // the barrier of those who widen
+constexpr int kEverybody = 4;   // of all threads, which wait at different places of the code
 constexpr int kManyBlocks = 8;  // for a multiprocessor, so that their ends do not matter
 constexpr int kMultiprocessors = 132;
-constexpr int kFewRows = 8;  // some of which may be pads
+constexpr int kFewestPages = 2, kMostPages = 64;  // of a block that has one query
 
 // kQueries: of a product. Both warpgroups share one set of queries, or have one each.
 template <int kQueries>
 struct UsualShared {
   static constexpr int kSets = kQueries == 1 ? 1 : 2;
+  static constexpr int kBlocks = kQueries == 1 ? 2 : 1;  // of a multiprocessor
+  // Registers of a thread that widens and of one that multiplies.
+  static constexpr int kWidenRegisters = kQueries == 1 ? 48 : 72;
+  static constexpr int kMultiplyRegisters = kQueries == 1 ? 96 : 216;
 
   alignas(1024) uint8_t queries[kSets][2][kQueries * kHeads * kHalfRow];
   alignas(1024) uint8_t keys[kStages][2][kPageEntries * kHalfRow];
@@ -244,21 +251,12 @@ class UsualScorer {
 
   __device__ void Run() {
     InitBarriers();
-    const int begin = slice_.first_row + static_cast<int>(blockIdx.x) * slice_.rows_per_block;
-    const int end = min(min(begin + slice_.rows_per_block, slice_.first_row + slice_.rows),
-                        *args_.step.num_rows);
-    const int first_page = static_cast<int>(blockIdx.y) * slice_.pages_per_block;
-    for (int row = begin; row < end;) {
-      const int run_index = args_.step.sequence[row];
-      const RunInfo run = args_.step.runs[run_index];
-      const int stop = min(end, run.first_row + run.num_rows);
-      const int visible = NumVisible(stop - 1);
-      const int last_page =
-          min(first_page + slice_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
-      if (visible > args_.shape.index_topk && first_page < last_page) {
-        Score({run_index, row, stop - row, first_page, last_page - first_page});
-      }
-      row = stop;
+    if (Group() == 2) {
+      ShrinkRegisters<Shared::kWidenRegisters>();
+      ForSegments([this](const Segment& segment) { Widen(segment); });
+    } else {
+      GrowRegisters<Shared::kMultiplyRegisters>();
+      ForSegments([this](const Segment& segment) { Multiply(segment); });
     }
   }
 
@@ -281,16 +279,30 @@ class UsualScorer {
     if (Shared::kSets == 2 && Group() == 1) ArriveAt(kTurn, 2 * kGroupThreads);
   }
 
-  __device__ void Score(const Segment& segment) {
-    __syncthreads();  // the queries before are done with
-    LoadQueries(segment);
-    __syncthreads();
-    if (Group() == 2) {
-      Widen(segment);
-    } else {
-      Multiply(segment);
+  // score(segment) for all of the block's, their queries in place.
+  template <typename Score>
+  __device__ void ForSegments(const Score& score) {
+    const int begin = slice_.first_row + static_cast<int>(blockIdx.x) * slice_.rows_per_block;
+    const int end = min(min(begin + slice_.rows_per_block, slice_.first_row + slice_.rows),
+                        *args_.step.num_rows);
+    const int first_page = static_cast<int>(blockIdx.y) * slice_.pages_per_block;
+    for (int row = begin; row < end;) {
+      const int run_index = args_.step.sequence[row];
+      const RunInfo run = args_.step.runs[run_index];
+      const int stop = min(end, run.first_row + run.num_rows);
+      const int visible = NumVisible(stop - 1);
+      const int last_page =
+          min(first_page + slice_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
+      if (visible > args_.shape.index_topk && first_page < last_page) {
+        const Segment segment = {run_index, row, stop - row, first_page, last_page - first_page};
+        MeetAt(kEverybody, kUsualThreads);  // the queries before are done with
+        LoadQueries(segment);
+        MeetAt(kEverybody, kUsualThreads);
+        score(segment);
+        done_ += segment.pages;
+      }
+      row = stop;
     }
-    done_ += segment.pages;
   }
 
   __device__ void LoadQueries(const Segment& segment) {
@@ -341,9 +353,10 @@ class UsualScorer {
       const int number = done_ + i, slot = number % kFetched, stage = number % kStages;
       BarrierWait(SharedAddress(&s_.fetched[slot]), number / kFetched % 2);
       BarrierWait(SharedAddress(&s_.used[stage]), (number / kStages + 1) % 2);
-#pragma unroll
-      for (int j = 0; j < kPageEntries * kMaxIndexDim / 16 / kGroupThreads; ++j) {
-        WidenChunk(slot, stage, j * kGroupThreads + Thread());
+      if (args_.pages.has_fp4_index) {
+        WidenPage<true>(slot, stage);
+      } else {
+        WidenPage<false>(slot, stage);
       }
       if (Thread() < kPageEntries) {
         s_.scales[stage][Thread()] =
@@ -359,33 +372,46 @@ class UsualScorer {
     }
   }
 
-  // Sixteen values of a key: fp8 without the key's scale, a power of two that its score gets at the
-  // end.
-  __device__ void WidenChunk(int slot, int stage, int chunk) {
-    const int key = chunk / 8, part = chunk % 8;
-    __align__(16) uint32_t words[8];
-    if (args_.pages.has_fp4_index) {
-      const auto* scales = reinterpret_cast<const uint8_t*>(s_.code_scales[slot]);
-      const RowPlace place = {s_.codes[slot] + key * (kMaxIndexDim / 2),
-                              const_cast<uint8_t*>(scales) + key * (kMaxIndexDim / kFp4Group)};
-      LoadIndexChunk(place, 16 * part, true, reinterpret_cast<Bf16*>(words));
-    } else {
-      const uint4 codes = reinterpret_cast<const uint4*>(s_.codes[slot])[chunk];
-      const uint32_t from[4] = {codes.x, codes.y, codes.z, codes.w};
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        words[2 * w] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4140));
-        words[2 * w + 1] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4342));
-      }
-    }
+  // A thread has sixteen values of every sixteenth key, at the same place of the swizzle; fp8
+  // without the key's scale, a power of two that its score gets at the end.
+  template <bool kIsFp4>
+  __device__ void WidenPage(int slot, int stage) {
+    constexpr int kParts = kMaxIndexDim / 16, kKeysAtOnce = kGroupThreads / kParts;
+    const int key = Thread() / kParts, part = Thread() % kParts;
     // Halves of the row begin with different chunks, on banks of their own.
-    const bool flips = part >= 4;
+    const bool flips = part >= kParts / 2;
+    const int first = (2 * (part % 4) ^ key % 8) * 16;
     uint8_t* row = s_.keys[stage][part / 4] + key * kHalfRow;
-    const uint4 low = make_uint4(words[0], words[1], words[2], words[3]);
-    const uint4 high = make_uint4(words[4], words[5], words[6], words[7]);
-    const int first = 2 * (part % 4) ^ key % 8;
-    *reinterpret_cast<uint4*>(row + (flips ? first ^ 1 : first) * 16) = flips ? high : low;
-    *reinterpret_cast<uint4*>(row + (flips ? first : first ^ 1) * 16) = flips ? low : high;
+    uint8_t* places[2] = {row + (flips ? first ^ 16 : first), row + (flips ? first : first ^ 16)};
+    const uint4* codes = reinterpret_cast<const uint4*>(s_.codes[slot]) + Thread();
+#pragma unroll
+    for (int j = 0; j < kPageEntries / kKeysAtOnce; ++j) {
+      __align__(16) uint32_t words[8];
+      if constexpr (kIsFp4) {
+        LoadFp4Chunk(slot, j * kKeysAtOnce + key, part, words);
+      } else {
+        WidenFp8Chunk(codes[j * kGroupThreads], words);
+      }
+      const uint4 low = make_uint4(words[0], words[1], words[2], words[3]);
+      const uint4 high = make_uint4(words[4], words[5], words[6], words[7]);
+      constexpr int kStep = kKeysAtOnce * kHalfRow;
+      *reinterpret_cast<uint4*>(places[0] + j * kStep) = flips ? high : low;
+      *reinterpret_cast<uint4*>(places[1] + j * kStep) = flips ? low : high;
+    }
+  }
+  __device__ void LoadFp4Chunk(int slot, int key, int part, uint32_t (&words)[8]) const {
+    auto* scales = reinterpret_cast<uint8_t*>(s_.code_scales[slot]);
+    LoadIndexChunk(
+        {s_.codes[slot] + key * (kMaxIndexDim / 2), scales + key * (kMaxIndexDim / kFp4Group)},
+        16 * part, true, reinterpret_cast<Bf16*>(words));
+  }
+  __device__ static void WidenFp8Chunk(const uint4& codes, uint32_t (&words)[8]) {
+    const uint32_t from[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      words[2 * w] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4140));
+      words[2 * w + 1] = WidenUnscaledPair(__byte_perm(from[w], 0, 0x4342));
+    }
   }
 
   __device__ void Multiply(const Segment& segment) {
@@ -393,7 +419,6 @@ class UsualScorer {
     const bool takes_turns = segment.rows > kQueries;  // a set of queries each
     const int set = takes_turns ? Group() : 0;
     const int warp = Thread() / kWarp, row_of_lane = LaneIndex() / 4;
-    LoadWeights();
     for (int i = 0; i < segment.pages; ++i) {
       const int number = done_ + i, stage = number % kStages;
       const bool is_mine = takes_turns || i % 2 == Group();
@@ -420,18 +445,11 @@ class UsualScorer {
       if (!is_mine) continue;
       float sums[2] = {};
       if constexpr (kQueries == 1) {
-        AddHeadsOfFour(d, sums);
+        AddHeadsOfFour(d, s_.weights[0] + LaneIndex() % 4 * 16, sums);
       } else {
         AddHeads(d, s_.weights[set * kQueries + LaneIndex() % 4], sums);
       }
       Store(segment, set, segment.first_page + i, sums[0] * scales[0], sums[1] * scales[1]);
-    }
-  }
-
-  __device__ void LoadWeights() {
-    if constexpr (kQueries == 1) {
-#pragma unroll
-      for (int h = 0; h < 16; ++h) weights_[h] = s_.weights[0][LaneIndex() % 4 * 16 + h];
     }
   }
 
@@ -453,23 +471,26 @@ class UsualScorer {
     }
   }
 
-  // Sixteen heads a lane: the sum goes through the four lanes.
+  // Sixteen heads a lane: the sum goes through the four lanes. The products become its terms.
   template <int kCount>
-  __device__ void AddHeadsOfFour(const float (&d)[kCount], float (&sums)[2]) const {
-    float terms[2][16];
+  __device__ static void AddHeadsOfFour(float (&d)[kCount], const float* weights,
+                                        float (&sums)[2]) {
 #pragma unroll
-    for (int h = 0; h < 16; ++h) {
+    for (int i = 0; i < 4; ++i) {
+      const float4 four = reinterpret_cast<const float4*>(weights)[i];
+      const float w[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-      for (int key = 0; key < 2; ++key) {
-        terms[key][h] = weights_[h] * Larger(d[h / 2 * 4 + h % 2 + 2 * key], 0.0f);
+      for (int j = 0; j < 8; ++j) {  // heads 4 i + j / 4 * 2 and + 1 of two keys
+        float& term = d[8 * i + j];
+        term = w[j / 4 * 2 + j % 2] * Larger(term, 0.0f);
       }
     }
 #pragma unroll
     for (int lane = 0; lane < 4; ++lane) {
 #pragma unroll
       for (int h = 0; h < 16; ++h) {
-        sums[0] += terms[0][h];
-        sums[1] += terms[1][h];
+        sums[0] += d[h / 2 * 4 + h % 2];
+        sums[1] += d[h / 2 * 4 + h % 2 + 2];
       }
       sums[0] = __shfl_sync(kFullWarp, sums[0], lane, 4);
       sums[1] = __shfl_sync(kFullWarp, sums[1], lane, 4);
@@ -492,12 +513,11 @@ class UsualScorer {
   const SelectArgs& args_;
   Shared& s_;
   int done_ = 0;  // pages that went through the stages
-  float weights_[16];
 };
 
 // Grid: (groups of rows of the slice, stretches of pages).
 template <int kQueries>
-__global__ void __launch_bounds__(kUsualThreads, kQueries == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kUsualThreads, UsualShared<kQueries>::kBlocks)
     UsualScoreKernel(const __grid_constant__ SliceArgs slice) {
   extern __shared__ __align__(1024) uint8_t raw_stages[];
   UsualScorer<kQueries>(slice, *reinterpret_cast<UsualShared<kQueries>*>(raw_stages)).Run();
@@ -529,11 +549,17 @@ cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
   }
   const int blocks = (slice.rows + slice.rows_per_block - 1) / slice.rows_per_block;
   const int pages = (longest + kPageEntries - 1) / kPageEntries;
-  const bool is_few = blocks <= kFewRows;
-  const int wanted = kMultiprocessors * (kQueries == 1 ? (is_few ? 16 : 4) : kManyBlocks);
-  const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
-  const int64_t fewest = is_few && pages <= 128 ? 2 : 8;
-  slice.pages_per_block = static_cast<int>(fair < fewest ? fewest : fair);
+  if constexpr (kQueries == 1) {
+    // All run at once, where there are not too many.
+    const int stretches = std::max(1, 2 * kMultiprocessors / blocks);
+    slice.pages_per_block =
+        std::clamp((pages + stretches - 1) / stretches, kFewestPages, kMostPages);
+  } else {
+    constexpr int kFewest = 8;
+    const int wanted = kMultiprocessors * kManyBlocks;
+    const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
+    slice.pages_per_block = static_cast<int>(std::max<int64_t>(fair, kFewest));
+  }
   const dim3 grid(
       static_cast<unsigned>(blocks),
       static_cast<unsigned>((pages + slice.pages_per_block - 1) / slice.pages_per_block));

@@ -8,19 +8,9 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/step_view.h"
 #include "kernels/page_layout.h"
+#include "kernels/slot_progress.h"
 
 namespace baton::kernels::cuda {
-
-// How far a slot's sequence has come. Rows [folded, end) of a verify run are accepted only if a
-// later AdvanceStep or PackTail passes them.
-struct SlotProgress {
-  int64_t folded = 0;           // tokens in the HCA states
-  int64_t end = 0;              // rows computed, unverified ones included
-  int first_page = 0;           // index in the sequence of pages[0]
-  std::vector<PageId> pages;    // of the unverified rows; empty when there are none
-  int64_t streams_before = -1;  // position whose streams are kept from before the last run
-  int64_t streams_first = 0;    // position of the first row kept from the last run
-};
 
 // The slots' memory on the GPU and where each stands. Engine thread.
 class SlotBook {

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/status.h"
+
+#include "kernels/ops.h"
+
+// What AdvanceStep does alike on every back end: which runs it refuses, and where a slot stands.
+namespace baton::kernels {
+
+// How far a slot's sequence has come. Rows [folded, end) of a verify run are accepted only if a
+// later AdvanceStep or PackTail passes them.
+struct SlotProgress {
+  int64_t folded = 0;           // tokens in the HCA states
+  int64_t end = 0;              // rows computed, unverified ones included
+  int first_page = 0;           // index in the sequence of pages[0]
+  std::vector<PageId> pages;    // of the unverified rows; empty when there are none
+  int64_t streams_before = -1;  // position whose streams are kept from before the last run
+  int64_t streams_first = 0;    // position of the first row kept from the last run
+
+  // The rows of a run will be computed.
+  void Begin(const SequenceRows& run);
+};
+
+struct AdvanceLimits {
+  int max_sequences = 0, num_tail_slots = 0, max_draft_rows = 0, max_pages = 0, max_rows = 0;
+};
+absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
+                       const std::function<const SlotProgress&(int slot)>& progress_of);
+
+// fn(page, layer, position, ratio) for what rejected rows wrote into pages: entries whose last
+// token is at or after `position`, of every layer that has some there.
+void ForUnverifiedEntries(
+    const SlotProgress& progress, int64_t position, const std::vector<int>& ratios,
+    const std::function<void(PageId page, int layer, int64_t position, int ratio)>& fn);
+
+}  // namespace baton::kernels
