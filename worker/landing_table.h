@@ -24,8 +24,9 @@
 namespace baton::worker {
 
 enum class LandingState { kReserved, kFilling, kReady, kRunning, kClosing };
-// kMoving: stopped, to go on at another worker.
-enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kDone };
+// kMoving: stopped, to go on at another worker. kMoved: that one has all of it, and the router has
+// yet to let it go here.
+enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kMoved, kDone };
 
 // One sequence of a landing.
 struct LandingSequence {
@@ -139,7 +140,9 @@ class LandingTable {
   std::optional<SequenceRef> Find(SequenceId id);
   // None once it is over.
   std::optional<SequenceRef> Find(SessionId session, SequenceHandle handle);
-  // A sequence is over: finished, failed, or moved.
+  // It runs no more and keeps its landing open until the router's Cancel.
+  void MarkMoved(const SequenceRef& ref);
+  // A sequence is over: finished or failed.
   void Finish(const SequenceRef& ref, absl::Time now, Effects& out);
 
   const Landing* Find(const TransferId& transfer) const;

@@ -198,6 +198,12 @@ std::optional<SequenceRef> LandingTable::Find(SessionId session, SequenceHandle 
   return std::nullopt;
 }
 
+void LandingTable::MarkMoved(const SequenceRef& ref) {
+  CHECK(ref.sequence->state == SequenceState::kMoving);
+  running_.erase(ref.sequence->id);
+  ref.sequence->state = SequenceState::kMoved;
+}
+
 void LandingTable::Finish(const SequenceRef& ref, absl::Time now, Effects& out) {
   running_.erase(ref.sequence->id);
   ref.sequence->state = SequenceState::kDone;

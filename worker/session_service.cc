@@ -182,7 +182,7 @@ class SessionService::Impl::Stream final
       has_hello_ = true;
       is_open_ = true;
       event = SessionOpened{session_, *message->hello};
-      if (!service_.events_.TryPush(std::move(event))) return Full();
+      if (!service_.events_.TryPush(std::move(event))) return Refusal();
       message->hello.reset();
     }
     if (message->beat) {
@@ -191,10 +191,13 @@ class SessionService::Impl::Stream final
     }
     if (*message == wire::RouterMessage{}) return absl::OkStatus();
     event = SessionMessage{session_, *std::move(message)};
-    return service_.events_.TryPush(std::move(event)) ? absl::OkStatus() : Full();
+    return service_.events_.TryPush(std::move(event)) ? absl::OkStatus() : Refusal();
   }
 
-  static absl::Status Full() { return absl::ResourceExhaustedError("the worker's inbox is full"); }
+  absl::Status Refusal() const {
+    if (service_.events_.IsClosed()) return absl::UnavailableError("the worker is ending");
+    return absl::ResourceExhaustedError("the worker's inbox is full");
+  }
 
   void ReadNext() {
     MutexLock lock(operation_mutex_);

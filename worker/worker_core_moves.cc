@@ -17,9 +17,9 @@ wire::Refused CannotStop(const SequenceRef& ref) {
   return {.transfer = ref.transfer,
           .stage = wire::Stage::kMove,
           .code = absl::StatusCode::kUnavailable,
-          .message = absl::StrFormat(
-              "sequence %d cannot move: its request has %d that share pages, 1 may",
-              ref.sequence->spec.handle.value, ref.landing->sequences.size())};
+          .message =
+              absl::StrFormat("sequence %d cannot move: its request has %d that share pages, 1 may",
+                              ref.sequence->spec.handle.value, ref.landing->sequences.size())};
 }
 
 }  // namespace
@@ -27,6 +27,7 @@ wire::Refused CannotStop(const SequenceRef& ref) {
 void WorkerCore::Move(SessionId session, const wire::Move& move) {
   const auto ref = landings_.Find(session, move.handle);
   if (!ref) return;  // it ended: Finished, Failed or its Cancel crossed the Move
+  if (ref->sequence->state == SequenceState::kMoved) return;  // a repeat
   if (!move.landing && ref->landing->sequences.size() > 1) {
     effects_.Refuse(session, CannotStop(*ref));
     return;
@@ -120,10 +121,12 @@ void WorkerCore::StartMove(MoveSource& move, int buffer) {
   move.Start(std::move(sequence), ref->landing->request.salt, buffer, tail, effects_);
 }
 
+// The target says Landed over a stream of its own. Until the router has it, the sequence is open
+// here, so that a draining worker does not leave and look lost (contracts.md 4.3, Moved).
 void WorkerCore::OnMoveAcked(MoveSource& move) {
   if (!move.OnAcked()) return;
   move.Stop(effects_);
-  landings_.Finish(*landings_.Find(move.sequence()), clock_.Now(), effects_);
+  landings_.MarkMoved(*landings_.Find(move.sequence()));
   LoadChanged();
 }
 

@@ -155,6 +155,15 @@ class WorkerMoveTest : public testing::TestWithParam<Case> {
     EXPECT_TRUE(StepUntil([&] { return HasParked("d"); }, 3));
     return TextOf("d", 10, End());
   }
+  // Request 1 from d, which drains, to e as request 2: until e has said that it has landed.
+  wire::Landing MoveOffDrained() {
+    const Text text = RunAndStop(5);
+    At("d").core->Drain();
+    const wire::Landing landing = Book("e", MakeReserve(2, AllButLast(text)));
+    Move("d", 10, 2, landing);
+    EXPECT_TRUE(StepUntil([&] { return !Said("e", &wire::WorkerMessage::landed).empty(); }));
+    return landing;
+  }
   uint32_t End() const { return static_cast<uint32_t>(prompt_.size()); }
   static std::vector<int32_t> AllButLast(const Text& text) {
     std::vector<int32_t> received;
@@ -239,8 +248,48 @@ TEST_P(WorkerMoveTest, ASequenceMayMoveAgainAndBack) {
   const Text third = TextOf("d", 30, last);
   text.insert(third.begin(), third.end());
   EXPECT_EQ(text, whole);
+  Cancel("d", 1);
+  Cancel("e", 2);
   Step(60);
   ExpectNothingHeld();
+}
+
+// The router hears of the landing from the target, over another stream: a source that left first
+// would look lost, and the sequence with it.
+TEST_P(WorkerMoveTest, ADrainedSourceStaysUntilTheRouterLetsTheSequenceGo) {
+  MoveOffDrained();
+  Step(60);
+  EXPECT_FALSE(At("d").core->IsIdle());
+  EXPECT_EQ(At("d").num_leaked(), 0);  // what it has sent is held no longer
+  EXPECT_EQ(At("d").core->Gauges().tail_buffers_free, 12);
+  Cancel("d", 1);
+  Step(2);
+  EXPECT_TRUE(At("d").core->IsIdle());
+  Cancel("e", 2);
+  Step(60);
+  ExpectNothingHeld();
+}
+
+TEST_P(WorkerMoveTest, ADrainedSourceThatHasLostItsRouterIsIdle) {
+  MoveOffDrained();
+  At("d").core->Apply(SessionClosed{.session = kSession, .status = absl::OkStatus()});
+  Cancel("e", 2);
+  Step(60);
+  ExpectNothingHeld();
+}
+
+TEST_P(WorkerMoveTest, AMoveOfWhatHasMovedChangesNothing) {
+  const wire::Landing landing = MoveOffDrained();
+  Move("d", 10, 2, landing);
+  Move("d", 10);
+  Step(60);
+  Move("d", 10, 2, landing);
+  Move("d", 10, 3, landing);
+  Move("d", 10);
+  Step(60);
+  EXPECT_TRUE(Said("d", &wire::WorkerMessage::failed).empty());
+  EXPECT_EQ(Said("d", &wire::WorkerMessage::parked).size(), 1u);
+  EXPECT_EQ(At("d").core->counters().moved, 1u);
 }
 
 TEST_P(WorkerMoveTest, ACancelOrALostSessionAtAnyMomentFreesBothEnds) {

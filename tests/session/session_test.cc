@@ -2,6 +2,7 @@
 // (contracts.md 5).
 #include <atomic>
 #include <functional>
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <optional>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "common/clock.h"
 #include "common/mutex.h"
 #include "common/rng.h"
+#include "proto/session.grpc.pb.h"
+#include "proto/wire.h"
 #include "router/net/session_client.h"
 #include "router/plan/planner_thread.h"
 #include "worker/session_service.h"
@@ -59,6 +62,7 @@ class Worker {
     EXPECT_TRUE(service.ok()) << service.status();
     service_ = *std::move(service);
   }
+  void CloseInbox() { events_.Close(); }
   int port() const { return service_->port(); }
   worker::SessionService& service() { return *service_; }
 
@@ -193,6 +197,26 @@ TEST_F(SessionTest, AWorkerThatStartsAgainIsFoundAgain) {
   worker = std::make_unique<Worker>(port, 2, clock_);
   EXPECT_TRUE(worker->Next<worker::SessionOpened>().has_value());
   EXPECT_TRUE(Eventually([this] { return IsReady(); }));
+}
+
+// A program that ends takes no more events, and does not say that it has too many of them.
+TEST_F(SessionTest, AWorkerThatEndsRefusesSessionsAsUnavailable) {
+  Worker worker(0, 1, clock_);
+  worker.CloseInbox();
+  auto stub = pb::Worker::NewStub(grpc::CreateChannel(
+      absl::StrFormat("127.0.0.1:%d", worker.port()), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  auto stream = stub->Session(&context);
+  wire::RouterMessage hello;
+  hello.hello.emplace().router_id = "router-0";
+  pb::RouterMessage outgoing;
+  wire::ToProto(hello, outgoing);
+  ASSERT_TRUE(stream->Write(outgoing));
+  for (pb::WorkerMessage incoming; stream->Read(&incoming);) {
+  }
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE) << status.error_message();
+  EXPECT_EQ(status.error_message(), "the worker is ending");
 }
 
 TEST_F(SessionTest, AFullOutboxEndsTheSession) {

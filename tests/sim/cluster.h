@@ -59,6 +59,7 @@ class Cluster final : private worker::SessionSender {
     std::deque<worker::SessionEvent> held;  // came while it was stopped
   };
   enum class Role { kPrefill, kDecode, kAny };
+  static constexpr char kDrained[] = "drained";  // why a session has ended
 
   // worker::SessionSender
   void Send(SessionId session, wire::WorkerMessage message) override;
@@ -88,6 +89,8 @@ class Cluster final : private worker::SessionSender {
   void Deliver(Place& place, worker::SessionEvent event);
   void Connect(Place& place);
   void Beat(Place& place, SessionId session, uint64_t number);
+  // That the router gave up and replays elsewhere.
+  uint64_t NumMovesRecovered() const { return core_.Facts(clock_.Now()).moves.recovered; }
   // The router learns after `router_delay` that the session is gone, the worker after
   // `worker_delay`.
   void EndSession(Place& place, absl::Duration router_delay, absl::Duration worker_delay,
@@ -100,6 +103,7 @@ class Cluster final : private worker::SessionSender {
   Place* PickVictim(Role role);
   void Kill(Role role);
   void KillPlace(Place& place, absl::Duration restart);
+  void EndWorker(Place& place, absl::Duration restart);
   void StopWorker();
   void ContinueWorker(Place& place);
   void LoseSession();

@@ -10,7 +10,7 @@ namespace baton::sim {
 namespace {
 
 constexpr absl::Duration kSilence = absl::Seconds(2);  // contracts.md 4.5
-constexpr absl::Duration kDrainCheck = absl::Milliseconds(100);
+constexpr absl::Duration kDrainCheck = absl::Milliseconds(1);
 constexpr absl::Duration kRetryFault = absl::Milliseconds(400);
 
 }  // namespace
@@ -105,6 +105,10 @@ void Cluster::KillPlace(Place& place, absl::Duration restart) {
   // A reset is seen at once; a host that vanished only by its silence.
   const absl::Duration notice = fault_rng_.Below(2) == 0 ? absl::Milliseconds(5) : kSilence;
   EndSession(place, notice, absl::ZeroDuration(), "killed");
+  EndWorker(place, restart);
+}
+
+void Cluster::EndWorker(Place& place, absl::Duration restart) {
   network_.Kill(place.address);
   place.worker.reset();
   place.held.clear();
@@ -172,11 +176,18 @@ void Cluster::SpoilPage() {
   queue_.At(clock_.Now() + kRetryFault, [this] { SpoilPage(); });
 }
 
-// A drained worker ends when nothing of it is open, and comes back as a new process.
+// A drained worker ends when nothing of it is open, and comes back as a new process. Its session
+// ends behind all it has said.
 void Cluster::WatchDrain(Place& place) {
   if (place.worker == nullptr || !place.is_draining) return;
-  if (place.worker->IsQuiet()) return KillPlace(place, scenario_.faults.min_restart);
-  queue_.At(clock_.Now() + kDrainCheck, [this, &place] { WatchDrain(place); });
+  if (!place.worker->IsQuiet()) {
+    queue_.At(clock_.Now() + kDrainCheck, [this, &place] { WatchDrain(place); });
+    return;
+  }
+  Trace(absl::StrFormat("%s has drained", place.address));
+  const absl::Time told = std::max(place.last_to_router, clock_.Now() + Delay());
+  EndSession(place, told - clock_.Now(), absl::ZeroDuration(), kDrained);
+  EndWorker(place, scenario_.faults.min_restart);
 }
 
 }  // namespace baton::sim

@@ -109,7 +109,10 @@ void Cluster::EndSession(Place& place, absl::Duration router_delay, absl::Durati
     place.session = {};
     if (std::exchange(place.is_router_up, false)) {
       Trace(absl::StrFormat("router loses %s: %s", place.address, why));
+      const uint64_t recovered = NumMovesRecovered();
       Feed(router::WorkerDown{.worker = place.id, .status = absl::UnavailableError(why)});
+      if (why == kDrained && NumMovesRecovered() > recovered)
+        Report(absl::StrFormat("%s left under a sequence that it was handing on", place.address));
     }
     queue_.At(clock_.Now() + kReconnect, [this, &place] { Connect(place); });
   });
