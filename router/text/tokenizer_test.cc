@@ -1,15 +1,13 @@
 #include "router/text/tokenizer.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <string>
+#include <time.h>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-
-#include "absl/time/time.h"
 
 #include "common/check.h"
 #include "router/text/test_data.h"
