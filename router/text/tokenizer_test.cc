@@ -124,7 +124,8 @@ absl::Duration CpuTime() {
   return absl::DurationFromTimespec(now);
 }
 
-// The shortest of some runs, of this thread's CPU time: what else the machine does adds little.
+// The shortest of some runs, of this thread's CPU time: what else the machine does adds little to
+// it.
 absl::Duration ShortestTime(const std::string& text, int runs) {
   absl::Duration shortest = absl::InfiniteDuration();
   for (int run = 0; run < runs; ++run) {
