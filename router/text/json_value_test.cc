@@ -40,8 +40,7 @@ TEST(JsonValue, KeepsFirstPlaceAndLastValueOfADuplicateKey) {
 
 TEST(JsonValue, SaysWhatIsWrongWithoutTheClientsBytes) {
   EXPECT_EQ(RoundTrip("\"a\xE7\x8C\""), "ill-formed UTF-8 at byte 3");
-  EXPECT_EQ(RoundTrip("\"" + std::string(10000, 'x') + "\xFF\""),
-            "ill-formed UTF-8 at byte 10002");
+  EXPECT_EQ(RoundTrip("\"" + std::string(10000, 'x') + "\xFF\""), "ill-formed UTF-8 at byte 10002");
 }
 
 TEST(JsonValue, SpellsNumbersLikePython) {
