@@ -27,6 +27,7 @@ class Loader {
       if (item.blocks == 0) continue;
       LoadItem(item, number++);
     }
+    CopyAsyncWaitAll();  // no thread leaves before its copies
   }
 
  private:

@@ -403,6 +403,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
       CopyJob<kind.value, Ring>(args, job, shared, cursor);
     });
+    CopyAsyncWaitAll();  // no thread leaves before its copies
     if constexpr (kIsClustered) {
       ClusterSync();
       ClusterSync();
