@@ -7,6 +7,8 @@ DIR ?= models/demo
 ARGS ?=
 # A CUDA 13 toolkit; the default is made from wheels.
 CUDA ?= build/cuda-13.0
+# Empty, or a folder for a UCX that reaches GPU memory, made from its wheel: make bundle UCX=build/ucx
+UCX ?=
 RELEASE := build/release
 BIN := $(RELEASE)/bin
 
@@ -44,7 +46,8 @@ vectors: setup ## run tokenizer, chat and api test data: make vectors DIR=<folde
 	$(BIN)/vectors_check $(if $(filter file default,$(origin DIR)),tests/data/vectors,$(DIR))
 
 fuzz: setup ## every parser under libFuzzer, ASan and UBSan: make fuzz SECONDS=60 (of each)
-	@deploy/setup.sh fuzz
+	@deploy/setup.sh fuzz || true
+	@command -v clang++-16 >/dev/null || { echo "make fuzz: there is no clang++-16, and libFuzzer is clang's (Debian: clang-16 libclang-rt-16-dev)" >&2; exit 1; }
 	@cmake --preset fuzz >/dev/null
 	@deploy/progress.sh "building" cmake --build build/fuzz -j$(JOBS) --target baton_fuzz_targets
 	JOBS=$(JOBS) tests/fuzz/run.sh build/fuzz $(SECONDS)
@@ -56,7 +59,8 @@ cuda: setup ## compile everything for a Hopper GPU, and the tests of its operato
 	@deploy/progress.sh "building" cmake --build build/cuda -j$(JOBS) --target baton baton-router baton-prefill baton-decode baton_cuda_programs
 
 bundle: cuda ## build/baton-cuda.tar.xz: the programs for a GPU machine, with the libraries it may lack
-	deploy/bundle.sh build/cuda/bin build/baton-cuda.tar.xz
+	@if [ -n "$(UCX)" ]; then deploy/ucx.sh $(UCX); fi
+	deploy/bundle.sh build/cuda/bin build/baton-cuda.tar.xz $(UCX)
 
 bench: build-all ## benchmarks; rows go to bench/results
 	bench/run.sh $(BIN)

@@ -13,7 +13,7 @@
 #include "cli/bench_client.h"
 #include "cli/bench_stats.h"
 #include "cli/http_client.h"
-#include <nlohmann/json.hpp>
+#include "cli/replies.h"
 
 #include "common/clock.h"
 #include "common/rng.h"
@@ -34,16 +34,11 @@ absl::StatusOr<std::string> FirstModel(const BenchOptions& options, HttpUrl url)
   url.path += "/v1/models";
   ASSIGN_OR_RETURN(const HttpReply reply,
                    Fetch({.url = std::move(url), .api_key = options.api_key}));
-  const nlohmann::json body =
-      nlohmann::json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-  const bool has_one = reply.status == 200 && body.is_object() && body.contains("data") &&
-                       body["data"].is_array() && !body["data"].empty() &&
-                       body["data"][0].is_object() && body["data"][0].contains("id") &&
-                       body["data"][0]["id"].is_string();
-  if (!has_one)
+  std::string model = reply.status == 200 ? FirstModelOf(reply.body) : "";
+  if (model.empty())
     return absl::UnavailableError(absl::StrFormat(
         "%s/v1/models names no model (status %d): give --model", options.url, reply.status));
-  return body["data"][0]["id"].get<std::string>();
+  return model;
 }
 
 absl::StatusOr<std::vector<FilePrompt>> ReadPromptsFile(const std::string& path) {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_format.h"
 #include "cli/event_reader.h"
+#include "cli/replies.h"
 #include "cli/tls.h"
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/connect.hpp>
@@ -66,10 +67,7 @@ bool HasChoices(std::string_view data) {
 }
 
 std::string ErrorKind(int status, const std::string& body) {
-  const nlohmann::json json = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
-  std::string message;
-  if (json.is_object() && json.contains("error")) message = JsonText(json["error"], "message");
-  if (message.empty() && json.is_object()) message = JsonText(json, "message");
+  const std::string message = ErrorMessageOf(body);
   return absl::StrFormat("HTTP %d%s%s", status, message.empty() ? "" : ": ",
                          message.substr(0, kShownError));
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/event_reader.h"
 #include "cli/http_client.h"
+#include "cli/replies.h"
 #include <nlohmann/json.hpp>
 
 #include "common/status.h"
@@ -95,27 +96,16 @@ class Conversation {
 
   void OnData(std::string_view data) {
     if (data == "[DONE]") return;
-    const json event = json::parse(data, nullptr, /*allow_exceptions=*/false);
-    if (!event.is_object()) return;
-    if (event.contains("error"))
-      error_ = event["error"].value("message", "the server reported an error");
-    if (!event.contains("choices") || event["choices"].empty()) return;
-    const json delta = event["choices"][0].value("delta", json::object());
-    const auto text = [&](const char* key) {
-      return delta.contains(key) && delta[key].is_string() ? delta[key].get<std::string>()
-                                                           : std::string();
-    };
-    printer_.Reasoning(text("reasoning_content"));
-    printer_.Content(text("content"));
-    content_ += text("content");
+    const AnswerEvent event = ReadAnswerEvent(data);
+    if (!event.error.empty()) error_ = event.error;
+    printer_.Reasoning(event.reasoning);
+    printer_.Content(event.content);
+    content_ += event.content;
   }
 
   static std::string ErrorOf(const HttpReply& reply) {
-    const json body = json::parse(reply.body, nullptr, /*allow_exceptions=*/false);
-    const bool has_message =
-        body.is_object() && body.contains("error") && body["error"].is_object();
-    return absl::StrFormat("%d: %s", reply.status,
-                           has_message ? body["error"].value("message", "") : reply.body);
+    const std::string message = ErrorMessageOf(reply.body);
+    return absl::StrFormat("%d: %s", reply.status, message.empty() ? reply.body : message);
   }
 
   const ChatSettings& settings_;

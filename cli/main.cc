@@ -18,105 +18,108 @@ std::string ProgramFolder() {
   return error ? "." : self.parent_path().string();
 }
 
-CLI::App* AddUp(CLI::App& app, baton::cli::UpOptions& options) {
-  CLI::App* up =
-      app.add_subcommand("up", "Start a cluster on this machine and keep it until Ctrl-C");
-  up->add_option("--prefill", options.num_prefill,
-                 "Prefill workers; 0 with --set decode.serve=prefill,decode")
-      ->check(CLI::Range(0, 64))
-      ->capture_default_str();
-  up->add_option("--decode", options.num_decode, "Decode workers")
-      ->check(CLI::Range(1, 64))
-      ->capture_default_str();
-  up->add_option("--host", options.host, "Address to listen on for HTTP")->capture_default_str();
-  up->add_option("--port", options.port, "HTTP port; 0: any")
-      ->check(CLI::Range(0, 65535))
-      ->capture_default_str();
-  up->add_option("--model", options.model, "Folder of the checkpoint")->capture_default_str();
-  up->add_option("--set", options.settings,
-                 "router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE, as often as needed");
-  up->add_option("--log-dir", options.log_folder,
-                 "Folder for the programs' logs; default: a new temporary one");
-  up->add_option("--state-file", options.state_file,
-                 "Write pids and ports here, as JSON, when all is ready");
-  return up;
+// A list of options: name, where the value goes, what it means.
+struct Options {
+  CLI::App* app;
+
+  template <typename T>
+  void Add(const char* name, T& value, const char* text) const {
+    app->add_option(name, value, text);
+  }
+  // Whose default is shown.
+  template <typename T>
+  void Shown(const char* name, T& value, const char* text) const {
+    app->add_option(name, value, text)->capture_default_str();
+  }
+  template <typename T>
+  void Shown(const char* name, T& value, const CLI::Range& range, const char* text) const {
+    app->add_option(name, value, text)->check(range)->capture_default_str();
+  }
+  void Server(std::string& url, std::string& api_key) const {
+    Shown("--url", url, "The server, http:// or https://");
+    app->add_option("--api-key", api_key, "Sent as a bearer token")->envname("OPENAI_API_KEY");
+  }
+};
+
+CLI::App* AddUp(CLI::App& app, baton::cli::UpOptions& up) {
+  const Options options{
+      app.add_subcommand("up", "Start a cluster on this machine and keep it until Ctrl-C")};
+  options.Shown("--prefill", up.num_prefill, CLI::Range(0, 64),
+                "Prefill workers; 0 with --set decode.serve=prefill,decode");
+  options.Shown("--decode", up.num_decode, CLI::Range(1, 64), "Decode workers");
+  options.Shown("--host", up.host, "Address to listen on for HTTP");
+  options.Shown("--port", up.port, CLI::Range(0, 65535), "HTTP port; 0: any");
+  options.Shown("--model", up.model, "Folder of the checkpoint");
+  options.Add("--set", up.settings,
+              "router.KEY=VALUE, prefill.KEY=VALUE or decode.KEY=VALUE, as often as needed");
+  options.Add("--log-dir", up.log_folder,
+              "Folder for the programs' logs; default: a new temporary one");
+  options.Add("--state-file", up.state_file,
+              "Write pids and ports here, as JSON, when all is ready");
+  return options.app;
 }
 
-CLI::App* AddChat(CLI::App& app, baton::cli::ChatSettings& settings,
-                  std::vector<std::string>& words, bool& no_thinking) {
-  CLI::App* chat = app.add_subcommand("chat", "Talk to a running cluster, or ask it one thing");
-  chat->add_option("message", words, "What to ask; without it: a conversation, or standard input");
-  chat->add_option("--url", settings.url, "The router, http:// or https://")->capture_default_str();
-  chat->add_option("--api-key", settings.api_key, "Sent as a bearer token")
-      ->envname("OPENAI_API_KEY");
-  chat->add_option("--model", settings.model, "Model name; default: the server's");
-  chat->add_option("--system", settings.system, "System message");
-  chat->add_flag("--no-thinking", no_thinking, "Answer without reasoning first");
-  chat->add_option("--temperature", settings.temperature, "0: greedy");
-  chat->add_option("--max-tokens", settings.max_tokens, "Limit of the answer, reasoning included");
-  return chat;
+CLI::App* AddChat(CLI::App& app, baton::cli::ChatSettings& chat, std::vector<std::string>& words,
+                  bool& no_thinking) {
+  const Options options{
+      app.add_subcommand("chat", "Talk to a running cluster, or ask it one thing")};
+  options.Add("message", words, "What to ask; without it: a conversation, or standard input");
+  options.Server(chat.url, chat.api_key);
+  options.Add("--model", chat.model, "Model name; default: the server's");
+  options.Add("--system", chat.system, "System message");
+  options.app->add_flag("--no-thinking", no_thinking, "Answer without reasoning first");
+  options.Add("--temperature", chat.temperature, "0: greedy");
+  options.Add("--max-tokens", chat.max_tokens, "Limit of the answer, reasoning included");
+  return options.app;
 }
 
-void AddBenchLoad(CLI::App* bench, baton::cli::LoadOptions& load) {
-  bench->add_option("--model", load.model, "Model name; default: the server's first");
-  bench->add_option("--num-prompts", load.num_prompts, "Requests")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str();
-  bench
+void AddBenchLoad(const Options& options, baton::cli::LoadOptions& load) {
+  using baton::cli::BenchApi;
+  const CLI::Range count(1, 1'000'000);
+  options.Add("--model", load.model, "Model name; default: the server's first");
+  options.Shown("--num-prompts", load.num_prompts, count, "Requests");
+  options.app
       ->add_option_function<std::string>(
           "--api",
           [&load](const std::string& name) {
-            load.api =
-                name == "chat" ? baton::cli::BenchApi::kChat : baton::cli::BenchApi::kCompletions;
+            load.api = name == "chat" ? BenchApi::kChat : BenchApi::kCompletions;
           },
           "chat, or completions, whose random prompts are token ids")
       ->check(CLI::IsMember({"chat", "completions"}))
       ->default_str("chat");
-  bench->add_option("--input-length", load.input_length, "Of random prompts: words or token ids")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str();
-  bench
-      ->add_option("--range-ratio", load.range_ratio,
-                   "Lengths lie evenly between this share of --input-length and all of it")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  bench->add_option("--max-token-id", load.max_token_id, "Random token ids are below it")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str();
-  bench->add_option("--output-length", load.output_length, "max_tokens, where the file has none")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str();
-  bench->add_flag("--ignore-eos", load.ignores_eos, "Outputs have exactly that length");
-  bench->add_option("--temperature", load.temperature, "0: greedy; default 0")
+  options.Shown("--input-length", load.input_length, count,
+                "Of random prompts: words or token ids");
+  options.Shown("--range-ratio", load.range_ratio, CLI::Range(0.0, 1.0),
+                "Lengths lie evenly between this share of --input-length and all of it");
+  options.Shown("--max-token-id", load.max_token_id, count, "Random token ids are below it");
+  options.Shown("--output-length", load.output_length, count,
+                "max_tokens, where the file has none");
+  options.app->add_flag("--ignore-eos", load.ignores_eos, "Outputs have exactly that length");
+  options.app->add_option("--temperature", load.temperature, "0: greedy; default 0")
       ->check(CLI::Range(0.0, 100.0));
-  bench->add_option("--extra-body", load.extra_body, "A JSON object, merged into every request");
-  bench->add_option("--rate", load.rate, "Requests/s of a Poisson process; 0: all at once")
-      ->check(CLI::Range(0.0, 1e6))
-      ->capture_default_str();
+  options.Add("--extra-body", load.extra_body, "A JSON object, merged into every request");
+  options.Shown("--rate", load.rate, CLI::Range(0.0, 1e6),
+                "Requests/s of a Poisson process; 0: all at once");
 }
 
-CLI::App* AddBench(CLI::App& app, baton::cli::BenchOptions& options) {
-  CLI::App* bench = app.add_subcommand("bench", "Load a server with OpenAI's API and measure it");
-  AddBenchLoad(bench, options.load);
-  bench->add_option("--url", options.url, "The server, http:// or https://")->capture_default_str();
-  bench->add_option("--api-key", options.api_key, "Sent as a bearer token")
-      ->envname("OPENAI_API_KEY");
-  bench->add_option("--prompts", options.prompts_file,
-                    "JSON Lines of {\"prompt\"} or {\"messages\"}, or ShareGPT's JSON list");
-  bench->add_option("--concurrency", options.concurrency, "Requests at once; 0: no limit")
-      ->check(CLI::Range(0, 100'000))
-      ->capture_default_str();
-  bench->add_option("--warm-up", options.num_warmups, "Requests before, which do not count")
-      ->check(CLI::Range(0, 10'000))
-      ->capture_default_str();
-  bench->add_option("--timeout", options.timeout_s, "Of each wait for the server, in seconds")
-      ->check(CLI::Range(1, 86'400))
-      ->capture_default_str();
-  bench->add_option("--seed", options.seed, "Of prompts and arrivals")->capture_default_str();
-  bench->add_option("--label", options.label, "First column of the row");
-  bench->add_option("--csv", options.csv_file, "Add a row of the results to this file");
-  bench->add_option("--svg", options.svg_file, "Plot the distributions of TTFT and TPOT");
-  return bench;
+CLI::App* AddBench(CLI::App& app, baton::cli::BenchOptions& bench) {
+  const Options options{
+      app.add_subcommand("bench", "Load a server with OpenAI's API and measure it")};
+  AddBenchLoad(options, bench.load);
+  options.Server(bench.url, bench.api_key);
+  options.Add("--prompts", bench.prompts_file,
+              "JSON Lines of {\"prompt\"} or {\"messages\"}, or ShareGPT's JSON list");
+  options.Shown("--concurrency", bench.concurrency, CLI::Range(0, 100'000),
+                "Requests at once; 0: no limit");
+  options.Shown("--warm-up", bench.num_warmups, CLI::Range(0, 10'000),
+                "Requests before, which do not count");
+  options.Shown("--timeout", bench.timeout_s, CLI::Range(1, 86'400),
+                "Of each wait for the server, in seconds");
+  options.Shown("--seed", bench.seed, "Of prompts and arrivals");
+  options.Add("--label", bench.label, "First column of the row");
+  options.Add("--csv", bench.csv_file, "Add a row of the results to this file");
+  options.Add("--svg", bench.svg_file, "Plot the distributions of TTFT and TPOT");
+  return options.app;
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "cli/child.h"
 #include "cli/http_client.h"
+#include "cli/replies.h"
 #include <nlohmann/json.hpp>
 
 #include "common/clock.h"
@@ -193,17 +194,11 @@ bool Cluster::WaitUntilReady() {
 // Ready means that all workers are, not only enough of them.
 void Cluster::ShowProgress() {
   const auto reply = Fetch({.url = Endpoint("/ready"), .timeout = absl::Seconds(5)});
-  int prefill = 0, decode = 0;
-  const json view =
-      reply.ok() ? json::parse(reply->body, nullptr, /*allow_exceptions=*/false) : json();
-  if (view.is_object()) {
-    prefill = view.value("prefill_ready", 0);
-    decode = view.value("decode_ready", 0);
-  }
-  is_ready_ = prefill >= options_.num_prefill && decode >= options_.num_decode;
+  const ReadyWorkers ready = reply.ok() ? ReadyWorkersOf(reply->body) : ReadyWorkers{};
+  is_ready_ = ready.prefill >= options_.num_prefill && ready.decode >= options_.num_decode;
   const std::string state =
       absl::StrFormat("router %s, prefill %d/%d, decode %d/%d", reply.ok() ? "up" : "starting",
-                      prefill, options_.num_prefill, decode, options_.num_decode);
+                      ready.prefill, options_.num_prefill, ready.decode, options_.num_decode);
   const bool is_terminal = isatty(STDOUT_FILENO) != 0;
   if (!is_terminal && state == shown_) return;
   shown_ = state;

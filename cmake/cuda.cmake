@@ -5,6 +5,9 @@
 # contains the back end starts on a machine without GPU and says there that it has none.
 option(BATON_CUDA "Build kernels/cuda" OFF)
 set(BATON_CUDA_ROOT "/usr/local/cuda" CACHE PATH "CUDA 13.0 toolkit")
+# Beside Hopper (90a), for the operators that do not need its matrix instructions: 100a-real;120-real (30 more CPU seconds).
+# Only compiled: no GPU of these runs a whole step, and CudaDevice names the operators it lacks.
+set(BATON_CUDA_MORE_ARCHITECTURES "" CACHE STRING "Architectures to compile the general CUDA kernels for, beside 90a")
 if(NOT BATON_CUDA)
   return()
 endif()
@@ -50,6 +53,15 @@ foreach(target IN LISTS imported)
     endif()
   endforeach()
 endforeach()
+
+# Of ICU the router needs the classes of characters: a page of tables within libicuuc.a, none of libicudata's 31 MB.
+find_library(BATON_ICU_STATIC libicuuc.a)
+if(BATON_ICU_STATIC)
+  set(ICU_UC_LIBRARY_RELEASE ${BATON_ICU_STATIC} CACHE FILEPATH "ICU's static library" FORCE)
+endif()
+
+# What nothing refers to stays out of the programs: most of the static libraries' sections.
+target_link_options(baton_options INTERFACE -Wl,--gc-sections)
 
 # Libraries that are still shared are looked for beside the program too, in ../lib.
 set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)

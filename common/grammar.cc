@@ -52,6 +52,35 @@ int CountLinks(std::string_view text) {
   return links;
 }
 
+// Where what begins at `at` and is closed by `end` ends, an escaped `end` aside; the text's end if
+// nothing closes it.
+size_t EndOf(std::string_view text, size_t at, char end) {
+  for (++at; at < text.size() && text[at] != end; ++at)
+    if (text[at] == '\\') ++at;
+  return std::min(at, text.size());
+}
+
+// Whether a lark grammar has a '~' in front of an atom: a complement, over all bytes, and special
+// tokens are spelled in bytes that no text has. Behind an atom and in front of a number it repeats.
+bool HasComplement(std::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/'))) {
+      at = std::min(text.find('\n', at), text.size());
+    } else if (c == '"' || c == '/') {
+      at = EndOf(text, at, c);
+    } else if (c == '<') {
+      const size_t end = text.find_first_of("<> \t\r\n", at + 1);
+      if (end != text.npos && text[end] == '>') at = end;
+    } else if (c == '~') {
+      const size_t next = text.find_first_not_of(" \t", at + 1);
+      if (next == text.npos || !absl::ascii_isdigit(static_cast<unsigned char>(text[next])))
+        return true;
+    }
+  }
+  return false;
+}
+
 absl::Status CheckText(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
     return absl::InvalidArgumentError(
@@ -67,6 +96,9 @@ absl::Status CheckText(std::string_view grammar) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "grammar has %d rules and \"$ref\"s, the limit is %d", links, kMaxGrammarLinks));
   }
+  if (HasComplement(grammar))
+    return absl::InvalidArgumentError(
+        "grammar: complements (~) are not supported; a class such as /[^a]/ or /[[a-z]--[b]]/ is");
   return absl::OkStatus();
 }
 
@@ -94,39 +126,41 @@ absl::StatusOr<Matcher> Matcher::Create(const Vocabulary& vocabulary, std::strin
   return Matcher(matcher, vocabulary.mask_words());
 }
 
-Matcher Matcher::Clone() const { return Matcher(llg_c_clone_matcher(matcher_.get()), mask_words_); }
+absl::StatusOr<Matcher> Matcher::Clone() const {
+  LlgMatcher* copy = llg_c_clone_matcher(matcher_.get());
+  if (copy == nullptr) return absl::InternalError("grammar: it could not be copied");
+  return Matcher(copy, mask_words_);
+}
 
-absl::Status Matcher::Error(absl::StatusCode code) const {
+absl::Status Matcher::Error() const {
   char error[kMaxErrorBytes] = {};
-  llg_c_error(matcher_.get(), error, sizeof(error));
-  return absl::Status(code, absl::StrFormat("grammar: %s", error));
+  const bool is_too_large = llg_c_failure(matcher_.get(), error, sizeof(error)) == kLlgTooLarge;
+  return absl::Status(
+      is_too_large ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kInternal,
+      absl::StrFormat("grammar: %s", error));
 }
 
 absl::Status Matcher::ComputeMask(std::span<uint32_t> mask) {
   CHECK(mask.size() == mask_words_);
   if (llg_c_compute_mask(matcher_.get(), mask.data())) return absl::OkStatus();
-  return Error(absl::StatusCode::kInternal);
-}
-
-size_t Matcher::CountAllowed(std::span<const int32_t> tokens) {
-  const int64_t count = llg_c_count_allowed(
-      matcher_.get(), reinterpret_cast<const uint32_t*>(tokens.data()), tokens.size());
-  return count < 0 ? 0 : static_cast<size_t>(count);
+  return Error();
 }
 
 absl::Status Matcher::Consume(int32_t token) {
   if (llg_c_consume(matcher_.get(), static_cast<uint32_t>(token))) return absl::OkStatus();
-  return Error(absl::StatusCode::kInvalidArgument);
+  return Error();
 }
 
 absl::Status Matcher::Rollback(int count) {
   CHECK(count >= 0);
   if (llg_c_rollback(matcher_.get(), static_cast<size_t>(count))) return absl::OkStatus();
-  return Error(absl::StatusCode::kInternal);
+  return Error();
 }
 
 bool Matcher::IsAccepting() { return llg_c_is_accepting(matcher_.get()); }
 
 bool Matcher::IsStopped() const { return llg_c_is_stopped(matcher_.get()); }
+
+size_t Matcher::StateBytes() const { return llg_c_state_bytes(matcher_.get()); }
 
 }  // namespace baton

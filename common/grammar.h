@@ -24,6 +24,9 @@ namespace baton {
 
 inline constexpr int kMaxGrammarDepth = 128;   // brackets inside one another, outside strings
 inline constexpr int kMaxGrammarLinks = 2000;  // rules, terminals and "$ref"s
+// Of one text's way through a grammar: what its lexer has built so far, and the parser's rows.
+// Twice what 100,000 tokens of JSON by a schema take; one step adds at most 55 MiB.
+inline constexpr size_t kMaxMatcherBytes = size_t{64} << 20;
 
 // The bytes of a tokenizer's tokens. Immutable; any thread. Reading a vocabulary of 129,280 tokens
 // takes about 0.4 s.
@@ -32,7 +35,9 @@ class Vocabulary {
   // `json` is the text of a tokenizer.json: byte-level BPE; all its added tokens are special, which
   // a grammar names by id. Ids without a token, up to `vocab_size`, are never allowed. `vocab_size`
   // 0: the largest id + 1. kInvalidArgument names what is wrong with the text.
-  static absl::StatusOr<Vocabulary> FromTokenizerJson(std::string_view json, int vocab_size = 0);
+  // Matchers of this vocabulary are bounded by `max_matcher_bytes`.
+  static absl::StatusOr<Vocabulary> FromTokenizerJson(std::string_view json, int vocab_size = 0,
+                                                      size_t max_matcher_bytes = kMaxMatcherBytes);
 
   Vocabulary(Vocabulary&&) noexcept;
   Vocabulary& operator=(Vocabulary&&) noexcept;
@@ -62,37 +67,38 @@ class Vocabulary {
 // milliseconds: never on an I/O thread.
 absl::Status CheckGrammar(const Vocabulary& vocabulary, std::string_view grammar);
 
-// One text's way through a grammar. `vocabulary` outlives it. One thread at a time.
+// One text's way through a grammar. `vocabulary` outlives it. One thread at a time. An error is
+// final: kInvalidArgument says which limit the grammar is beyond, kInternal what is wrong.
 class Matcher {
  public:
   // As CheckGrammar, without the first mask.
   static absl::StatusOr<Matcher> Create(const Vocabulary& vocabulary, std::string_view grammar);
 
-  // At the same place in the same grammar; the two share nothing.
-  Matcher Clone() const;
+  // At the same place in the same grammar; the two share nothing that changes. kInternal: there is
+  // no memory for it.
+  absl::StatusOr<Matcher> Clone() const;
 
   Matcher(Matcher&&) noexcept;
   Matcher& operator=(Matcher&&) noexcept;
   ~Matcher();
 
   // Bit v of `mask` (mask_words() words): token v may come next. Where the grammar can end here,
-  // eos is one of them. An error is final.
+  // eos is one of them.
   absl::Status ComputeMask(std::span<uint32_t> mask);
-  // How many of `tokens` the grammar takes from here, in order; the matcher stays where it is.
-  size_t CountAllowed(std::span<const int32_t> tokens);
-  // kInvalidArgument where the grammar does not take it (final). Eos, where it can end, ends it.
+  // kInternal where the grammar does not take it. Eos, where it can end, ends it.
   absl::Status Consume(int32_t token);
   // Takes back the last `count` consumed tokens.
   absl::Status Rollback(int count);
-  bool IsAccepting();      // it may end here
-  bool IsStopped() const;  // it can only end here
+  bool IsAccepting();         // it may end here
+  bool IsStopped() const;     // it can only end here
+  size_t StateBytes() const;  // an estimate; never above kMaxMatcherBytes and a step
 
  private:
   struct Free {
     void operator()(LlgMatcher* matcher) const;
   };
   Matcher(LlgMatcher* matcher, size_t mask_words) : matcher_(matcher), mask_words_(mask_words) {}
-  absl::Status Error(absl::StatusCode code) const;
+  absl::Status Error() const;
 
   std::unique_ptr<LlgMatcher, Free> matcher_;
   size_t mask_words_ = 0;

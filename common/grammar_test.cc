@@ -10,6 +10,7 @@
 #include "nlohmann/json.hpp"
 
 #include "common/byte_alphabet.h"
+#include "common/rng.h"
 
 namespace baton {
 namespace {
@@ -58,6 +59,13 @@ class GrammarTest : public testing::Test {
     for (int v = 0; v < vocabulary_.size(); ++v)
       if ((words_[static_cast<size_t>(v) / 32] >> (v % 32) & 1) != 0) ids.push_back(v);
     return ids;
+  }
+  // How many of them the grammar takes from here.
+  static size_t CountAllowed(const Matcher& matcher, const std::vector<int32_t>& tokens) {
+    Matcher copy = *matcher.Clone();
+    size_t count = 0;
+    while (count < tokens.size() && copy.Consume(tokens[count]).ok()) ++count;
+    return count;
   }
   bool Accepts(std::string_view grammar, std::string_view text) {
     Matcher matcher = Make(grammar);
@@ -114,13 +122,68 @@ TEST_F(GrammarTest, RollbackRestoresTheMask) {
                             "required":["n"],"additionalProperties":false})");
   const std::vector<int32_t> before = Allowed(matcher);
   const std::vector<int32_t> ids = Cut("{\"n\":12}");
-  EXPECT_EQ(matcher.CountAllowed(ids), ids.size());
+  EXPECT_EQ(CountAllowed(matcher, ids), ids.size());
   for (const int32_t id : ids) ASSERT_TRUE(matcher.Consume(id).ok());
   EXPECT_TRUE(matcher.IsStopped());
   ASSERT_TRUE(matcher.Rollback(static_cast<int>(ids.size())).ok());
   EXPECT_EQ(Allowed(matcher), before);
-  EXPECT_EQ(matcher.CountAllowed(Cut("{\"n\":x}")), Cut("{\"n\":").size());
+  EXPECT_EQ(CountAllowed(matcher, Cut("{\"n\":x}")), Cut("{\"n\":").size());
   EXPECT_FALSE(matcher.Consume(tokens_.at("x")).ok());
+}
+
+// A regex whose states double with every place it looks back.
+constexpr char kDoubling[] = "start: /(a|b)*a(a|b){24}/";
+
+absl::Status WalkDoubling(Matcher& matcher, int32_t a, int32_t b, std::vector<uint32_t>& words) {
+  SeededRng rng(5);
+  for (int i = 0; i < 100'000; ++i) {
+    if (const absl::Status status = matcher.ComputeMask(words); !status.ok()) return status;
+    const absl::Status status = matcher.Consume(rng.Below(2) == 0 ? a : b);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+TEST_F(GrammarTest, EndsAMatcherAtItsLimitAndNoOther) {
+  const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoJson(), 0, size_t{2} << 20);
+  Matcher matcher = *Matcher::Create(small, kDoubling);
+  const Matcher start = *matcher.Clone();
+  EXPECT_LT(start.StateBytes(), 100'000u);
+  const int32_t a = tokens_.at("a"), b = tokens_.at("b");
+  const absl::Status status = WalkDoubling(matcher, a, b, words_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the limit is 2097152"));
+  EXPECT_EQ(matcher.ComputeMask(words_), status) << "final";
+  EXPECT_EQ(matcher.Consume(a), status);
+  EXPECT_LT(matcher.StateBytes(), size_t{4} << 20);
+
+  Matcher other = *start.Clone();
+  EXPECT_THAT(Allowed(other), testing::Contains(a));
+  EXPECT_TRUE(other.Consume(a).ok());
+}
+
+TEST_F(GrammarTest, BoundsTheStatesOfALexer) {
+  Matcher matcher = Make(kDoubling);
+  const absl::Status status = WalkDoubling(matcher, tokens_.at("a"), tokens_.at("b"), words_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("too many states"));
+  EXPECT_LT(matcher.StateBytes(), kMaxMatcherBytes);
+}
+
+// What drafts left behind is gone with them.
+TEST_F(GrammarTest, RollbackGivesBackWhatTokensTook) {
+  Matcher matcher = Make("start: /[0-9]/*");
+  const int32_t seven = tokens_.at("7");
+  const auto round = [&] {
+    for (int i = 0; i < 50; ++i) ASSERT_TRUE(matcher.Consume(seven).ok());
+    ASSERT_TRUE(matcher.Rollback(50).ok());
+  };
+  round();
+  const size_t before = matcher.StateBytes();
+  round();
+  EXPECT_EQ(matcher.StateBytes(), before);
+  for (int i = 0; i < 50; ++i) ASSERT_TRUE(matcher.Consume(seven).ok());
+  EXPECT_GT(matcher.StateBytes(), before + 50 * 24);
 }
 
 TEST_F(GrammarTest, FollowsSchemasRegexesAndSpecialTokens) {
@@ -158,6 +221,16 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
 }
 
 // A reader that recursed along them on a thread's usual stack ended the process.
+// What special tokens are to the back end are bytes beside all text, which a complement allows.
+TEST_F(GrammarTest, RefusesComplements) {
+  for (const char* grammar :
+       {"start: ~\"a\"\n", "start: T\nT: /[a-z]+/ & ~ /ab/\n", "start: \"//\" </think> ~(\"a\")\n"})
+    EXPECT_THAT(ErrorOf(grammar), HasSubstr("complements (~)")) << grammar;
+  const std::string other = "start: \"a~\" ~ 2 /[~\\/]~/ T // ~\"x\"\n# ~ x\nT: \"~\\\"~\"\n";
+  EXPECT_TRUE(Accepts(other, "a~a~~~~\"~"));
+  EXPECT_TRUE(Accepts("start: %json {\"const\": \"~a /~\"}\n", "\"~a /~\""));
+}
+
 TEST_F(GrammarTest, BoundsChains) {
   const auto rules = [](int n, const char* name, const char* rest) {
     std::string chain = absl::StrFormat("start: %s0\n", name);

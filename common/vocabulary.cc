@@ -74,7 +74,8 @@ Vocabulary::Vocabulary(Vocabulary&&) noexcept = default;
 Vocabulary& Vocabulary::operator=(Vocabulary&&) noexcept = default;
 Vocabulary::~Vocabulary() = default;
 
-absl::StatusOr<Vocabulary> Vocabulary::FromTokenizerJson(std::string_view json, int vocab_size) {
+absl::StatusOr<Vocabulary> Vocabulary::FromTokenizerJson(std::string_view json, int vocab_size,
+                                                         size_t max_matcher_bytes) {
   const Json root = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (root.is_discarded() || !root.is_object()) return Error("is not a JSON object");
   Tokens tokens;
@@ -101,8 +102,8 @@ absl::StatusOr<Vocabulary> Vocabulary::FromTokenizerJson(std::string_view json, 
   vocabulary.eos_ = eos->second;
   vocabulary.tokenizer_.reset(llg_c_new_tokenizer(static_cast<uint32_t>(lens.size()), lens.data(),
                                                   reinterpret_cast<const uint8_t*>(bytes.data()),
-                                                  static_cast<uint32_t>(vocabulary.eos_), error,
-                                                  sizeof(error)));
+                                                  static_cast<uint32_t>(vocabulary.eos_),
+                                                  max_matcher_bytes, error, sizeof(error)));
   if (vocabulary.tokenizer_ == nullptr) return Error(error);
   vocabulary.specials_ = std::move(tokens.specials);
   return vocabulary;

@@ -1,8 +1,3 @@
-#include "worker/hardware.h"
-#include "worker/worker_main.h"
+#include "worker/launch.h"
 
-int main(int argc, char** argv) {
-  return baton::worker::RunWorkerMain(
-      {.name = "baton-decode", .serve = {"decode"}, .backend = baton::worker::BuiltInBackend()},
-      argc, argv);
-}
+int main(int argc, char** argv) { return baton::worker::RunWorkerAs("decode", argc, argv); }

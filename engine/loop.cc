@@ -69,7 +69,6 @@ struct EngineLoop::Entry {
   std::vector<std::byte> host_pages;
   std::vector<std::byte> host_tail;
   bool is_held = false;
-  std::optional<MaskSource> masks;
   absl::Status mask_status;  // an error ends the sequence with its next step
 
   SequenceFacts Facts() const { return FactsOf(sequence, booking.remaining()); }
@@ -111,7 +110,6 @@ void EngineLoop::Admit(Sequence sequence, Booking booking) {
   entry->booking = std::move(booking);
   planner_.Apply(Admitted{entry->Facts()});
   Entry& added = *entries_.emplace(id, std::move(entry)).first->second;
-  StartMasks(added);
   FinishOrRun(added);
 }
 
@@ -330,44 +328,46 @@ absl::Status EngineLoop::RunStep(StepPlan& plan) {
 
 // While Forward runs on the device.
 void EngineLoop::MakeMasks(StepPlan& plan) {
-  const absl::Time start = clock_.Now();
-  mask_buffer_.Clear();
-  bool has_masks = false;
+  std::vector<SequenceRun*> runs;
   for (SequenceRun& run : plan.runs) {
-    Entry& entry = Find(run.sequence);
-    if (!entry.masks || (run.kind == RowKind::kPrefill && !run.samples_first_token)) continue;
-    has_masks = true;
-    entry.mask_status = MakeMasksOf(entry, run);
-    if (!entry.mask_status.ok()) run.masks.clear();
-    counters_.masks += run.masks.size();
+    const bool samples = run.kind != RowKind::kPrefill || run.samples_first_token;
+    if (samples && Find(run.sequence).sequence.masks) runs.push_back(&run);
   }
-  if (has_masks) counters_.mask_time += clock_.Now() - start;
+  if (runs.empty()) return;
+  const absl::Time start = clock_.Now();
+  if (mask_buffers_.size() < runs.size()) mask_buffers_.resize(runs.size());
+  const auto make = [&](int index) {
+    const auto i = static_cast<size_t>(index);
+    Entry& entry = Find(runs[i]->sequence);
+    mask_buffers_[i].Clear();
+    entry.mask_status = MakeMasksOf(entry.sequence, *runs[i], mask_buffers_[i]);
+    if (!entry.mask_status.ok()) runs[i]->masks.clear();
+  };
+  const int count = static_cast<int>(runs.size());
+  if (parallel_ && count > 1)
+    parallel_(count, make);
+  else
+    for (int i = 0; i < count; ++i) make(i);
+  for (const SequenceRun* run : runs) counters_.masks += run->masks.size();
+  counters_.mask_time += clock_.Now() - start;
 }
 
-// A row's token follows those up to its own; the rows of a replay are drafts that are known.
-absl::Status EngineLoop::MakeMasksOf(Entry& entry, SequenceRun& run) {
-  const Sequence& s = entry.sequence;
+// A row's token follows those up to its own; the rows of a replay are drafts that are known. Any
+// thread.
+absl::Status EngineLoop::MakeMasksOf(Sequence& s, SequenceRun& run, MaskBuffer& buffer) {
   const auto first = static_cast<size_t>(run.first_position) + 1;
   const auto prompt = static_cast<size_t>(s.prompt_tokens);
-  MaskSource& masks = *entry.masks;
-  if (run.kind == RowKind::kPrefill) return masks.AppendMasks({}, mask_buffer_, run.masks);
+  MaskSource& masks = *s.masks;
+  if (run.kind == RowKind::kPrefill) return masks.AppendMasks({}, buffer, run.masks);
   for (size_t i = prompt + static_cast<size_t>(masks.num_taken()); i < first; ++i)
     RETURN_IF_ERROR(masks.Take(s.tokens[i]));
   const std::span<const int32_t> followers =
       run.kind == RowKind::kReplay ? std::span(s.tokens).subspan(first) : std::span(s.drafts);
-  return masks.AppendMasks(followers.first(static_cast<size_t>(run.rows) - 1), mask_buffer_,
-                           run.masks);
+  return masks.AppendMasks(followers.first(static_cast<size_t>(run.rows) - 1), buffer, run.masks);
 }
 
-void EngineLoop::StartMasks(Entry& entry) {
-  const Sequence& s = entry.sequence;
-  if (s.masks.IsEmpty()) return;
-  CHECK(grammars_ != nullptr);
-  absl::StatusOr<MaskSource> masks = MaskSource::Create(*grammars_, s.masks);
-  if (masks.ok())
-    entry.masks = *std::move(masks);
-  else
-    Fail(s.id, masks.status());
+void EngineLoop::CountMaskFailure(const absl::Status& status) {
+  ++(absl::IsInvalidArgument(status) ? counters_.mask_limits : counters_.mask_failures);
 }
 
 void EngineLoop::Fail(SequenceId id, absl::Status status) {
@@ -385,7 +385,7 @@ void EngineLoop::Apply(const SequenceRun& run, SequenceTokens result) {
         absl::StrFormat("request %s: %s", entry.sequence.request_id, entry.mask_status.message()));
   }
   if (!result.status.ok()) {
-    if (entry.masks) ++counters_.mask_failures;
+    if (entry.sequence.masks) CountMaskFailure(result.status);
     return Fail(id, std::move(result.status));
   }
   for (int i = 0; i < result.replay_mismatches; ++i)

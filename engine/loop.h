@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -10,12 +11,12 @@
 
 #include "common/clock.h"
 #include "common/ids.h"
-#include "engine/grammar/grammar_cache.h"
 #include "engine/grammar/mask_source.h"
 #include "engine/pages/page_pool.h"
 #include "engine/pages/sequence.h"
 #include "engine/planning/step_planner.h"
 #include "engine/step.h"
+#include "kernels/device.h"
 #include "kernels/page_layout.h"
 
 namespace baton::engine {
@@ -55,7 +56,8 @@ struct LoopCounters {
   uint64_t accepted_drafts = 0;
   uint64_t replayed_tokens = 0;
   uint64_t masks = 0;          // rows with rules about their next token
-  uint64_t mask_failures = 0;  // sequences whose rules could not be followed
+  uint64_t mask_failures = 0;  // sequences that ended wrongly: their rules left no token
+  uint64_t mask_limits = 0;    // sequences whose grammar grew beyond a limit
   absl::Duration mask_time;
   absl::Duration last_step;
   double prefill_tokens_per_s = 0;  // moving average
@@ -75,8 +77,8 @@ class EngineLoop final : public SequenceTable {
   // Without it cached pages are not touched.
   void SetReclaimer(std::function<void(int pages)> reclaimer) { reclaimer_ = std::move(reclaimer); }
 
-  // Without it no sequence with masks may be admitted.
-  void SetGrammars(GrammarCache* grammars) { grammars_ = grammars; }
+  // For the masks of a step's sequences; without it they are made one after the other.
+  void SetParallelFor(kernels::ParallelFor parallel) { parallel_ = std::move(parallel); }
 
   // A device slot for a tail, reset; none when all are taken or kept for parked sequences, which
   // come back before anything new lands.
@@ -136,9 +138,9 @@ class EngineLoop final : public SequenceTable {
   bool Grant(Entry& entry, int pages);
   absl::StatusOr<Booking> BookReclaiming(int pages);
   absl::Status RunStep(StepPlan& plan);
-  void StartMasks(Entry& entry);
   void MakeMasks(StepPlan& plan);
-  absl::Status MakeMasksOf(Entry& entry, SequenceRun& run);
+  static absl::Status MakeMasksOf(Sequence& sequence, SequenceRun& run, MaskBuffer& buffer);
+  void CountMaskFailure(const absl::Status& status);
   void Fail(SequenceId id, absl::Status status);
   void Apply(const SequenceRun& run, SequenceTokens result);
   void ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceTokens& result);
@@ -152,8 +154,8 @@ class EngineLoop final : public SequenceTable {
   const kernels::PageLayout& layout_;
   LoopObserver* observer_ = nullptr;
   std::function<void(int)> reclaimer_;
-  GrammarCache* grammars_ = nullptr;
-  MaskBuffer mask_buffer_;
+  kernels::ParallelFor parallel_;
+  std::deque<MaskBuffer> mask_buffers_;  // one for each sequence of a step
   std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
   std::vector<int> free_slots_;
   std::vector<Notice> notices_;

@@ -86,6 +86,7 @@ struct LayerArgs {  // ProjectIn, StoreRows, ProjectQuery, SelectEntries, Attend
 struct HeadArgs {
   const StepView& step;
   std::span<const int32_t> rows;
+  bool has_all_rows = false;  // instead of `rows`: every live row of the step, in order
   const MixWeights& mix;
   Vector norm;
   const Matrix* head;
@@ -118,7 +119,7 @@ struct DraftInputArgs {
   const StepView& step;
   const Matrix* embed;
   const MtpWeights& mtp;
-  std::span<const int32_t> source_row;  // [live rows]
+  std::span<const int32_t> source_row;  // [live rows]; empty: every row is its own source
 };
 
 // A tail between its device slot and the wire form (contracts.md 3.4). Section 7 and the header are
@@ -143,7 +144,7 @@ struct DigestArgs {
 };
 
 // Runs of phases that recur with every step.
-enum class StepPart { kModel, kDrafterRows, kDrafter };
+enum class StepPart { kModel, kDrafterRows, kDraft, kNextDraft };
 
 class Ops {
  public:
@@ -168,9 +169,19 @@ class Ops {
   virtual absl::Status UnpackTail(const TailArgs& args) = 0;
   virtual absl::Status Digest(const DigestArgs& args) = 0;
 
-  // Runs `phases`: a fixed list of those between AdvanceStep and Head whose arguments are the view
-  // and weights, the same for every call of `part`. A back end may record what they queue and
-  // repeat the record for a step of the same size instead of calling them.
+  // Drafting goes on from token to token without the caller. BeginDrafts comes after AdvanceStep
+  // with one row for each sequence, and says how each row's drafts are sampled (is_draft; logits
+  // row i; specs valid until TakeDrafts). KeepDraft samples from the last Head of all rows; a row's
+  // token becomes its input at the next position. TakeDrafts hands out what was kept since
+  // BeginDrafts, [drafts, rows], kMaxKeptDrafts at most.
+  static constexpr int kMaxKeptDrafts = 8;
+  virtual absl::Status BeginDrafts(std::span<const SampleRow> rows) = 0;
+  virtual absl::Status KeepDraft() = 0;
+  virtual absl::Status TakeDrafts(std::span<int32_t> tokens) = 0;
+
+  // Runs `phases`: a fixed list of such whose arguments are the view and weights (KeepDraft among
+  // them), the same for every call of `part`. A back end may record what they queue and repeat the
+  // record for a step of the same size instead of calling them.
   virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) = 0;
 
   // The view AdvanceStep fills.

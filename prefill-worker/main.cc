@@ -1,8 +1,3 @@
-#include "worker/hardware.h"
-#include "worker/worker_main.h"
+#include "worker/launch.h"
 
-int main(int argc, char** argv) {
-  return baton::worker::RunWorkerMain(
-      {.name = "baton-prefill", .serve = {"prefill"}, .backend = baton::worker::BuiltInBackend()},
-      argc, argv);
-}
+int main(int argc, char** argv) { return baton::worker::RunWorkerAs("prefill", argc, argv); }

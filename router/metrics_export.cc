@@ -13,6 +13,14 @@ RouterMetrics::RouterMetrics(const std::vector<std::string>& key_names)
           "baton_router_prompt_texts_total",
           "Longer texts of chat prompts; known: their ids were kept from a request before.",
           {{"ids", "new"}})),
+      known_grammars_(registry_.AddCounter(
+          "baton_router_grammars_total",
+          "Requests with a grammar; known: its verdict was kept from a request before.",
+          {{"verdict", "known"}})),
+      new_grammars_(registry_.AddCounter(
+          "baton_router_grammars_total",
+          "Requests with a grammar; known: its verdict was kept from a request before.",
+          {{"verdict", "new"}})),
       dropped_tools_(registry_.AddCounter(
           "baton_router_dropped_server_tools_total",
           "Anthropic's server tools in requests: nothing here runs them, the model is not told.")),
@@ -46,6 +54,8 @@ void RouterMetrics::RaiseTexts(const DoorCounts& door) {
   for (size_t i = 0; i < kNumDsmlOutcomes; ++i) dsml_[i].RaiseTo(static_cast<double>(door.dsml[i]));
   known_runs_.RaiseTo(static_cast<double>(door.known_runs));
   new_runs_.RaiseTo(static_cast<double>(door.new_runs));
+  known_grammars_.RaiseTo(static_cast<double>(door.known_grammars));
+  new_grammars_.RaiseTo(static_cast<double>(door.new_grammars));
 }
 
 void RouterMetrics::AddKeys(const std::vector<std::string>& names) {

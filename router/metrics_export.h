@@ -21,6 +21,7 @@ struct DoorCounts {
   uint64_t dropped_tools = 0;                     // server tools in requests of Anthropic's form
   std::array<uint64_t, kNumDsmlOutcomes> dsml{};  // choices with tools, by DsmlOutcome
   uint64_t known_runs = 0, new_runs = 0;          // texts of prompts, by RunCache
+  uint64_t known_grammars = 0, new_grammars = 0;  // by GrammarChecker
   std::vector<KeyAccount::Use> keys{};  // in the order of the names that RouterMetrics was given
 };
 
@@ -91,6 +92,7 @@ class RouterMetrics {
   std::vector<KeyCounters> keys_ GUARDED_BY(mutex_);    // the first one: of no valid key
   std::vector<CounterMetric> dsml_ GUARDED_BY(mutex_);  // by DsmlOutcome
   CounterMetric known_runs_ GUARDED_BY(mutex_), new_runs_ GUARDED_BY(mutex_);
+  CounterMetric known_grammars_ GUARDED_BY(mutex_), new_grammars_ GUARDED_BY(mutex_);
   CounterMetric dropped_tools_ GUARDED_BY(mutex_);
   GaugeMetric connections_, bodies_bytes_, waiting_bodies_;
 };

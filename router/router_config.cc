@@ -35,8 +35,11 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
               "of one body: above it 413");
   reader.Bind("http.max_bodies_bytes", &c.http.max_bodies_bytes, 1024, 64 * kGiB,
               "of all bodies that are read or handled, and large answers: above it 429");
-  reader.Bind("http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
-              "unsent bytes of one answer: a reader this slow counts as gone");
+  reader.Bind(
+      "http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
+      "unsent bytes of one answer: a reader this slow counts as gone. Pieces of more than an "
+      "eighth of it (the last events of a long answer of `/v1/responses` repeat its text) "
+      "count as large answers instead");
   reader.BindMs("http.header_timeout_ms", &c.http.header_timeout, kTick, kLong,
                 "from the first byte to the end of the head");
   reader.BindMs("http.body_timeout_ms", &c.http.body_timeout, kTick, kLong,
@@ -48,7 +51,9 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
   reader.Bind("http.cpu_threads", &c.cpu_threads, 1, 256,
               "threads that read bodies above api.offload_bytes");
   reader.Bind("http.max_waiting_bodies", &c.max_waiting_bodies, 1, 1 << 20,
-              "waiting for those threads: above it 429");
+              "waiting for those threads, and grammars for theirs: above it 429");
+  reader.Bind("http.grammar_threads", &c.grammar_threads, 1, 256,
+              "threads that compile grammars: so many slow ones at once hold up the others");
 }
 
 void BindSessions(ConfigReader& reader, RouterConfig& c) {

@@ -24,6 +24,7 @@ struct RouterConfig {
   std::vector<std::string> cors_origins;  // of pages that may call; "*": all; empty: none
   int cpu_threads = 1;                    // for bodies above api.offload_bytes
   uint64_t max_waiting_bodies = 64;
+  int grammar_threads = 2;
   SessionPoolOptions sessions;
   PlannerThreadConfig planner;
   PlanConfig plan;

@@ -15,6 +15,7 @@
 namespace baton::router {
 namespace {
 
+constexpr size_t kMaxVerdicts = 4096;                      // of grammars
 constexpr absl::Duration kLastAnswers = absl::Seconds(1);  // for errors to reach their clients
 
 std::vector<std::string> NamesOf(const RouterConfig& config) {
@@ -86,7 +87,11 @@ RouterProcess::RouterProcess(const RouterConfig& config, const Clock& clock, Inp
       sessions_(SessionOptions(config, rng_), clock),
       planner_(config.plan, config.planner, clock, rng_, sessions_),
       dispatcher_(planner_),
-      cpu_pool_(config.cpu_threads, config.max_waiting_bodies) {}
+      cpu_pool_(config.cpu_threads, config.max_waiting_bodies),
+      grammars_([this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); },
+                {.threads = config.grammar_threads,
+                 .max_waiting = config.max_waiting_bodies,
+                 .max_verdicts = kMaxVerdicts}) {}
 
 absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(const RouterConfig& config,
                                                                     const Clock& clock) {
@@ -120,7 +125,7 @@ absl::Status RouterProcess::Load() {
 void RouterProcess::MakeSurfaces(const RouterConfig& config) {
   api_ = std::make_unique<Api>(ApiParts{.config = api_config_,
                                         .tokenizer = tokenizer_,
-                                        .vocabulary = &vocabulary_,
+                                        .grammars = grammars_,
                                         .markup = markup_,
                                         .encoder = *encoder_,
                                         .dispatcher = dispatcher_,
@@ -157,6 +162,8 @@ std::string RouterProcess::RenderMetrics() {
   for (size_t i = 0; i < door.dsml.size(); ++i) door.dsml[i] = api_->dsml_counts().choices[i];
   door.known_runs = api_->run_cache().hits();
   door.new_runs = api_->run_cache().misses();
+  door.known_grammars = grammars_.hits();
+  door.new_grammars = grammars_.misses();
   for (const auto& account : keys_.accounts()) door.keys.push_back(account->use());
   return metrics_.Render(*planner_.Facts(), *planner_.View(), *counters_.load(),
                          cpu_pool_.waiting(), door);
@@ -170,6 +177,7 @@ void RouterProcess::Drain() {
 RouterProcess::~RouterProcess() {
   if (server_) Drain();
   cpu_pool_.Stop();  // before the server: what waits there holds exchanges
+  grammars_.Stop();  // likewise
   planner_.Stop();   // likewise, and its last events are errors that the server still sends
   const absl::Time until = clock_.Now() + kLastAnswers;
   while (server_ && !IsIdle() && clock_.Now() < until) baton::SleepFor(absl::Milliseconds(5));

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 
 #include "common/clock.h"
+#include "common/cpu_pool.h"
 #include "common/grammar.h"
 #include "common/rng.h"
 #include "router/anthropic/messages_api.h"
@@ -14,7 +15,6 @@
 #include "router/front/metered_dispatcher.h"
 #include "router/front/operator_api.h"
 #include "router/http/api_keys.h"
-#include "router/http/cpu_pool.h"
 #include "router/http/http_server.h"
 #include "router/metrics_export.h"
 #include "router/net/session_client.h"
@@ -69,6 +69,7 @@ class RouterProcess {
   PlannerThread planner_;
   MeteredDispatcher dispatcher_;  // the planner, at the expense of the keys
   CpuPool cpu_pool_;
+  GrammarChecker grammars_;
   std::unique_ptr<Api> api_;
   std::unique_ptr<MessagesApi> messages_;
   std::unique_ptr<OperatorApi> operators_;

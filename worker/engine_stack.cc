@@ -284,7 +284,7 @@ void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
                                  .max_head_rows = NumHeadRows(config),
                                  .device = device_.get()});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
-  loop_->SetGrammars(grammars_.get());
+  loop_->SetParallelFor(threads_->AsParallelFor());
 }
 
 // What masks are made of. A checkpoint without a tokenizer serves requests without them.

@@ -135,10 +135,20 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
       absl::StrFormat("all %d tail buffers are in use", tails_.total()));
 }
 
+// What a move's target has received is taken at once, so that no step of the engine has to.
+absl::Status LandingTable::StartMasks(const wire::Reserve& request, Landing& landing) {
+  if (request.masks.IsEmpty()) return absl::OkStatus();
+  std::vector<std::vector<int32_t>> taken(request.sequences.size());
+  if (request.lands_received) taken[0] = request.sequences[0].received;
+  ASSIGN_OR_RETURN(landing.masks, setup_.masks->Start(request.masks, std::move(taken)));
+  return absl::OkStatus();
+}
+
 void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effects& out) {
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = CheckHandles(session, request);
+  if (status.ok()) status = StartMasks(request, landing);
   if (status.ok()) status = Book(request, landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;

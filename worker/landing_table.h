@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 
 #include "common/rng.h"
+#include "engine/grammar/mask_maker.h"
 #include "engine/pages/page_pool.h"
 #include "proto/wire.h"
 #include "worker/effects.h"
@@ -72,6 +74,7 @@ struct Landing {
   bool is_agent_closed = false;  // LandingClosed came
   absl::Time first_block_at = absl::InfiniteFuture();
   absl::Time closing_since = absl::InfiniteFuture();
+  std::shared_ptr<engine::PendingMasks> masks;  // by sequence; null: none
   std::vector<LandingSequence> sequences;
 };
 
@@ -129,8 +132,8 @@ class LandingTable {
   bool FinishLocalFill(const TransferId& transfer, engine::PageLease pages, int tail_buffer,
                        absl::Time now, Effects& out);
 
-  // The oldest sequence that may start: its landing is verified. Call MarkRunning after admitting
-  // it.
+  // The oldest sequence that may start: its landing is verified, its masks are made (or cannot be:
+  // then it has failed). Call MarkRunning after admitting it.
   std::optional<SequenceRef> NextToStart();
   void MarkRunning(const SequenceRef& ref, SequenceId id);
   std::optional<SequenceRef> Find(SequenceId id);
@@ -148,6 +151,7 @@ class LandingTable {
  private:
   absl::Status CheckHandles(SessionId session, const wire::Reserve& request);
   absl::Status Book(const wire::Reserve& request, Landing& landing);
+  absl::Status StartMasks(const wire::Reserve& request, Landing& landing);
   int HeadroomPages(const wire::Reserve& request, size_t index) const;
   Landing* FindOpen(const TransferId& transfer);
   void AddCredit(const TransferId& transfer, Landing& landing, Effects& out);

@@ -10,6 +10,15 @@
 #include "worker/landing_table.h"
 
 namespace baton::worker {
+namespace {
+
+LandingSequence* FirstWaiting(Landing& landing) {
+  for (LandingSequence& sequence : landing.sequences)
+    if (sequence.state == SequenceState::kWaiting) return &sequence;
+  return nullptr;
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<TokenRecord>> LandingTable::ReadTail(const Landing& landing) const {
   const std::span<const std::byte> wire = tails_.Data(*landing.tail, landing.tail_bytes);
@@ -142,15 +151,18 @@ bool LandingTable::FinishLocalFill(const TransferId& transfer, engine::PageLease
 }
 
 std::optional<SequenceRef> LandingTable::NextToStart() {
-  while (!ready_.empty()) {
-    const TransferId transfer = ready_.front();
-    auto it = landings_.find(transfer);
-    if (it != landings_.end() && it->second.state != LandingState::kClosing) {
-      for (LandingSequence& sequence : it->second.sequences)
-        if (sequence.state == SequenceState::kWaiting)
-          return SequenceRef{transfer, &it->second, &sequence};
+  for (auto next = ready_.begin(); next != ready_.end();) {
+    const auto it = landings_.find(*next);
+    const bool is_open = it != landings_.end() && it->second.state != LandingState::kClosing;
+    LandingSequence* waiting = is_open ? FirstWaiting(it->second) : nullptr;
+    if (waiting == nullptr) {
+      next = ready_.erase(next);
+      continue;
     }
-    ready_.pop_front();
+    const Landing& landing = it->second;
+    if (landing.masks == nullptr || landing.masks->IsReady())
+      return SequenceRef{it->first, &it->second, waiting};
+    ++next;  // others need not wait for its grammar
   }
   return std::nullopt;
 }
@@ -270,6 +282,7 @@ void LandingTable::Close(const TransferId& transfer, Landing& landing, absl::Tim
   landing.closing_since = now;
   landing.verified.clear();
   landing.booking = engine::Booking();
+  landing.masks.reset();
   if (landing.tail) tails_.Return(*std::exchange(landing.tail, std::nullopt));
   for (LandingSequence& sequence : landing.sequences) {
     sequence.state = SequenceState::kDone;

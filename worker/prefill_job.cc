@@ -190,7 +190,11 @@ void PrefillJob::OnPromptLogprobs(int first_position, std::vector<TokenRecord> t
 
 void PrefillJob::ReportProgress(Effects& out) {
   const bool is_open = state_ == JobState::kComputing || state_ == JobState::kSending;
-  if (!std::exchange(has_news_, false) || !is_open) return;
+  const bool has_news = std::exchange(has_news_, false) && is_open;
+  // A grammar that takes long is no reason to try another worker.
+  const bool waits_for_masks =
+      state_ == JobState::kAccepted && masks_ != nullptr && !masks_->IsReady();
+  if (!has_news && !waits_for_masks) return;
   out.To(session_).progress.push_back({.transfer = run_.transfer,
                                        .attempt = run_.attempt,
                                        .computed_tokens = static_cast<uint32_t>(computed_),

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 
 #include "common/ids.h"
+#include "engine/grammar/mask_maker.h"
 #include "engine/pages/page_pool.h"
 #include "engine/pages/sequence.h"
 #include "proto/wire.h"
@@ -27,11 +30,17 @@ class PrefillJob {
  public:
   PrefillJob(const WorkerSetup& setup, SessionId session, const wire::Run& run, bool is_local,
              absl::Time now);
+  // Of one source, for the first token of every choice; null: none. It does not run before they are
+  // made.
+  void SetMasks(std::shared_ptr<engine::PendingMasks> masks) { masks_ = std::move(masks); }
 
   // kInvalidArgument: a protocol violation.
   absl::Status AddPrompt(const wire::PromptChunk& chunk, absl::Time now);
   void AssignPrompt(const std::vector<int32_t>& tokens, absl::Time now);
-  bool IsRunnable() const { return state_ == JobState::kAccepted && prompt_.IsComplete(); }
+  bool IsRunnable() const {
+    return state_ == JobState::kAccepted && prompt_.IsComplete() &&
+           (masks_ == nullptr || masks_->IsReady());
+  }
 
   // Accepted -> Computing: its sequence is in the engine, with these cached pages from the start,
   // which are offered at once.
@@ -48,7 +57,8 @@ class PrefillJob {
                      const std::vector<TokenRecord>& tokens, absl::Time now, Effects& out);
   void OnAcked(uint32_t block, Effects& out);
   void OnSendReleased();
-  // Tells the router what was computed and acked since the last time, if anything.
+  // Tells the router what was computed and acked since the last time, if anything, or that the
+  // masks are being made.
   void ReportProgress(Effects& out);
 
   // One choice is not wanted any more; true when none is.
@@ -64,6 +74,7 @@ class PrefillJob {
   JobState state() const { return state_; }
   SessionId session() const { return session_; }
   const wire::Run& run() const { return run_; }
+  engine::PendingMasks* masks() const { return masks_.get(); }
   const std::vector<int32_t>& prompt() const { return prompt_.tokens(); }
   const std::vector<PageName>& names() const { return names_; }
   SequenceId sequence() const { return sequence_; }
@@ -89,6 +100,7 @@ class PrefillJob {
   const SessionId session_;
   const wire::Run run_;
   const bool is_local_;
+  std::shared_ptr<engine::PendingMasks> masks_;
   const absl::Time deadline_;
   JobState state_ = JobState::kAccepted;
   PromptBuffer prompt_;

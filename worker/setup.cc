@@ -2,8 +2,6 @@
 
 #include "absl/strings/str_format.h"
 
-#include "engine/grammar/mask_source.h"
-
 namespace baton::worker {
 
 absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
@@ -18,11 +16,11 @@ absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
 
 absl::Status CheckMasks(const WorkerSetup& setup, const MaskRules& masks) {
   if (masks.IsEmpty()) return absl::OkStatus();
-  if (setup.grammars == nullptr) {
+  if (setup.masks == nullptr) {
     return absl::InvalidArgumentError(
         "masks are set, but this worker has no vocabulary: its checkpoint has no tokenizer.json");
   }
-  return engine::MaskSource::Create(*setup.grammars, masks).status();
+  return setup.masks->Check(masks);
 }
 
 }  // namespace baton::worker

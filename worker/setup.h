@@ -11,7 +11,7 @@
 
 #include "common/ids.h"
 #include "common/sampling_spec.h"
-#include "engine/grammar/grammar_cache.h"
+#include "engine/grammar/mask_maker.h"
 #include "kernels/page_layout.h"
 #include "kvtransfer/agent.h"
 #include "kvtransfer/transport.h"
@@ -38,7 +38,7 @@ struct WorkerLimits {
   absl::Duration retry_after = absl::Milliseconds(200);
 };
 
-// What a worker is and where its memory lies. Immutable after start; any thread, but `grammars`:
+// What a worker is and where its memory lies. Immutable after start; any thread, but `masks`:
 // engine thread.
 struct WorkerSetup {
   std::string worker_id;
@@ -49,9 +49,9 @@ struct WorkerSetup {
   LayoutId layout_id;
   ClassId prompt_class, decode_class;
   std::string kv_address;
-  bool has_drafter = true;                   // section 2 of a tail is real
-  int vocab_size = INT32_MAX;                // token ids below it
-  engine::GrammarCache* grammars = nullptr;  // null: no masks are served
+  bool has_drafter = true;             // section 2 of a tail is real
+  int vocab_size = INT32_MAX;          // token ids below it
+  engine::MaskMaker* masks = nullptr;  // null: no masks are served
   kernels::PageLayout layout;
   kvtransfer::RegionId pages_region;  // page i at i * layout.stride_bytes()
   kvtransfer::RegionId tails_region;  // tail buffer i at i * tail_stride
@@ -81,7 +81,8 @@ inline kvtransfer::BlockMemory TailMemory(const WorkerSetup& setup, int buffer, 
 absl::Status CheckTokens(const WorkerSetup& setup, std::string_view field,
                          std::span<const int32_t> tokens);
 
-// Why a worker cannot serve such masks; OK for empty ones.
+// Why a worker cannot serve such masks, but for what only compiling their grammar shows; OK for
+// empty ones.
 absl::Status CheckMasks(const WorkerSetup& setup, const MaskRules& masks);
 
 constexpr int PagesFor(int64_t tokens) {

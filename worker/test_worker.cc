@@ -1,6 +1,8 @@
 #include "worker/test_worker.h"
 
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "common/check.h"
@@ -44,6 +46,16 @@ WorkerSetup MakeSetup(const TestWorkerOptions& options) {
 }
 
 }  // namespace
+
+std::string DemoTokenizerJson() {
+  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+const Vocabulary& DemoVocabulary() {
+  static const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(DemoTokenizerJson());
+  return vocabulary;
+}
 
 kernels::PageLayout TestLayout() {
   return kernels::PageLayout({.head_dim = 128,
@@ -204,8 +216,12 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
       watch(clock, absl::Seconds(2)) {
   if (options.vocabulary != nullptr) {
     grammars.emplace(*options.vocabulary, clock);
-    loop.SetGrammars(&*grammars);
-    setup.grammars = &*grammars;
+    masks.emplace(*grammars, [this](std::function<void()> task) {
+      if (mask_tasks.size() == kMaxMaskTasks) return false;
+      mask_tasks.push_back(std::move(task));
+      return true;
+    });
+    setup.masks = &*masks;
   }
   tail_memory.resize(12 * setup.tail_stride);
   setup.tail_memory = tail_memory;
@@ -226,6 +242,10 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
 }
 
 void TestWorker::Round() {
+  if (makes_masks && !mask_tasks.empty()) {  // one a round, as a thread of its own would
+    mask_tasks.front()();
+    mask_tasks.pop_front();
+  }
   agent->RunOnce();
   const auto ran = core->RunOnce();
   CHECK(ran.ok());

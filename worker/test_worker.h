@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,6 +11,7 @@
 #include "common/clock.h"
 #include "common/grammar.h"
 #include "common/rng.h"
+#include "engine/grammar/mask_maker.h"
 #include "engine/loop.h"
 #include "engine/planning/mixed_planner.h"
 #include "kvtransfer/digester.h"
@@ -23,6 +26,8 @@
 namespace baton::worker {
 
 kernels::PageLayout TestLayout();
+std::string DemoTokenizerJson();  // of models/demo
+const Vocabulary& DemoVocabulary();
 
 class HashRunner final : public engine::StepRunner {
  public:
@@ -64,6 +69,8 @@ class HashRunner final : public engine::StepRunner {
   std::optional<engine::Harvest> harvest_;
 };
 
+inline constexpr size_t kMaxMaskTasks = 8;
+
 struct TestWorkerOptions {
   std::string name = "worker";
   uint64_t incarnation = 1;
@@ -104,6 +111,9 @@ class TestWorker final : private AgentLink {
   HashRunner runner;
   engine::EngineLoop loop;
   std::optional<engine::GrammarCache> grammars;
+  std::optional<engine::MaskMaker> masks;
+  std::deque<std::function<void()>> mask_tasks;  // at most kMaxMaskTasks
+  bool makes_masks = true;                       // false: they wait
   std::unique_ptr<kvtransfer::InprocTransport> transport;
   kvtransfer::CpuDigester digester;
   std::unique_ptr<kvtransfer::TransferAgent> agent;

@@ -158,6 +158,13 @@ void WorkerCore::ReplaceOwed() {
 bool WorkerCore::StartLandings() {
   bool has_started = false;
   while (auto ref = landings_.NextToStart()) {
+    engine::PendingMasks* masks = ref->landing->masks.get();
+    if (masks != nullptr && !masks->status().ok()) {
+      if (!absl::IsInvalidArgument(masks->status())) ++counters_.mask_failures;
+      FailSequence(*ref, masks->status());
+      has_started = true;
+      continue;
+    }
     const std::optional<int> slot = loop_.TakeTailSlot();
     if (!slot) break;
     Landing& landing = *ref->landing;
@@ -179,7 +186,8 @@ bool WorkerCore::StartLandings() {
     sequence.tail_slot = *slot;
     sequence.sampling = landing.request.sampling;
     sequence.finish = landing.request.finish;
-    sequence.masks = landing.request.masks;
+    if (masks != nullptr)
+      sequence.masks = masks->Take(static_cast<size_t>(ref->sequence - landing.sequences.data()));
     sequence.prompt_class = header->prompt_class;
     sequence.decode_class = setup_.decode_class;
     sequence.priority = landing.request.priority;

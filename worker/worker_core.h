@@ -52,8 +52,9 @@ struct CoreCounters {
   uint64_t reserves = 0, runs = 0, refused = 0, cancels = 0;
   uint64_t landed = 0, prefilled = 0, finished = 0, failed = 0;
   uint64_t replay_mismatches = 0, parked = 0;
-  uint64_t moved = 0;        // sequences sent off to another decode worker
-  uint64_t local_fills = 0;  // prompts prefilled by their own decode worker
+  uint64_t mask_failures = 0;  // before a step: as LoopCounters
+  uint64_t moved = 0;          // sequences sent off to another decode worker
+  uint64_t local_fills = 0;    // prompts prefilled by their own decode worker
 };
 struct CoreGauges {
   engine::PoolCounts pool;
@@ -148,6 +149,7 @@ class WorkerCore final : private engine::LoopObserver {
   // Jobs; worker_core_jobs.cc
   bool StartJobs();
   PrefillJob* NextJob();
+  bool FailMaskless();
   bool PrepareJob();
   bool CheckStarting(int& budget);
   void FailHolders(PageId page);  // the jobs that compute upon a rotten page or send it

@@ -31,8 +31,24 @@ PrefillJob* WorkerCore::NextJob() {
   return best;
 }
 
+// The router has compiled the grammar, so it is rare.
+bool WorkerCore::FailMaskless() {
+  std::vector<PrefillJob*> failed;
+  for (const auto& [transfer, job] : jobs_) {
+    const engine::PendingMasks* masks = job->masks();
+    const bool is_waiting = job->state() == JobState::kAccepted && masks != nullptr;
+    if (is_waiting && masks->IsReady() && !masks->status().ok()) failed.push_back(job.get());
+  }
+  for (PrefillJob* job : failed) {
+    const absl::Status status = job->masks()->status();
+    if (!absl::IsInvalidArgument(status)) ++counters_.mask_failures;
+    StopJob(*job, &status);
+  }
+  return !failed.empty();
+}
+
 bool WorkerCore::StartJobs() {
-  bool has_progress = false;
+  bool has_progress = FailMaskless();
   int budget = setup_.limits.checked_pages_per_round;
   while (starting_ || PrepareJob()) {
     has_progress = true;
@@ -131,7 +147,7 @@ void WorkerCore::StartJob() {
   sequence.tail_slot = starting.tail_slot;
   sequence.sampling = run.sampling;
   sequence.finish = run.finish;
-  sequence.masks = run.masks;
+  if (job.masks() != nullptr) sequence.masks = job.masks()->Take(0);
   sequence.prompt_class = setup_.prompt_class;
   sequence.decode_class = setup_.decode_class;
   sequence.deadline = job.deadline();

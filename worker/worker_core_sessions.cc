@@ -160,6 +160,13 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   ++counters_.runs;
   if (IsTombstoned(session, run.transfer)) return;
   absl::Status status = CheckRun(run);
+  std::shared_ptr<engine::PendingMasks> masks;
+  if (status.ok() && !run.masks.IsEmpty()) {
+    absl::StatusOr<std::shared_ptr<engine::PendingMasks>> started =
+        setup_.masks->Start(run.masks, {{}});
+    status = started.status();
+    if (started.ok()) masks = *std::move(started);
+  }
   const Landing* landing = landings_.Find(run.transfer);
   const bool is_local = run.landing.incarnation == setup_.incarnation;
   if (status.ok() && is_local && (landing == nullptr || !landings_.BeginLocalFill(run, effects_))) {
@@ -172,6 +179,7 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
     return;
   }
   auto job = std::make_unique<PrefillJob>(setup_, session, run, is_local, clock_.Now());
+  job->SetMasks(std::move(masks));
   if (is_local) {
     ++counters_.local_fills;
     job->AssignPrompt(landing->prompt.tokens(), clock_.Now());  // what has come so far

@@ -1,7 +1,6 @@
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,15 +21,6 @@ constexpr char kGrammar[] =
     R"(start: %json {"type":"object","properties":{"name":{"type":"string","maxLength":8},)"
     R"("n":{"type":"integer","minimum":0,"maximum":99999}},"required":["name","n"],)"
     R"("additionalProperties":false,"x-guidance":{"whitespace_flexible":false}})";
-
-const Vocabulary& DemoVocabulary() {
-  static const Vocabulary vocabulary = [] {
-    std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-    return *Vocabulary::FromTokenizerJson(
-        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
-  }();
-  return vocabulary;
-}
 
 TransferId Transfer(uint8_t i) {
   TransferId transfer;
@@ -92,6 +82,12 @@ class WorkerMaskTest : public testing::Test {
   // The whole answer; what `received` has is replayed first.
   std::vector<int32_t> Answer(const std::string& prefill, const std::string& decode,
                               uint8_t transfer, std::vector<int32_t> received = {}) {
+    Send(prefill, decode, transfer, received);
+    EXPECT_TRUE(StepUntil([&] { return HasEnded(decode, transfer); }));
+    return TextOf(prefill, decode, transfer, std::move(received));
+  }
+  void Send(const std::string& prefill, const std::string& decode, uint8_t transfer,
+            std::vector<int32_t> received = {}) {
     const wire::Reserve reserve = MakeReserve(transfer, received);
     wire::RouterMessage booking;
     booking.reserves = {reserve};
@@ -107,18 +103,19 @@ class WorkerMaskTest : public testing::Test {
     run.sequences = reserve.sequences;
     run.sampling = reserve.sampling;
     run.finish = reserve.finish;
-    run.masks = reserve.masks;
+    run.masks = run_rules_.value_or(reserve.masks);
     wire::RouterMessage message;
     message.runs = {run};
     message.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
     Tell(prefill, std::move(message));
-    EXPECT_TRUE(StepUntil([&] { return HasEnded(decode, transfer); }));
-    return TextOf(prefill, decode, transfer, std::move(received));
   }
-  bool HasEnded(const std::string& decode, uint8_t transfer) {
+  bool HasFinished(const std::string& decode, uint8_t transfer) {
     for (const wire::Finished& f : Said(decode, &wire::WorkerMessage::finished))
       if (f.handle.value == transfer) return true;
-    return !Said(decode, &wire::WorkerMessage::failed).empty();
+    return false;
+  }
+  bool HasEnded(const std::string& decode, uint8_t transfer) {
+    return HasFinished(decode, transfer) || !Said(decode, &wire::WorkerMessage::failed).empty();
   }
   std::vector<int32_t> TextOf(const std::string& prefill, const std::string& decode,
                               uint8_t transfer, std::vector<int32_t> text) {
@@ -152,6 +149,7 @@ class WorkerMaskTest : public testing::Test {
 
   std::vector<int32_t> prompt_;
   MaskRules rules_;
+  std::optional<MaskRules> run_rules_;  // of the prefill worker, if they are others
   ManualClock clock_;
   SeededRng rng_{3};
   kvtransfer::InprocNetwork network_{clock_, rng_};
@@ -217,11 +215,133 @@ TEST_F(WorkerMaskTest, RefusesRulesThatItCannotFollow) {
   };
   EXPECT_THAT(refusal("none", rules_), HasSubstr("has no vocabulary"));
   MaskRules rules = rules_;
-  rules.grammar = R"(start: %json {"type":"strin"})";
-  EXPECT_THAT(refusal("d", rules), HasSubstr("masks.grammar: "));
-  rules = rules_;
   rules.forced_prefix = {999'999};
   EXPECT_THAT(refusal("d", rules), HasSubstr("masks.forced_prefix: token id 999999"));
+}
+
+// The engine does not wait for it: requests with other grammars and with none go on.
+TEST_F(WorkerMaskTest, OnlyItsOwnSequenceWaitsForAGrammar) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &DemoVocabulary());
+  const std::vector<int32_t> text = Answer("p", "d", 1);
+  TestWorker& d = *workers_.at("d");
+  d.makes_masks = false;
+  Send("p", "d", 2);
+  EXPECT_FALSE(StepUntil([&] { return HasEnded("d", 2); }, 200));
+  EXPECT_EQ(d.core->Gauges().landings_waiting, 1);
+  const MaskRules rules = std::exchange(rules_, {});
+  EXPECT_FALSE(Answer("p", "d", 3).empty());
+  EXPECT_FALSE(HasEnded("d", 2));
+  d.makes_masks = true;
+  EXPECT_TRUE(StepUntil([&] { return HasEnded("d", 2); }));
+  EXPECT_EQ(TextOf("p", "d", 2, {}), text);
+  EXPECT_EQ(d.grammars->counters().compiled, 1u);
+
+  TestWorker& p = *workers_.at("p");
+  p.makes_masks = false;
+  rules_ = rules;
+  Send("p", "d", 4);
+  StepUntil([] { return false; }, 100);
+  EXPECT_EQ(p.core->Gauges().queued_prompts, 1);
+  EXPECT_EQ(Said("p", &wire::WorkerMessage::progress).back().transfer, Transfer(4))
+      << "it is not silent";
+  rules_ = {};
+  EXPECT_FALSE(Answer("p", "d", 5).empty());
+  p.makes_masks = true;
+  EXPECT_TRUE(StepUntil([&] { return HasEnded("d", 4); }));
+  EXPECT_EQ(TextOf("p", "d", 4, {}), text);
+}
+
+TEST_F(WorkerMaskTest, RefusesWhenTooManyGrammarsWait) {
+  Add("d", 0, &DemoVocabulary());
+  workers_.at("d")->makes_masks = false;
+  workers_.at("d")->mask_tasks.resize(kMaxMaskTasks);
+  wire::RouterMessage message;
+  message.reserves = {MakeReserve(1, {})};
+  Tell("d", std::move(message));
+  StepUntil([&] { return !Said("d", &wire::WorkerMessage::refused).empty(); }, 10);
+  const auto refused = Said("d", &wire::WorkerMessage::refused);
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(refused[0].code, absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(refused[0].retry_after_ms, 0u);
+  StepUntil([] { return false; }, 20);
+  EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+  EXPECT_EQ(workers_.at("d")->core->Gauges().tail_buffers_free, 12);
+}
+
+// The router has compiled it too: a worker of another version, say.
+TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsRequest) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 0, &DemoVocabulary());
+  rules_.grammar = R"(start: %json {"type":"strin"})";
+  Send("p", "d", 1);
+  EXPECT_TRUE(StepUntil([&] { return !Said("p", &wire::WorkerMessage::failed).empty(); }));
+  const auto failed = Said("p", &wire::WorkerMessage::failed);
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0].code, absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(failed[0].message, HasSubstr("masks.grammar: "));
+  wire::RouterMessage message;
+  message.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = "failed"}};
+  for (const char* name : {"p", "d"}) Tell(name, message);
+  StepUntil([] { return false; }, 20);
+  for (const char* name : {"p", "d"}) EXPECT_EQ(workers_.at(name)->num_leaked(), 0) << name;
+  EXPECT_EQ(workers_.at("p")->core->counters().mask_failures, 0u) << "the client's fault";
+}
+
+TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsLanding) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 0, &DemoVocabulary());
+  const MaskRules good = std::exchange(rules_, [] {
+    MaskRules rules;
+    rules.grammar = "start: nothing";
+    return rules;
+  }());
+  run_rules_ = good;  // what P is told
+  Send("p", "d", 1);
+  EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
+  EXPECT_EQ(Said("d", &wire::WorkerMessage::failed)[0].code, absl::StatusCode::kInvalidArgument);
+  StepUntil([] { return false; }, 50);
+  EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+}
+
+// The lexer's states double with every place that the regex looks back.
+TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
+  const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoTokenizerJson(), 0, 200'000);
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &small);
+  rules_ = {};
+  rules_.grammar = "start: /(a|b)*a(a|b){90}/";
+  Send("p", "d", 1);
+  rules_.grammar = "start: /[0-9]{9}/";
+  Send("p", "d", 2);
+  EXPECT_TRUE(StepUntil([&] { return HasFinished("d", 2); }));
+  EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
+  const wire::Failed failed = Said("d", &wire::WorkerMessage::failed)[0];
+  EXPECT_EQ(failed.handle->value, 1u) << failed.message;
+  EXPECT_EQ(failed.code, absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(failed.message, HasSubstr("the limit is 200000"));
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_limits, 1u);
+  EXPECT_EQ(workers_.at("d")->loop.counters().mask_failures, 0u) << "the client's fault";
+  StepUntil([] { return false; }, 50);
+  EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+}
+
+// Whoever makes the masks of a step, and in what order.
+TEST_F(WorkerMaskTest, MasksAreMadeInAnyOrder) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &DemoVocabulary());
+  const std::vector<int32_t> text = Answer("p", "d", 1);
+  int most = 0;
+  workers_.at("d")->loop.SetParallelFor([&](int parts, const std::function<void(int)>& fn) {
+    most = std::max(most, parts);
+    for (int part = parts - 1; part >= 0; --part) fn(part);
+  });
+  for (uint8_t i = 2; i < 6; ++i) Send("p", "d", i);
+  for (uint8_t i = 2; i < 6; ++i) {
+    EXPECT_TRUE(StepUntil([&] { return HasEnded("d", i); }));
+    EXPECT_EQ(TextOf("p", "d", i, {}), text);
+  }
+  EXPECT_GT(most, 1);
 }
 
 TEST_F(WorkerMaskTest, ASequenceWithoutATokenLeftFailsAlone) {

@@ -33,12 +33,19 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
                                              "Seconds from offer to verified, over all blocks")),
       mask_seconds_(registry.AddCounter("baton_grammar_mask_seconds_total",
                                         "Seconds spent on masks of next tokens")),
+      mask_failures_(registry.AddCounter("baton_grammar_failures_total",
+                                         "Alarm: sequences that ended wrongly, their rules left no "
+                                         "token or not the one received")),
       compile_seconds_(registry.AddCounter("baton_grammar_compile_seconds_total",
                                            "Seconds spent on compiling grammars")),
       grammars_compiled_(registry.AddCounter("baton_grammar_compiles_total",
-                                             "Grammars compiled; one in use is kept")),
+                                             "Grammars compiled; the last used are kept")),
+      grammars_reused_(
+          registry.AddCounter("baton_grammar_reuses_total", "Grammars that were compiled already")),
       grammars_refused_(registry.AddCounter("baton_grammar_refused_total",
                                             "Grammars that could not be compiled")),
+      grammar_bytes_(registry.AddGauge("baton_grammar_cache_bytes",
+                                       "Memory of the compiled grammars that are kept, estimated")),
       step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps",
                                             StepBounds())) {
   AddEngineMetrics(registry);
@@ -73,8 +80,8 @@ void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
   loop("baton_worker_replayed_tokens_total", "Known tokens computed again",
        &LoopCounters::replayed_tokens);
   loop("baton_grammar_masks_total", "Masks of next tokens", &LoopCounters::masks);
-  loop("baton_grammar_failures_total", "Alarm: sequences that failed with no token left to choose",
-       &LoopCounters::mask_failures);
+  loop("baton_grammar_limits_total", "Sequences ended: their grammar grew beyond a limit",
+       &LoopCounters::mask_limits);
 }
 
 void WorkerMetrics::AddCoreMetrics(MetricRegistry& registry) {
@@ -244,12 +251,15 @@ void WorkerMetrics::Update(const WorkerCore& core, const engine::LoopCounters& l
   step_seconds_.Set(absl::ToDoubleSeconds(loop.last_step));
   prefill_rate_.Set(loop.prefill_tokens_per_s);
   mask_seconds_.RaiseTo(absl::ToDoubleSeconds(loop.mask_time));
+  mask_failures_.RaiseTo(static_cast<double>(loop.mask_failures + core.counters().mask_failures));
   is_wedged_.Set(watch.IsWedged() ? 1 : 0);
 }
 
 void WorkerMetrics::Update(const engine::GrammarCounters& grammars) {
   compile_seconds_.RaiseTo(absl::ToDoubleSeconds(grammars.compile_time));
   grammars_compiled_.RaiseTo(static_cast<double>(grammars.compiled));
+  grammars_reused_.RaiseTo(static_cast<double>(grammars.reused));
+  grammar_bytes_.Set(static_cast<double>(grammars.bytes));
   grammars_refused_.RaiseTo(static_cast<double>(grammars.refused));
 }
 

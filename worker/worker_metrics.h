@@ -93,7 +93,9 @@ class WorkerMetrics {
   std::vector<CounterMetric> stale_, bad_frames_, block_seconds_;  // by reason; by bucket
   GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;
   CounterMetric block_seconds_sum_;
-  CounterMetric mask_seconds_, compile_seconds_, grammars_compiled_, grammars_refused_;
+  CounterMetric mask_seconds_, mask_failures_, compile_seconds_;
+  CounterMetric grammars_compiled_, grammars_reused_, grammars_refused_;
+  GaugeMetric grammar_bytes_;
   HistogramMetric step_histogram_;
   uint64_t seen_steps_ = 0;
 };

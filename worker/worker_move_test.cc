@@ -23,6 +23,7 @@ TransferId Transfer(uint8_t i) {
 struct Case {
   int drafts = 0;
   bool greedy = true;
+  bool is_masked = false;
 };
 
 // One prefill worker and two decode workers, and the router's part played by hand.
@@ -38,6 +39,7 @@ class WorkerMoveTest : public testing::TestWithParam<Case> {
   }
   TestWorker& Add(const std::string& name, TestWorkerOptions options) {
     options.name = name;
+    options.vocabulary = &DemoVocabulary();
     options.incarnation = 11 + workers_.size();
     options.num_drafts = GetParam().drafts;
     auto& worker = workers_[name];
@@ -101,6 +103,7 @@ class WorkerMoveTest : public testing::TestWithParam<Case> {
     reserve.sequences = {{.handle = {transfer * 10u}, .choice = 0, .received = received}};
     reserve.sampling = sampling_;
     reserve.finish.max_tokens = max_tokens_;
+    if (GetParam().is_masked) reserve.masks.grammar = "start: /[a-zA-Z ]{2000}/";
     reserve.prompt_class = reserve.decode_class = At("d").setup.decode_class;
     return reserve;
   }
@@ -123,6 +126,7 @@ class WorkerMoveTest : public testing::TestWithParam<Case> {
     run.sequences = reserve.sequences;
     run.sampling = reserve.sampling;
     run.finish = reserve.finish;
+    run.masks = reserve.masks;
     run.prompt_class = reserve.prompt_class;
     wire::RouterMessage message;
     message.runs = {run};
@@ -161,7 +165,8 @@ class WorkerMoveTest : public testing::TestWithParam<Case> {
   // What one worker alone makes of it, without drafts.
   Text Reference() {
     auto alone = std::make_unique<TestWorker>(
-        TestWorkerOptions{.name = "alone", .incarnation = 77}, network_, clock_);
+        TestWorkerOptions{.name = "alone", .incarnation = 77, .vocabulary = &DemoVocabulary()},
+        network_, clock_);
     alone->core->Apply(SessionOpened{.session = kSession, .hello = {}});
     workers_["alone"] = std::move(alone);
     Submit("alone", "alone", MakeReserve(9));
@@ -312,8 +317,7 @@ TEST_P(WorkerMoveTest, WhatCannotMoveIsRefusedByNameAndGoesOn) {
   EXPECT_EQ(refused[0].stage, wire::Stage::kMove);
   EXPECT_EQ(refused[0].message,
             "sequence 10 cannot move: its request has 2 that share pages, 1 may");
-  ASSERT_TRUE(
-      StepUntil([&] { return Said("d", &wire::WorkerMessage::finished).size() == 2; }));
+  ASSERT_TRUE(StepUntil([&] { return Said("d", &wire::WorkerMessage::finished).size() == 2; }));
   EXPECT_EQ(TextOf("d", 10, End()), Reference());
   EXPECT_TRUE(Said("d", &wire::WorkerMessage::failed).empty());
 }
@@ -367,9 +371,10 @@ TEST_P(WorkerMoveTest, AStoppedSequenceIsNoWorkThatWaits) {
 
 INSTANTIATE_TEST_SUITE_P(DraftsAndSampling, WorkerMoveTest,
                          testing::Values(Case{0, true}, Case{0, false}, Case{3, true},
-                                         Case{3, false}),
+                                         Case{3, false}, Case{0, false, true}, Case{3, true, true}),
                          [](const auto& run) {
-                           return std::string(run.param.greedy ? "Greedy" : "Seeded") +
+                           return std::string(run.param.is_masked ? "Masked" : "") +
+                                  (run.param.greedy ? "Greedy" : "Seeded") +
                                   std::to_string(run.param.drafts) + "Drafts";
                          });
 

@@ -15,6 +15,8 @@ namespace {
 constexpr size_t kMaxInbox =
     16384;  // session events; the service closes a session that finds it full
 constexpr size_t kEventsPerRound = 256;
+constexpr int kGrammarThreads = 2;    // one slow grammar does not hold up the others
+constexpr size_t kMaxGrammars = 128;  // that wait to be compiled
 constexpr size_t kStagingSlots = 64;  // pages on their way to or from a GPU, half each way
 constexpr size_t kAgentEventsPerRound = 4096;
 constexpr absl::Duration kIdleWait =
@@ -28,6 +30,7 @@ WorkerProcess::WorkerProcess(const WorkerConfig& config, const Clock& clock)
       clock_(clock),
       incarnation_{rng_.Next()},
       inbox_(kMaxInbox),
+      grammar_pool_(kGrammarThreads, kMaxGrammars),
       watch_(clock, config.wedge_floor),
       metrics_(registry_) {}
 
@@ -126,7 +129,7 @@ void WorkerProcess::MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId t
                                                      .kv_address = pages_transport_->Address(),
                                                      .has_drafter = engine_->has_drafter(),
                                                      .vocab_size = engine_->vocab_size(),
-                                                     .grammars = engine_->grammars(),
+                                                     .masks = MakeMaskMaker(),
                                                      .layout = engine_->layout(),
                                                      .pages_region = pages,
                                                      .tails_region = tails,
@@ -136,6 +139,18 @@ void WorkerProcess::MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId t
   setup_->limits.max_context = engine_->max_context();
   setup_->limits.max_cached_tail_bytes = static_cast<uint64_t>(config_.cached_tail_mib) << 20;
   if (config_.timers == "dev") setup_->limits.wedged_after = absl::Seconds(30);
+}
+
+engine::MaskMaker* WorkerProcess::MakeMaskMaker() {
+  if (engine_->grammars() == nullptr) return nullptr;
+  masks_ =
+      std::make_unique<engine::MaskMaker>(*engine_->grammars(), [this](std::function<void()> make) {
+        return grammar_pool_.TryRun([this, make = std::move(make)] {
+          make();
+          inbox_.Wake();
+        });
+      });
+  return masks_.get();
 }
 
 wire::WorkerHello WorkerProcess::MakeHello() const {
@@ -192,6 +207,7 @@ WorkerProcess::~WorkerProcess() {
   must_stop_ = true;
   inbox_.Wake();
   if (engine_thread_.joinable()) engine_thread_.join();
+  grammar_pool_.Stop();
   inbox_.Close();  // nobody drains it any more: the sessions that end now must not wait for room
   metrics_server_.reset();
   sessions_.reset();

@@ -11,8 +11,10 @@
 
 #include "common/bounded_queue.h"
 #include "common/clock.h"
+#include "common/cpu_pool.h"
 #include "common/metrics.h"
 #include "common/rng.h"
+#include "engine/grammar/mask_maker.h"
 #include "kvtransfer/agent_thread.h"
 #include "kvtransfer/staged/staged_transport.h"
 #include "worker/backend.h"
@@ -27,8 +29,8 @@
 
 namespace baton::worker {
 
-// A running worker: engine thread, transfer thread, session service and metrics port. Start, Stop
-// and Wait: the main thread.
+// A running worker: engine thread, transfer thread, grammar threads, session service and metrics
+// port. Start, Stop and Wait: the main thread.
 class WorkerProcess final : private AgentLink {
  public:
   // Everything listens when this returns; the ports are logged.
@@ -52,6 +54,7 @@ class WorkerProcess final : private AgentLink {
   absl::StatusOr<kvtransfer::RegionId> RegisterPages();
   absl::StatusOr<kvtransfer::RegionId> StagePages();
   void MakeSetup(kvtransfer::RegionId pages, kvtransfer::RegionId tails);
+  engine::MaskMaker* MakeMaskMaker();
   void MakeCore();
   absl::Status Serve();
   wire::WorkerHello MakeHello() const;
@@ -79,6 +82,8 @@ class WorkerProcess final : private AgentLink {
   std::unique_ptr<DeviceDigester> digester_;
   std::unique_ptr<kvtransfer::TransferAgent> agent_;
   BoundedQueue<SessionEvent> inbox_;
+  CpuPool grammar_pool_;
+  std::unique_ptr<engine::MaskMaker> masks_;
   std::unique_ptr<kvtransfer::AgentThread> agent_thread_;
   EngineWatch watch_;
   MetricRegistry registry_;

@@ -36,6 +36,13 @@ constexpr Grammar kGrammars[] = {
      R"("required":["name","n","place","tags"],"additionalProperties":false})"},
     {"json", R"(start: %json {"type":"object"})"},
     {"regex", R"(start: /[A-Z][a-z]{2,20}( [A-Z][a-z]{2,20}){1,8}\./)"},
+    {"words", R"(start: /[a-z]+( [a-z]+)*/)"},
+    {"name", R"(start: /[A-Za-z_][A-Za-z0-9_]{0,60}(\.[A-Za-z_][A-Za-z0-9_]{0,60}){0,5}/)"},
+    {"number", R"(start: /[0-9]{1,4}(-[0-9]{3,8}){2,12}/)"},
+    {"line", R"(start: /[^\n]{10,300}/)"},
+    {"sum",
+     "start: expr\nexpr: expr OP expr | \"(\" expr \")\" | NAME | NUMBER\n"
+     "OP: \" + \" | \" * \"\nNAME: /[a-z][a-z0-9_]*/\nNUMBER: /[0-9]+/\n"},
 };
 
 double CpuMicros() {

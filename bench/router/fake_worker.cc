@@ -9,6 +9,9 @@
 namespace baton::bench {
 namespace {
 
+constexpr uint32_t kPrefillTokensPerSecond = 1'000'000'000;  // of a prefill that takes no time
+constexpr absl::Duration kLoadEvery = absl::Milliseconds(50);
+
 wire::WorkerHello Hello() {
   wire::WorkerHello hello;
   hello.worker_id = "fake-0";
@@ -43,7 +46,7 @@ FakeWorker::~FakeWorker() {
 
 void FakeWorker::Loop() {
   std::vector<worker::SessionEvent> events;
-  absl::Time next_step = clock_.Now();
+  absl::Time next_step = clock_.Now(), next_load = next_step;
   while (!is_stopping_) {
     events.clear();
     const absl::Duration left = next_step - clock_.Now();
@@ -56,6 +59,10 @@ void FakeWorker::Loop() {
       if (const auto* closed = std::get_if<worker::SessionClosed>(&event))
         sessions_.erase(closed->session);
     }
+    if (clock_.Now() >= next_load) {
+      SayLoad();
+      next_load = clock_.Now() + kLoadEvery;
+    }
     if (clock_.Now() < next_step) continue;
     bool is_busy = false;
     for (auto& [id, session] : sessions_) {
@@ -64,6 +71,18 @@ void FakeWorker::Loop() {
     }
     // Idle without a pace: the queue is waited for.
     next_step = clock_.Now() + (is_busy ? interval_ : absl::Milliseconds(1));
+  }
+}
+
+// Until it is said the router counts what it was promised since as still there.
+void FakeWorker::SayLoad() {
+  for (const auto& [id, session] : sessions_) {
+    wire::WorkerMessage message;
+    message.load = {.free_pages = Hello().pages,
+                    .running = static_cast<uint32_t>(session.running.size()),
+                    .waiting = static_cast<uint32_t>(session.transfers.size()),
+                    .prefill_tokens_per_s = kPrefillTokensPerSecond};
+    service_->Send(id, std::move(message));
   }
 }
 

@@ -39,6 +39,7 @@ class FakeWorker {
   };
 
   void Loop();
+  void SayLoad();
   void Apply(SessionId id, const wire::RouterMessage& message);
   void Begin(SessionId id, Session& session, const TransferId& transfer);
   void Step(SessionId id, Session& session);

@@ -5,6 +5,12 @@ The router program runs alone in its process, between a client that only asks an
 (router_load). Its CPU is what the kernel counts for the process between the first request and the last answer; the stages are timed
 by themselves, in one thread, on the same bodies, and `rest` is what is left: HTTP, planner, session, kernel. Run in the project's root;
 tokenizer rows need the wheel `tokenizers` (pip install tokenizers==0.22.1).
+
+The case `short` is about time: first its saturation (as many requests as 32 connections get through, each sending its next one when its
+answer is complete), then a quarter and half of that rate at random times (a Poisson process, times counted from when a request was due). The
+worker answers at once and has room for everything, so that the time to the first byte is what everything but the model adds. The note counts from
+when a request was sent and leaves out the two round trips to the worker (booking, prompt to first token), which the router's log tells by request:
+then it is HTTP, parsing, planning and writing, both ways, in the router and in the client. --realtime runs all three programs under SCHED_FIFO, so that other work on the machine does not wait in the times.
 """
 import argparse
 import csv
@@ -71,17 +77,18 @@ def cpu_seconds(pid):
 class Router:
     """A baton-router with the real tokenizer and one fake worker."""
 
-    def __init__(self, args, folder, step_us):
+    def __init__(self, args, folder, step_us, more=()):
         self.load = os.path.join(args.bin, "router_load")
-        self.worker = subprocess.Popen([self.load, "worker", str(step_us)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        self.prefix = ["chrt", "-f", "10"] if args.realtime else []
+        self.worker = subprocess.Popen([*self.prefix, self.load, "worker", str(step_us)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         session_port = int(self.worker.stdout.readline())
-        log_path = os.path.join(folder, "router.log")
-        settings = [f"workers=127.0.0.1:{session_port}", "http.host=127.0.0.1", "http.port=0", "log_level=warn" if args.quiet else "log_level=info"]
+        self.log_path = log_path = os.path.join(folder, "router.log")
+        settings = [f"workers=127.0.0.1:{session_port}", "http.host=127.0.0.1", "http.port=0", *more]
         command = [os.path.join(args.bin, "baton-router"), f"--model={folder}"]
         for setting in settings:
             command += ["--set", setting]
         with open(log_path, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.prefix + command, stdout=log, stderr=log)
         self.port = int(self.wait(lambda: re.search(r" serving .*http_port=(\d+)", open(log_path, encoding="utf-8").read()))[1])
         self.wait(self.is_ready)
 
@@ -101,10 +108,12 @@ class Router:
         except OSError:
             return False
 
-    def run(self, connections, path):
+    def run(self, connections, path, per_second=None):
         """-> (CPU seconds of the router, what the client says)."""
+        how, where = ("client", [path]) if per_second is None else ("open", [str(per_second), path, path + ".times"])
         before = cpu_seconds(self.process.pid)
-        said = subprocess.run([self.load, "client", str(self.port), str(connections), path], check=True, capture_output=True, cwd=ROOT)
+        said = subprocess.run([*self.prefix, self.load, how, str(self.port), str(connections), *where], check=True, capture_output=True,
+                              cwd=ROOT, timeout=300)
         return cpu_seconds(self.process.pid) - before, json.loads(said.stdout)
 
     def stop(self):
@@ -183,6 +192,70 @@ def measure(args, folder, name, case):
     return row
 
 
+def latencies(log_path, log_from, times_path):
+    """By request: milliseconds from when it was due to its first byte at the client; and from when it was sent, without the two waits for the
+    worker that the router's log tells."""
+    with open(log_path, encoding="utf-8") as log:
+        log.seek(log_from)
+        waits = {}
+        for index, booking, prefill_queue, prefill in re.findall(
+                r"request_ended request=load-(\d+) .*booking_ms=(\S+) prefill_queue_ms=(\S+) prefill_ms=(\S+)", log.read()):
+            waits[index] = float(booking) + float(prefill_queue) + float(prefill)
+    with open(times_path, encoding="utf-8") as file:
+        times = [line.split() for line in file]
+    if {index for index, _, _ in times} != waits.keys():
+        raise RuntimeError(f"{len(times)} times, {len(waits)} lines of the log")
+    return [float(due) for _, _, due in times], [float(sent) - waits[index] for index, sent, _ in times]
+
+
+def at_share(values, share):
+    return round(sorted(values)[int(share * (len(values) - 1))], 3)
+
+
+def latency_rows(args, folder, texts):
+    """Saturation by short requests, then shares of it."""
+    words = texts["english"].split(" ")
+    rng = random.Random(4)
+
+    def write(name, count):
+        path = os.path.join(folder, name)
+        with open(path, "w", encoding="utf-8") as file:
+            for _ in range(count):
+                at = rng.randrange(len(words) - 100)
+                file.write(chat([user(" ".join(words[at:at + 100]))], 1) + "\n")
+        return path
+    path = write("saturate.jsonl", 8000)
+    router = Router(args, folder, 0, ["plan.max_prefills_per_worker=64"])
+    rows = []
+
+    def row(case, cpu, count, wall, first, note):
+        how = f"100 words, {'SCHED_FIFO' if args.realtime else 'normal priority'}, load average {os.getloadavg()[0]:.1f}"
+        rows.append({"case": case, "requests": count, "answer_tokens": 1, "cpu_ms": round(cpu * 1e3 / count, 3), "first_p50_ms": first[0],
+                     "first_p99_ms": first[1], "cores": round(cpu / wall, 3), "note": f"{note}; {how}"})
+    try:
+        router.run(32, path)
+        cpu, said = router.run(32, path)
+        most = said["requests"] / said["wall_s"]
+        row("short_saturated", cpu, said["requests"], said["wall_s"], (said["first_p50_ms"], said["first_p99_ms"]),
+            f"{most:.0f} requests/s over 32 connections")
+        for case, share in (("short_quarter_load", 0.25), ("short_half_load", 0.5)):
+            due, added, cpu, wall = [], [], 0, 0
+            path = write(case + ".jsonl", int(most * share * 0.7))
+            for _ in range(10):  # the kernel stops real-time threads that take a core for 0.95 s of a second
+                time.sleep(0.6)
+                log_from = os.path.getsize(router.log_path)
+                more_cpu, said = router.run(64, path, most * share)
+                time.sleep(0.1)
+                more_due, more_added = latencies(router.log_path, log_from, path + ".times")
+                due, added, cpu, wall = due + more_due, added + more_added, cpu + more_cpu, wall + said["wall_s"]
+            parts = ", ".join(f"p{round(part * 100)} {at_share(added, part):.2f}" for part in (0.5, 0.9, 0.99))
+            row(case, cpu, len(due), wall, (at_share(due, 0.5), at_share(due, 0.99)),
+                f"{len(due) / wall:.0f} requests/s at random times; without the session's two round trips: {parts} ms")
+    finally:
+        router.stop()
+    return rows
+
+
 def tokenizer_rows(args, folder, texts):
     try:
         import tokenizers
@@ -230,8 +303,8 @@ def main():
     parser.add_argument("--machine", required=True)
     parser.add_argument("--commit", required=True)
     parser.add_argument("--results", default="bench/results")
-    parser.add_argument("--only", default="", help="a case, or tokenizer")
-    parser.add_argument("--quiet", action="store_true", help="the router logs warnings only")
+    parser.add_argument("--only", default="", help="a case, short or tokenizer")
+    parser.add_argument("--realtime", action="store_true", help="programs under SCHED_FIFO: needs the right to")
     args = parser.parse_args()
     args.bin = os.path.abspath(args.bin)
     texts = corpus()
@@ -244,6 +317,8 @@ def main():
             file.write(texts["english"][:100_000])
         if args.only in ("", "tokenizer"):
             append(os.path.join(args.results, "tokenizer.csv"), TOKENIZER_FIELDS, tokenizer_rows(args, folder, texts), args)
+        if args.only in ("", "short"):
+            append(os.path.join(args.results, "router.csv"), FIELDS, latency_rows(args, folder, texts), args)
         for name, case in cases(texts).items():
             if args.only in ("", name):
                 append(os.path.join(args.results, "router.csv"), FIELDS, [measure(args, folder, name, case)], args)

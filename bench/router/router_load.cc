@@ -2,6 +2,9 @@
 // root:
 //   router_load worker STEP_US               prints its port; ends with its standard input
 //   router_load client PORT CONNECTIONS FILE sends the lines of FILE as chats
+//   router_load open PORT CONNECTIONS RATE FILE TIMES  the same at RATE a second, at random times;
+//                                            TIMES: a line of each one's index, ms from sending and
+//                                            from being due to the first byte
 //   router_load stages FILE                  the stages of these chats alone
 //   router_load format FILE                  chunks of a stream of the text in FILE
 //   router_load tokenize FILE ROUNDS
@@ -53,16 +56,28 @@ int Worker(const std::string& step_us) {
   return 0;
 }
 
-int Client(const std::string& port, const std::string& connections, const std::string& path) {
-  LoadResult result =
-      RunLoad(std::atoi(port.c_str()), static_cast<size_t>(std::atoi(connections.c_str())),
-              "/v1/chat/completions", LinesOf(path));
+// `per_second` 0: each connection sends its next request when its answer is complete.
+int Client(const std::string& port, const std::string& connections, double per_second,
+           const std::string& path, const std::string& times) {
+  const int number = std::atoi(port.c_str());
+  const auto count = static_cast<size_t>(std::atoi(connections.c_str()));
+  const std::string where = "/v1/chat/completions";
+  const std::vector<std::string> bodies = LinesOf(path);
+  LoadResult result = per_second > 0 ? RunOpenLoad(number, count, per_second, where, bodies)
+                                     : RunLoad(number, count, where, bodies);
+  if (!times.empty()) {
+    std::ofstream file(times);
+    for (size_t i = 0; i < result.first.size(); ++i)
+      file << result.order[i] << ' ' << absl::ToDoubleMilliseconds(result.first_from_send[i]) << ' '
+           << absl::ToDoubleMilliseconds(result.first[i]) << '\n';
+  }
   std::printf(
       "{\"requests\":%zu,\"events\":%zu,\"wall_s\":%.3f,\"first_p50_ms\":%.3f,"
-      "\"first_p99_ms\":%.3f,\"whole_p50_ms\":%.3f,\"whole_p99_ms\":%.3f}\n",
+      "\"first_p90_ms\":%.3f,\"first_p99_ms\":%.3f,\"whole_p50_ms\":%.3f,"
+      "\"whole_p99_ms\":%.3f}\n",
       result.whole.size(), result.num_events, absl::ToDoubleSeconds(result.wall),
-      Percentile(result.first, 0.5), Percentile(result.first, 0.99), Percentile(result.whole, 0.5),
-      Percentile(result.whole, 0.99));
+      Percentile(result.first, 0.5), Percentile(result.first, 0.9), Percentile(result.first, 0.99),
+      Percentile(result.whole, 0.5), Percentile(result.whole, 0.99));
   return 0;
 }
 
@@ -94,7 +109,9 @@ int Tokenize(const std::string& path, const std::string& rounds) {
 int Run(const std::vector<std::string>& args) {
   InitLog("router_load", LogLevel::kError);
   if (args.size() == 2 && args[0] == "worker") return Worker(args[1]);
-  if (args.size() == 4 && args[0] == "client") return Client(args[1], args[2], args[3]);
+  if (args.size() == 4 && args[0] == "client") return Client(args[1], args[2], 0, args[3], "");
+  if (args.size() == 6 && args[0] == "open")
+    return Client(args[1], args[2], std::atof(args[3].c_str()), args[4], args[5]);
   if (args.size() == 2 && args[0] == "stages") return Stages(args[1]);
   if (args.size() == 2 && args[0] == "format") return Format(args[1]);
   if (args.size() == 3 && args[0] == "tokenize") return Tokenize(args[1], args[2]);

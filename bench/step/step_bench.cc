@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "bench/kernels/floors.h"
 #include "bench/kernels/graph_timer.h"
 #include "bench/kernels/real_shape.h"
+#include "bench/step/all_reduce.h"
 #include "bench/step/gap.h"
 #include "engine/model/forward.h"
 
@@ -33,14 +35,17 @@ constexpr char kUsage[] =
     "  --gpus 2        decode steps on two GPUs: one rank of two is measured on this one (half "
     "the\n"
     "                  heads, output groups and width of every expert; the indexer whole), two\n"
-    "                  all-reduces a layer are added at the cost that docs/spec/limits.md "
-    "assumes,\n"
-    "                  and the gap to the floor is split by cause\n"
+    "                  all-reduces a layer are added, timed between this GPU and a second one, or "
+    "at\n"
+    "                  the cost that docs/spec/limits.md assumes where there is none; the gap to "
+    "the\n"
+    "                  floor is split by cause\n"
     "  --csv FILE      appends rows to FILE, with a heading if it is new\n"
     "  --machine TEXT  for the rows; the GPU's name without it\n"
     "  --commit ID     for the rows\n";
 
 constexpr int kModelLayers = 43;
+constexpr int kMaxReducedRows = 32;
 
 struct LayerKind {
   Kind kind;
@@ -50,7 +55,7 @@ struct LayerKind {
 constexpr LayerKind kKinds[] = {
     {Kind::kWindow, "SWA", 2}, {Kind::kCsa, "CSA", 21}, {Kind::kHca, "HCA", 20}};
 
-// docs/spec/limits.md, two GPUs: assumed, not measured.
+// docs/spec/limits.md, two GPUs: assumed where there is no second one.
 constexpr double kAllReduce = 3.0, kLinkBytes = 393e3;  // microseconds; bytes a microsecond
 
 struct Options {
@@ -86,6 +91,7 @@ class Bench {
                 "launches");
     if (options_.gpus > 1) {
       GapTimer gaps(model_, timer_, hardware_, options_.gpus);
+      FindPeer();
       for (const int batch : {1, 8, 32}) RunRank({batch, 1, 8192}, gaps);
       return;
     }
@@ -131,8 +137,7 @@ class Bench {
       gap.Add(gaps.TimeLayer(step, kind.kind), kind.in_model);
       whole.Add(TimeLayer(step, kind.kind), kind.in_model);
     }
-    const double sum = step.rows() * kHidden * sizeof(uint16_t);
-    const double links = 2 * kModelLayers * (kAllReduce + sum / kLinkBytes);
+    const double links = 2 * kModelLayers * TimeAllReduce(name, step.sequences);
     const auto print = [&](const char* part, double us) { Print(name, part, {us, gap.floor, 0}); };
     print("floor", gap.floor);
     print("launch", gap.launch);
@@ -142,6 +147,25 @@ class Bench {
           whole.measured - gap.total());  // phases queued one behind the other, or beside
     print("links", links);
     Print(name, "model", {whole.measured + links, gap.floor, whole.launches});
+  }
+
+  void FindPeer() {
+    auto pair = AllReducePair::Create(kMaxReducedRows, kHidden);
+    if (pair.ok())
+      peer_.emplace(*std::move(pair));
+    else
+      std::printf("all-reduces as assumed: %s\n", pair.status().ToString().c_str());
+  }
+
+  // Microseconds of one all-reduce of the step's rows.
+  double TimeAllReduce(const std::string& step, int rows) {
+    const double bytes_time = rows * kHidden * sizeof(uint16_t) / kLinkBytes;
+    if (!peer_) return kAllReduce + bytes_time;
+    const auto time = peer_->Time(rows);
+    Must(time.status(), "all-reduce");
+    Print(step, "all-reduce packets", {time->packets, bytes_time, 1});
+    Print(step, "all-reduce blocks", {time->blocks, bytes_time, 1});
+    return time->best();
   }
 
   Part TimeLayer(const StepSize& step, Kind kind) {
@@ -219,6 +243,7 @@ class Bench {
   std::string device_name_;
   Hardware hardware_;
   const kernels::Matrix* head_ = nullptr;
+  std::optional<AllReducePair> peer_;
   std::string csv_;
 };
 

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -10,39 +12,53 @@
 
 #include "common/clock.h"
 #include "common/grammar.h"
+#include "common/mutex.h"
 
 namespace baton::engine {
 
 struct GrammarCounters {
   uint64_t compiled = 0;
+  uint64_t reused = 0;
   uint64_t refused = 0;
   absl::Duration compile_time;
+  size_t bytes = 0;  // kept
 };
 
-// The grammars in use, compiled once each: many requests come with the same schema, and a request
-// comes twice, to be checked and to be run. Engine thread.
+// Grammars compiled once each, the last used of them kept: many requests come with the same schema,
+// and each request comes to a prefill and to a decode worker. Compiles outside its lock. Any
+// thread.
 class GrammarCache {
  public:
-  // Both outlive it.
-  GrammarCache(const Vocabulary& vocabulary, const Clock& clock)
-      : vocabulary_(vocabulary), clock_(clock) {}
+  static constexpr size_t kMaxBytes = size_t{64} << 20;
 
-  // A matcher at the grammar's start. kInvalidArgument: CheckGrammar's words.
+  // Both outlive it. What is kept takes about `max_bytes` at most.
+  GrammarCache(const Vocabulary& vocabulary, const Clock& clock, size_t max_bytes = kMaxBytes)
+      : vocabulary_(vocabulary), clock_(clock), max_bytes_(max_bytes) {}
+
+  // A matcher at the grammar's start, whose first mask costs little. kInvalidArgument:
+  // CheckGrammar's words.
   absl::StatusOr<Matcher> Get(std::string_view grammar);
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
-  const GrammarCounters& counters() const { return counters_; }
+  GrammarCounters counters() const;
 
  private:
   struct Entry {
     std::string grammar;
-    Matcher matcher;  // never moved on: what a request's text needs stays with its copy
+    std::shared_ptr<const Matcher> matcher;  // what a request's text needs stays with its copy
+    size_t bytes = 0;
   };
+
+  std::shared_ptr<const Matcher> Find(std::string_view grammar);
+  absl::StatusOr<Matcher> Compile(std::string_view grammar);
+  void Keep(Entry entry);
 
   const Vocabulary& vocabulary_;
   const Clock& clock_;
-  std::list<Entry> entries_;  // the last used first
-  GrammarCounters counters_;
+  const size_t max_bytes_;
+  mutable Mutex mutex_;
+  std::list<Entry> entries_ GUARDED_BY(mutex_);  // the last used first
+  GrammarCounters counters_ GUARDED_BY(mutex_);
 };
 
 }  // namespace baton::engine

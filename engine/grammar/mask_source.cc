@@ -9,6 +9,8 @@
 namespace baton::engine {
 namespace {
 
+constexpr std::string_view kEndOfThinking = "</think>";
+
 bool Allows(TokenMask mask, int32_t token) {
   if (mask.empty()) return true;
   const auto bit = static_cast<uint32_t>(token);
@@ -34,10 +36,17 @@ std::span<uint32_t> MaskBuffer::Take(size_t words) {
   return row;
 }
 
-absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const MaskRules& rules) {
-  const Vocabulary& vocabulary = grammars.vocabulary();
+absl::Status MaskSource::Check(const Vocabulary& vocabulary, const MaskRules& rules) {
   RETURN_IF_ERROR(CheckIds(vocabulary, "forced_prefix", rules.forced_prefix));
   RETURN_IF_ERROR(CheckIds(vocabulary, "reasoning_bans", rules.reasoning_bans));
+  if (!rules.starts_in_reasoning || vocabulary.FindSpecial(kEndOfThinking)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "masks.starts_in_reasoning is set, but the vocabulary has no token </think>");
+}
+
+absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const MaskRules& rules) {
+  const Vocabulary& vocabulary = grammars.vocabulary();
+  RETURN_IF_ERROR(Check(vocabulary, rules));
   MaskSource source(vocabulary);
   if (!rules.grammar.empty()) {
     absl::StatusOr<Matcher> matcher = grammars.Get(rules.grammar);
@@ -52,12 +61,7 @@ absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const Mask
   source.state_.phase = source.PhaseAfterReasoning();
   if (!rules.starts_in_reasoning) return source;
 
-  const std::optional<int32_t> end = vocabulary.FindSpecial("</think>");
-  if (!end) {
-    return absl::InvalidArgumentError(
-        "masks.starts_in_reasoning is set, but the vocabulary has no token </think>");
-  }
-  source.end_of_thinking_ = *end;
+  source.end_of_thinking_ = *vocabulary.FindSpecial(kEndOfThinking);
   source.state_.phase = Phase::kReasoning;
   if (!rules.reasoning_bans.empty()) {
     source.reasoning_mask_.assign(vocabulary.mask_words(), ~uint32_t{0});
@@ -108,7 +112,9 @@ absl::Status MaskSource::TakeMatched(int32_t token) {
     state_.phase = Phase::kEnd;
     return absl::OkStatus();
   }
-  if (!matcher_->Consume(token).ok()) return NotAllowed(token);
+  const absl::Status taken = matcher_->Consume(token);
+  if (absl::IsInvalidArgument(taken)) return taken;
+  if (!taken.ok()) return NotAllowed(token);
   ++state_.num_matched;
   if (matcher_->IsStopped()) state_.phase = Phase::kEnd;
   return absl::OkStatus();

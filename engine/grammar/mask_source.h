@@ -32,20 +32,24 @@ class MaskBuffer {
 
 // Says which tokens of one sequence may come next: reasoning up to and with </think>, the forced
 // prefix, the grammar, then eos alone (MaskRules). A pure function of the rules and of the tokens
-// taken since the prompt, so a replay makes the same masks. Engine thread.
+// taken since the prompt, so a replay makes the same masks. One thread at a time.
 class MaskSource {
  public:
-  // `rules` are not empty; `grammars` outlives it. kInvalidArgument names the field that a worker
-  // with this vocabulary cannot follow.
+  // kInvalidArgument names the field that a worker with this vocabulary cannot follow, but for the
+  // grammar's text.
+  static absl::Status Check(const Vocabulary& vocabulary, const MaskRules& rules);
+  // `rules` are not empty; `grammars` outlives it. kInvalidArgument: as Check, and of the grammar.
   static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules);
 
-  // The next generated token. kInternal if the rules do not allow it; nothing may follow then.
+  // The next generated token. An error is final: kInternal if the rules do not allow the token,
+  // kInvalidArgument if the grammar is beyond a limit.
   absl::Status Take(int32_t token);
   int num_taken() const { return state_.num_taken; }
 
   // Appends drafts.size() + 1 masks: row i for the token after the first i drafts. Rows behind a
   // draft that is not allowed are void and allow all, since no such draft is ever accepted. Takes
-  // none of the drafts. The masks live until `buffer` is cleared, and as long as this.
+  // none of the drafts. The masks live until `buffer` is cleared, and as long as this. Errors: as
+  // Take.
   absl::Status AppendMasks(std::span<const int32_t> drafts, MaskBuffer& buffer,
                            std::vector<TokenMask>& masks);
 

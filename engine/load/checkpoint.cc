@@ -11,18 +11,16 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "nlohmann/json.hpp"
 
 #include "common/check.h"
 #include "common/status.h"
 #include "engine/load/safetensors.h"
+#include "engine/load/shard_index.h"
 #include "engine/load/tensor_table.h"
 #include "engine/load/weights_id.h"
 
 namespace baton::engine {
 namespace {
-
-using nlohmann::json;
 
 constexpr size_t kMaxConfigBytes = 1 << 20;
 constexpr size_t kMaxIndexBytes = 64 << 20;
@@ -54,26 +52,6 @@ absl::StatusOr<std::string> ReadText(const std::string& path, size_t limit) {
   return text;
 }
 
-// Tensor name -> shard file, as the index says. Empty without an index: one file holds everything.
-using WeightMap = std::map<std::string, std::string, std::less<>>;
-
-absl::StatusOr<WeightMap> ParseIndex(const std::string& text, const std::string& path) {
-  const json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const auto map = root.is_object() ? root.find("weight_map") : root.end();
-  if (!root.is_object() || map == root.end() || !map->is_object())
-    return absl::InvalidArgumentError(absl::StrFormat("%s: weight_map is missing", path));
-  WeightMap shards;
-  for (const auto& [name, file] : map->items()) {
-    const std::string shard = file.is_string() ? file.get<std::string>() : "";
-    if (shard.empty() || shard == ".." || shard.find('/') != std::string::npos) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("%s: tensor %s: shard is no file name of this folder", path, name));
-    }
-    shards.emplace(name, shard);
-  }
-  return shards;
-}
-
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrFormat("[%s]", absl::StrJoin(shape, ", "));
 }
@@ -95,14 +73,14 @@ struct Checkpoint::Impl {
     return it != tensors.end() && (*it)->name == name ? *it : nullptr;
   }
 
-  absl::StatusOr<WeightMap> FindShards(std::set<std::string>& files) const;
-  void Collect(const std::set<std::string>& files, const WeightMap& map,
+  absl::StatusOr<ShardIndex> FindShards(std::set<std::string>& files) const;
+  void Collect(const std::set<std::string>& files, const ShardIndex& map,
                std::vector<std::string>& problems);
-  void CheckTensors(const WeightMap& map, std::vector<std::string>& problems) const;
+  void CheckTensors(const ShardIndex& map, std::vector<std::string>& problems) const;
   void CheckTensor(const ExpectedTensor& expected, std::vector<std::string>& problems) const;
 };
 
-absl::StatusOr<WeightMap> Checkpoint::Impl::FindShards(std::set<std::string>& files) const {
+absl::StatusOr<ShardIndex> Checkpoint::Impl::FindShards(std::set<std::string>& files) const {
   const std::string index_path = PathOf(folder, kIndexFile);
   if (!Exists(index_path)) {
     if (!Exists(PathOf(folder, kSingleFile))) {
@@ -110,16 +88,16 @@ absl::StatusOr<WeightMap> Checkpoint::Impl::FindShards(std::set<std::string>& fi
           absl::StrFormat("%s: neither %s nor %s", folder, kIndexFile, kSingleFile));
     }
     files.insert(kSingleFile);
-    return WeightMap{};
+    return ShardIndex{};
   }
   ASSIGN_OR_RETURN(const std::string text, ReadText(index_path, kMaxIndexBytes));
-  ASSIGN_OR_RETURN(WeightMap map, ParseIndex(text, index_path));
+  ASSIGN_OR_RETURN(ShardIndex map, ParseShardIndex(text, index_path));
   for (const auto& [name, file] : map) files.insert(file);
   return map;
 }
 
 // Fills `tensors`; reports names that two shards have, or that lie elsewhere than the index says.
-void Checkpoint::Impl::Collect(const std::set<std::string>& files, const WeightMap& map,
+void Checkpoint::Impl::Collect(const std::set<std::string>& files, const ShardIndex& map,
                                std::vector<std::string>& problems) {
   std::map<std::string_view, const std::string*> owner;
   auto file = files.begin();
@@ -162,7 +140,7 @@ void Checkpoint::Impl::CheckTensor(const ExpectedTensor& expected,
   }
 }
 
-void Checkpoint::Impl::CheckTensors(const WeightMap& map,
+void Checkpoint::Impl::CheckTensors(const ShardIndex& map,
                                     std::vector<std::string>& problems) const {
   std::set<std::string, std::less<>> known;
   bool needs_scale = true;  // of the wo_a weight just before
@@ -202,7 +180,7 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& folder) {
   ASSIGN_OR_RETURN(const std::string text, ReadText(config_path, kMaxConfigBytes));
   ASSIGN_OR_RETURN(impl->config, ParseModelConfig(text, config_path));
   std::set<std::string> files;
-  ASSIGN_OR_RETURN(const WeightMap map, impl->FindShards(files));
+  ASSIGN_OR_RETURN(const ShardIndex map, impl->FindShards(files));
   for (const std::string& file : files) {
     impl->shard_paths.push_back(PathOf(folder, file));
     ASSIGN_OR_RETURN(SafetensorsFile shard, SafetensorsFile::Open(impl->shard_paths.back()));

@@ -133,6 +133,8 @@ TEST_F(CheckpointTest, FoldersThatHoldNoneAreRefused) {
   EXPECT_THAT(Error(), HasSubstr("weight_map is missing"));
   WriteFile("model.safetensors.index.json", R"({"weight_map":{"a":"../x"}})");
   EXPECT_THAT(Error(), HasSubstr("tensor a: shard is no file name"));
+  WriteFile("model.safetensors.index.json", R"({"weight_map":{"a":"..\u0000x"}})");
+  EXPECT_THAT(Error(), HasSubstr("tensor a: shard is no file name"));
   WriteFile("model.safetensors.index.json", R"({"weight_map":{"a":"x"}})");
   EXPECT_THAT(Error(), HasSubstr("/x: open: No such file"));
 }

@@ -1,7 +1,6 @@
 #include "engine/model/drafter.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "common/status.h"
 #include "engine/model/mtp.h"
@@ -83,48 +82,36 @@ absl::Status Drafter::StoreRows(std::span<const Plan> plans) {
   return StoreDrafterRows(ops_, weights_, source_row);
 }
 
+// Drafts start in row `last` of each sequence. The first comes from the main model's H, the others
+// from the block's own output.
 absl::Status Drafter::Draft(std::span<const Plan> plans, int num_drafts) {
-  for (int step = 0; step < num_drafts; ++step) {
-    RETURN_IF_ERROR(RunOneDraft(plans, step));
-    RETURN_IF_ERROR(SampleDrafts(plans, step));
-  }
-  return absl::OkStatus();
-}
-
-// Draft `step`: row last + step of each sequence. The first comes from the main model's H, the
-// others from the block's own output, which still lies in the same rows.
-absl::Status Drafter::RunOneDraft(std::span<const Plan> plans, int step) {
+  static const FinishRules kNoRules;  // masks are skipped for drafts
   std::vector<SequenceRows> runs;
+  std::vector<SampleRow> rows;
   for (const Plan& plan : plans) {
     const DraftRequest& request = *plan.request;
     runs.push_back({.tail_slot = request.tail_slot,
                     .kind = RowKind::kPrefill,
-                    .first_position = plan.last + step,
+                    .first_position = plan.last,
                     .num_rows = 1,
-                    .tokens = step == 0 ? &request.tokens.back() : &request.drafts.back()});
-  }
-  std::vector<int32_t> source_row(plans.size(), DraftInputArgs::kFromTail);
-  if (step > 0) std::iota(source_row.begin(), source_row.end(), 0);
-  RETURN_IF_ERROR(ops_.AdvanceStep({.runs = runs, .is_drafter = true}));
-  return RunDrafter(ops_, weights_, source_row);
-}
-
-absl::Status Drafter::SampleDrafts(std::span<const Plan> plans, int step) {
-  static const FinishRules kNoRules;  // masks are skipped for drafts
-  std::vector<SampleRow> rows;
-  for (const Plan& plan : plans) {
+                    .tokens = &request.tokens.back()});
     SampleRow& row = rows.emplace_back();
-    row.spec = plan.request->spec;
+    row.spec = request.spec;
     row.finish = &kNoRules;
-    row.key = plan.request->key;
-    row.position = plan.last + step + 2;
+    row.key = request.key;
+    row.position = plan.last + 2;
     row.logits_row = static_cast<int32_t>(rows.size()) - 1;
     row.is_draft = true;
   }
-  std::vector<TokenRecord> chosen(rows.size());
-  std::vector<uint8_t> is_empty(rows.size());
-  RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}));
-  for (size_t i = 0; i < plans.size(); ++i) plans[i].request->drafts.push_back(chosen[i].token);
+  const std::vector<int32_t> source_row(plans.size(), DraftInputArgs::kFromTail);
+  RETURN_IF_ERROR(ops_.AdvanceStep({.runs = runs, .is_drafter = true}));
+  RETURN_IF_ERROR(ops_.BeginDrafts(rows));
+  RETURN_IF_ERROR(RunDrafts(ops_, weights_, source_row, num_drafts));
+  std::vector<int32_t> tokens(static_cast<size_t>(num_drafts) * plans.size());
+  RETURN_IF_ERROR(ops_.TakeDrafts(tokens));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    plans[i % plans.size()].request->drafts.push_back(tokens[i]);
+  }
   return absl::OkStatus();
 }
 

@@ -58,8 +58,6 @@ class Drafter {
   std::vector<Plan> MakePlans(std::span<DraftRequest> requests, int num_drafts);
   absl::Status StoreRows(std::span<const Plan> plans);
   absl::Status Draft(std::span<const Plan> plans, int num_drafts);
-  absl::Status RunOneDraft(std::span<const Plan> plans, int step);
-  absl::Status SampleDrafts(std::span<const Plan> plans, int step);
 
   kernels::Ops& ops_;
   const kernels::ModelWeights& weights_;

@@ -1,8 +1,5 @@
 #include "engine/model/mtp.h"
 
-#include <numeric>
-#include <vector>
-
 #include "common/status.h"
 #include "engine/model/forward.h"
 
@@ -15,11 +12,21 @@ absl::Status EnterDrafter(kernels::Ops& ops, const kernels::ModelWeights& weight
       {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .source_row = source_row});
 }
 
-absl::Status RunBlock(kernels::Ops& ops, const kernels::ModelWeights& weights) {
-  return ops.Repeat(kernels::StepPart::kDrafter, [&]() -> absl::Status {
-    RETURN_IF_ERROR(RunLayer(ops, weights.mtp.block, /*finishes_previous=*/false));
-    return FinishLayers(ops);
-  });
+absl::Status DraftOnce(kernels::Ops& ops, const kernels::ModelWeights& weights) {
+  RETURN_IF_ERROR(RunLayer(ops, weights.mtp.block, /*finishes_previous=*/false));
+  RETURN_IF_ERROR(FinishLayers(ops));
+  RETURN_IF_ERROR(ops.Head({.step = ops.view(),
+                            .rows = {},
+                            .has_all_rows = true,
+                            .mix = weights.mtp.head_mix,
+                            .norm = weights.mtp.norm,
+                            .head = weights.head}));
+  return ops.KeepDraft();
+}
+
+absl::Status DraftAgain(kernels::Ops& ops, const kernels::ModelWeights& weights) {
+  RETURN_IF_ERROR(EnterDrafter(ops, weights, {}));
+  return DraftOnce(ops, weights);
 }
 
 }  // namespace
@@ -32,17 +39,15 @@ absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& we
   });
 }
 
-absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                        std::span<const int32_t> source_row) {
+absl::Status RunDrafts(kernels::Ops& ops, const kernels::ModelWeights& weights,
+                       std::span<const int32_t> source_row, int count) {
   RETURN_IF_ERROR(EnterDrafter(ops, weights, source_row));
-  RETURN_IF_ERROR(RunBlock(ops, weights));
-  std::vector<int32_t> rows(source_row.size());
-  std::iota(rows.begin(), rows.end(), 0);
-  return ops.Head({.step = ops.view(),
-                   .rows = rows,
-                   .mix = weights.mtp.head_mix,
-                   .norm = weights.mtp.norm,
-                   .head = weights.head});
+  RETURN_IF_ERROR(ops.Repeat(kernels::StepPart::kDraft, [&] { return DraftOnce(ops, weights); }));
+  for (int i = 1; i < count; ++i) {
+    RETURN_IF_ERROR(
+        ops.Repeat(kernels::StepPart::kNextDraft, [&] { return DraftAgain(ops, weights); }));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace baton::engine

@@ -18,9 +18,9 @@ namespace baton::engine {
 absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& weights,
                               std::span<const int32_t> source_row);
 
-// The whole block, then draft logits of every row (row r's are logits row r). The rows' streams
-// become the block's output, from which the next draft goes on.
-absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                        std::span<const int32_t> source_row);
+// Drafts `count` tokens of every row, after BeginDrafts: the whole block, draft logits, a sample;
+// the rows' streams become the block's output, from which the next draft goes on.
+absl::Status RunDrafts(kernels::Ops& ops, const kernels::ModelWeights& weights,
+                       std::span<const int32_t> source_row, int count);
 
 }  // namespace baton::engine

@@ -9,6 +9,7 @@
 
 #include "common/ids.h"
 #include "common/sampling_spec.h"
+#include "engine/grammar/mask_source.h"
 #include "engine/pages/page_pool.h"
 
 namespace baton::engine {
@@ -31,7 +32,7 @@ struct Sequence {
   int tail_slot = -1;
   SamplingSpec sampling;
   FinishRules finish;
-  MaskRules masks;
+  std::optional<MaskSource> masks;  // of the tokens after the prompt; none: all are allowed
   ClassId prompt_class, decode_class;
   absl::Time deadline = absl::InfiniteFuture();
   int priority = 0;        // lower first

@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
+#include <numeric>
+
 #include "absl/strings/str_format.h"
 
 #include "common/digest.h"
@@ -94,6 +96,8 @@ CpuOps::CpuOps(CpuOptions options)
   gate_logits_.resize(Product(rows, config_.n_routed_experts));
   head_products_.resize(Product(options_.max_head_rows, streams));
   collapsed_.resize(Product(options_.max_head_rows, hidden));
+  all_rows_.resize(static_cast<size_t>(options_.max_head_rows));
+  std::iota(all_rows_.begin(), all_rows_.end(), 0);
   if (config_.num_nextn_predict_layers > 0) {
     const size_t lines = Product(rows, streams);
     draft_streams_.resize(lines * static_cast<size_t>(hidden));

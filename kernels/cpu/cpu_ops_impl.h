@@ -62,6 +62,9 @@ class CpuOps final : public Ops {
   absl::Status PackTail(const TailArgs& args) override;
   absl::Status UnpackTail(const TailArgs& args) override;
   absl::Status Digest(const DigestArgs& args) override;
+  absl::Status BeginDrafts(std::span<const SampleRow> rows) override;  // drafts.cc
+  absl::Status KeepDraft() override;
+  absl::Status TakeDrafts(std::span<int32_t> tokens) override;
   absl::Status Repeat(StepPart, const std::function<absl::Status()>& phases) override {
     return phases();
   }
@@ -146,6 +149,9 @@ class CpuOps final : public Ops {
   std::vector<ExpertPart> expert_parts_;
   ExpertScratch expert_scratch_;
   std::vector<SampleScratch> sample_scratch_;  // one for each part
+  std::vector<int32_t> all_rows_;              // 0, 1, .. [max head rows]
+  std::vector<SampleRow> draft_rows_;
+  std::vector<int32_t> drafts_;  // kept, [drafts, rows]
 };
 
 }  // namespace baton::kernels::cpu

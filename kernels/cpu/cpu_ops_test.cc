@@ -314,6 +314,95 @@ TEST(DraftInput, ReadsEverySourceBeforeItWritesARow) {
   }
 }
 
+// Two drafts from the first `step` tokens on: (their tokens, the view's token and position after).
+class DraftPair {
+ public:
+  explicit DraftPair(float inv_temperature) {
+    model_.Start(Tokens(kRows));
+    spec_.greedy = inv_temperature == 0;
+    spec_.inv_temperature = inv_temperature;
+    row_.spec = &spec_;
+    row_.key = 99;
+    row_.position = kRows + 1;
+    row_.is_draft = true;
+  }
+
+  // The token is given by the caller for each draft.
+  std::vector<int32_t> ByHand() {
+    std::vector<int32_t> drafts;
+    int32_t token = 7, source = kRows - 1;
+    for (int i = 0; i < 2; ++i) {
+      Advance(kRows - 1 + i, token);
+      Enter({&source, 1});
+      std::vector<TokenRecord> chosen(1);
+      std::vector<uint8_t> is_empty(1);
+      CHECK(model_.ops().Sample({.rows = {&row_, 1}, .chosen = chosen, .is_empty = is_empty}).ok());
+      drafts.push_back(token = chosen[0].token);
+      source = 0;
+      ++row_.position;
+    }
+    return drafts;
+  }
+
+  std::vector<int32_t> OneAfterTheOther() {
+    const int32_t source = kRows - 1;
+    Advance(kRows - 1, 7);
+    CHECK(model_.ops().BeginDrafts({&row_, 1}).ok());
+    Enter({&source, 1});
+    CHECK(model_.ops().KeepDraft().ok());
+    Enter({});
+    CHECK(model_.ops().KeepDraft().ok());
+    std::vector<int32_t> drafts(2);
+    CHECK(model_.ops().TakeDrafts(drafts).ok());
+    EXPECT_EQ(model_.ops().view().token[0], drafts[1]);
+    EXPECT_EQ(model_.ops().view().position[0], kRows + 1);
+    return drafts;
+  }
+
+ private:
+  static constexpr int kRows = 20;
+
+  void Advance(int position, int32_t token) {
+    const SequenceRows run{.first_position = position, .num_rows = 1, .tokens = &token};
+    CHECK(model_.ops().AdvanceStep({.runs = {&run, 1}, .is_drafter = true}).ok());
+  }
+  void Enter(std::span<const int32_t> source_row) {
+    Ops& ops = model_.ops();
+    const ModelWeights& weights = model_.weights();
+    CHECK(ops.DraftInput({.step = ops.view(),
+                          .embed = weights.embed,
+                          .mtp = weights.mtp,
+                          .source_row = source_row})
+              .ok());
+    CHECK(ops.Head({.step = ops.view(),
+                    .rows = {},
+                    .has_all_rows = true,
+                    .mix = weights.head_mix,
+                    .norm = weights.norm,
+                    .head = weights.head})
+              .ok());
+  }
+
+  Model model_{ModelOptions{}};
+  SamplingSpec spec_;
+  SampleRow row_;
+};
+
+TEST(Drafts, FollowOneAnotherAsIfTheCallerHadGivenEachToken) {
+  for (const float inv_temperature : {0.0f, 1.0f, 0.4f}) {
+    EXPECT_EQ(DraftPair(inv_temperature).OneAfterTheOther(), DraftPair(inv_temperature).ByHand())
+        << inv_temperature;
+  }
+}
+
+TEST(Drafts, AreTakenAsManyAsWereKept) {
+  Model model({});
+  model.Start(Tokens(3));
+  EXPECT_EQ(model.ops().BeginDrafts({}).code(), absl::StatusCode::kInvalidArgument);
+  std::vector<int32_t> tokens(1);
+  EXPECT_EQ(model.ops().TakeDrafts(tokens).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(MakeCpuOps, RefusesSizesByName) {
   const auto device = MakeCpuDevice(NumericsMode::kOfficial);
   CpuOptions options{.config = Config(), .layout = PageLayout(Shape())};

@@ -27,20 +27,21 @@ absl::Status CpuOps::Head(const HeadArgs& args) {
   const auto hidden = static_cast<size_t>(config_.hidden_size);
   const auto num_streams = static_cast<size_t>(config_.hc_mult);
   const auto epsilon = static_cast<float>(config_.rms_norm_eps);
-  const int count = static_cast<int>(args.rows.size());
+  const int count = args.has_all_rows ? *args.step.num_rows : static_cast<int>(args.rows.size());
   if (count > options_.max_head_rows) {
     return absl::InvalidArgumentError(
         absl::StrFormat("Head: %d rows, at most %d", count, options_.max_head_rows));
   }
+  const std::span<const int32_t> rows = args.has_all_rows ? all_rows_ : args.rows;
   const MixShape shape = {.num_streams = config_.hc_mult,
                           .epsilon = static_cast<float>(config_.hc_eps)};
   ForRows(count, kRowPiece, [&](int begin, int end) {
     GemmArgs products = PlainLinear(args.mix.fn, act_.streams, end - begin, head_products_.data());
-    products.x_rows = &args.rows[static_cast<size_t>(begin)];
+    products.x_rows = &rows[static_cast<size_t>(begin)];
     products.y += begin * products.y_stride;
     gemm_.RunHere(products);
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      const auto row = static_cast<size_t>(args.rows[i]);
+      const auto row = static_cast<size_t>(rows[i]);
       const float* streams = &act_.streams[row * num_streams * hidden];
       float* product = &head_products_[i * num_streams];
       const float inverse =
@@ -67,7 +68,8 @@ absl::Status CpuOps::DraftInput(const DraftInputArgs& args) {
   const PreparedMatrix& embed = Prepared(*args.embed);
   ForRows(rows, kRowPiece, [&](int begin, int end) {
     for (int row = begin; row < end; ++row) {
-      const int32_t source = args.source_row[static_cast<size_t>(row)];
+      const int32_t source =
+          args.source_row.empty() ? row : args.source_row[static_cast<size_t>(row)];
       const float* h = source == DraftInputArgs::kFromTail
                            ? attention_->slots.Streams(args.step.tail_slot[args.step.sequence[row]],
                                                        args.step.position[row])

@@ -76,6 +76,14 @@ size_t ValueBytes(const HostMatrix& host) {
 
 }  // namespace
 
+absl::Status CheckCapability(const std::string& gpu, int major, int minor) {
+  if (major == 9 && minor == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "CUDA: %s has compute capability %d.%d; ProjectIn, ProjectQuery, SelectEntries, Attend, "
+      "ProjectOut, Experts and Head have kernels for 9.0 (sm_90a) alone",
+      gpu, major, minor));
+}
+
 absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal, ParallelFor parallel) {
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
@@ -91,11 +99,8 @@ absl::StatusOr<std::unique_ptr<CudaDevice>> CudaDevice::Create(int ordinal, Para
   device->parallel_ = std::move(parallel);
   RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal), "cudaSetDevice"));
   RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&device->properties_, ordinal), "properties"));
-  if (device->properties_.major != 9 || device->properties_.minor != 0) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "CUDA: GPU %d (%s) has compute capability %d.%d; this build has kernels for 9.0 (sm_90a)",
-        ordinal, device->properties_.name, device->properties_.major, device->properties_.minor));
-  }
+  RETURN_IF_ERROR(CheckCapability(absl::StrFormat("GPU %d (%s)", ordinal, device->properties_.name),
+                                  device->properties_.major, device->properties_.minor));
   RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&device->stream_, cudaStreamNonBlocking),
                            "cudaStreamCreate"));
   for (cudaEvent_t& event : device->uploaded_) {

@@ -23,6 +23,10 @@ inline const MatrixView& ViewOf(const Matrix* matrix) {
   return static_cast<const DeviceMatrix*>(matrix)->view;
 }
 
+// OK for the GPUs that have a kernel of every operator: compute capability 9.0. kFailedPrecondition
+// names the operators that `gpu` lacks.
+absl::Status CheckCapability(const std::string& gpu, int major, int minor);
+
 // Memory and the stream of one GPU. Engine thread.
 class CudaDevice final : public Device {
  public:

@@ -126,6 +126,11 @@ BufferSizes SizesOf(const CudaOptions& options) {
           .max_context = options.max_context};
 }
 
+size_t DraftBytes(const CudaOptions& options) {
+  const auto rows = static_cast<size_t>(options.max_head_rows);
+  return rows * sizeof(SampleRowArgs) + (Ops::kMaxKeptDrafts * rows + 1) * sizeof(int32_t);
+}
+
 int MaxPages(const CudaOptions& options) {
   return (options.max_context + kPageTokens - 1) / kPageTokens;
 }
@@ -189,8 +194,23 @@ absl::Status CudaOps::Initialise() {
   ASSIGN_OR_RETURN(std::byte * host_results, device_.AllocateHost(results));
   results_ = reinterpret_cast<SampleResult*>(device_results);
   host_results_ = reinterpret_cast<SampleResult*>(host_results);
+  RETURN_IF_ERROR(AllocateDrafts());
   edit_of_.assign(static_cast<size_t>(config_.vocab_size), -1);
   return MakeFrequencies();
+}
+
+absl::Status CudaOps::AllocateDrafts() {
+  kept_.max_rows = options_.max_head_rows;
+  kept_.max_drafts = kMaxKeptDrafts;
+  const auto rows = static_cast<size_t>(kept_.max_rows);
+  const size_t token_bytes = kMaxKeptDrafts * rows * sizeof(int32_t);
+  ASSIGN_OR_RETURN(std::byte * memory, device_.Allocate(DraftBytes(options_)));
+  kept_.rows = reinterpret_cast<SampleRowArgs*>(memory);
+  kept_.tokens = reinterpret_cast<int32_t*>(memory + rows * sizeof(SampleRowArgs));
+  kept_.num_kept = kept_.tokens + kMaxKeptDrafts * rows;
+  ASSIGN_OR_RETURN(std::byte * host, device_.AllocateHost(token_bytes));
+  host_drafts_ = reinterpret_cast<int32_t*>(host);
+  return absl::OkStatus();
 }
 
 absl::Status CudaOps::MakeFrequencies() {
@@ -263,7 +283,7 @@ size_t CudaWorkspaceBytes(const CudaOptions& options) {
   return BufferBytes(options.config, SizesOf(options)) +
          static_cast<size_t>(options.num_tail_slots) * slot_bytes + step_bytes +
          Staging::DeviceBytes(step_bytes + kArgumentBytes) + MaxTailBytes(options.layout, 0) +
-         static_cast<size_t>(options.max_head_rows) * sizeof(SampleResult);
+         static_cast<size_t>(options.max_head_rows) * sizeof(SampleResult) + DraftBytes(options);
 }
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(CudaOptions options, Device& device) {

@@ -12,6 +12,7 @@
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/drafts.h"
 #include "kernels/cuda/experts.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
@@ -29,23 +30,26 @@ class CudaOps final : public Ops {
   ~CudaOps() override;
   static absl::StatusOr<std::unique_ptr<CudaOps>> Create(CudaOptions options, CudaDevice& device);
 
-  absl::Status AdvanceStep(const AdvanceArgs& args) override;    // advance.cc
-  absl::Status Embed(const EmbedArgs& args) override;            // streams.cc
-  absl::Status MixBoundary(const MixArgs& args) override;        // streams.cc
-  absl::Status ProjectIn(const LayerArgs& args) override;        // attention.cc
-  absl::Status StoreRows(const LayerArgs& args) override;        // attention.cc
-  absl::Status ProjectQuery(const LayerArgs& args) override;     // attention.cc
-  absl::Status SelectEntries(const LayerArgs& args) override;    // attention.cc
-  absl::Status Attend(const LayerArgs& args) override;           // attention.cc
-  absl::Status ProjectOut(const LayerArgs& args) override;       // attention.cc
-  absl::Status Route(const LayerArgs& args) override;            // moe.cc
-  absl::Status Experts(const LayerArgs& args) override;          // moe.cc
-  absl::Status Head(const HeadArgs& args) override;              // streams.cc
-  absl::Status Sample(const SampleArgs& args) override;          // sampler.cc
-  absl::Status DraftInput(const DraftInputArgs& args) override;  // streams.cc
-  absl::Status PackTail(const TailArgs& args) override;          // tail.cc
-  absl::Status UnpackTail(const TailArgs& args) override;        // tail.cc
-  absl::Status Digest(const DigestArgs& args) override;          // digests.cc
+  absl::Status AdvanceStep(const AdvanceArgs& args) override;          // advance.cc
+  absl::Status Embed(const EmbedArgs& args) override;                  // streams.cc
+  absl::Status MixBoundary(const MixArgs& args) override;              // streams.cc
+  absl::Status ProjectIn(const LayerArgs& args) override;              // attention.cc
+  absl::Status StoreRows(const LayerArgs& args) override;              // attention.cc
+  absl::Status ProjectQuery(const LayerArgs& args) override;           // attention.cc
+  absl::Status SelectEntries(const LayerArgs& args) override;          // attention.cc
+  absl::Status Attend(const LayerArgs& args) override;                 // attention.cc
+  absl::Status ProjectOut(const LayerArgs& args) override;             // attention.cc
+  absl::Status Route(const LayerArgs& args) override;                  // moe.cc
+  absl::Status Experts(const LayerArgs& args) override;                // moe.cc
+  absl::Status Head(const HeadArgs& args) override;                    // streams.cc
+  absl::Status Sample(const SampleArgs& args) override;                // sampler.cc
+  absl::Status DraftInput(const DraftInputArgs& args) override;        // streams.cc
+  absl::Status PackTail(const TailArgs& args) override;                // tail.cc
+  absl::Status UnpackTail(const TailArgs& args) override;              // tail.cc
+  absl::Status Digest(const DigestArgs& args) override;                // digests.cc
+  absl::Status BeginDrafts(std::span<const SampleRow> rows) override;  // drafts.cc
+  absl::Status KeepDraft() override;                                   // drafts.cc
+  absl::Status TakeDrafts(std::span<int32_t> tokens) override;         // drafts.cc
   absl::Status Repeat(StepPart part,
                       const std::function<absl::Status()>& phases) override;  // graphs.cc
   const StepView& view() const override { return view_; }
@@ -96,6 +100,7 @@ class CudaOps final : public Ops {
 
   CudaOps(CudaOptions options, CudaDevice& device);
   absl::Status Initialise();
+  absl::Status AllocateDrafts();
   absl::Status MakeFrequencies();
 
   cudaStream_t stream() const { return device_.stream(); }
@@ -103,6 +108,14 @@ class CudaOps final : public Ops {
   LayerPages PagesOf(const LayerWeights& layer) const;
   int RankOf(int layer) const;  // among the layers of its kind
   const float* FrequenciesOf(int ratio) const { return ratio == 0 ? plain_ : compressed_; }
+
+  // streams.cc: rows of a Head.
+  struct HeadRows {
+    const int32_t* num_rows = nullptr;  // device; null: all `rows`
+    int rows = 0;
+    const int32_t* x_rows = nullptr;  // device; null: 0, 1, ..
+  };
+  absl::Status HeadOf(const HeadArgs& args, const HeadRows& chosen);
 
   // graphs.cc
   struct GraphKey {
@@ -136,6 +149,7 @@ class CudaOps final : public Ops {
 
   // sampler.cc
   struct RowEdits;
+  static SampleRowArgs ArgsOf(const SampleRow& row);  // but its edits
   SampleRowArgs DescribeRow(const SampleRow& row, RowEdits& edits);
   absl::Status FinishSamples(const SampleArgs& args, size_t first, size_t count);
 
@@ -172,6 +186,9 @@ class CudaOps final : public Ops {
   std::map<int, ExpertTable> tables_;                          // by layer number
   std::byte* wire_ = nullptr;                                  // a tail on its way
   SampleResult *results_ = nullptr, *host_results_ = nullptr;  // [max_head_rows]
+  KeptDrafts kept_;
+  int32_t* host_drafts_ = nullptr;  // [kMaxKeptDrafts, max_head_rows]
+  int num_draft_rows_ = 0;          // of the last BeginDrafts
   std::vector<CopyJob> jobs_;
   std::vector<FoldJob> folds_;
   std::vector<int32_t> edit_of_;  // [V], -1 between rows

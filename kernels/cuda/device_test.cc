@@ -2,6 +2,8 @@
 #include <atomic>
 #include <thread>
 
+#include "absl/strings/str_format.h"
+
 #include "common/digest.h"
 #include "kernels/cuda/gpu_test_model.h"
 
@@ -101,6 +103,19 @@ TEST(CudaDeviceTest, RefusesScalesThatAnOperandCannotHold) {
   }
   cpu::testing::ZeroGroup(fp4, 5, 0x1p100f);
   EXPECT_TRUE(upload(fp4).ok()) << "a group of zeros may have any scale";
+}
+
+TEST(CudaDeviceTest, NamesTheOperatorsThatAGpuLacks) {
+  EXPECT_TRUE(CheckCapability("GPU 0 (H200)", 9, 0).ok());
+  for (const auto& [major, minor] : {std::pair{8, 9}, {10, 0}, {12, 0}}) {
+    const absl::Status status = CheckCapability("GPU 3 (other)", major, minor);
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    const std::string message(status.message());
+    EXPECT_NE(
+        message.find(absl::StrFormat("GPU 3 (other) has compute capability %d.%d", major, minor)),
+        std::string::npos);
+    EXPECT_NE(message.find("Attend, ProjectOut, Experts and Head"), std::string::npos);
+  }
 }
 
 // More digests than the queue has places, and copies in between.

@@ -197,6 +197,14 @@ void Lockstep::ExpectEqualPages(const char* where) {
   }
 }
 
+void Lockstep::ExpectEqualDrafts(int count) {
+  std::vector<int32_t> cpu(static_cast<size_t>(count * num_rows_)), gpu(cpu.size());
+  ASSERT_TRUE(cpu_->TakeDrafts(cpu).ok());
+  const absl::Status status = gpu_->TakeDrafts(gpu);
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  ASSERT_EQ(gpu, cpu);
+}
+
 void Lockstep::MoveTail(int slot, uint64_t num_tokens, int to_slot) {
   std::vector<std::byte> cpu(MakeTailLayout(layout_, num_tokens, 0).total_bytes), gpu(cpu.size());
   ASSERT_TRUE(cpu_->PackTail({.tail_slot = slot, .num_tokens = num_tokens, .wire = cpu}).ok());

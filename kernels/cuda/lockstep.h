@@ -40,6 +40,8 @@ class Lockstep {
   // AdvanceStep on both; later phases compare the runs' rows.
   void Advance(std::span<const SequenceRows> runs, bool is_drafter);
   void ExpectEqualPages(const char* where);
+  // The drafts that both have kept for the rows of the step.
+  void ExpectEqualDrafts(int count);
   // Tails of both at position `num_tokens`, which must be equal; then unpacked into another slot.
   void MoveTail(int slot, uint64_t num_tokens, int to_slot);
 

@@ -87,11 +87,13 @@ void FinishAndHead(Lockstep& both, bool is_drafter) {
         {.step = ops.view(), .finish_previous = true, .next = nullptr, .norm = {}});
   });
   const int rows = both.num_rows();
-  const std::vector<int32_t> chosen = {0, rows - 1, rows / 2};
+  std::vector<int32_t> chosen = {0, rows - 1, rows / 2};
+  if (is_drafter) chosen.clear();
   both.Run("Head", {.close = {"logits"}, .limit = kProductLimit},
            [&](Ops& ops, const ModelWeights& weights) {
              return ops.Head({.step = ops.view(),
                               .rows = chosen,
+                              .has_all_rows = is_drafter,
                               .mix = is_drafter ? weights.mtp.head_mix : weights.head_mix,
                               .norm = is_drafter ? weights.mtp.norm : weights.norm,
                               .head = weights.head});
@@ -133,6 +135,25 @@ class StepDriver {
       sources.push_back(number_ % 2 == 0 ? DraftInputArgs::kFromTail : row - 1);
     }
     Advance(last, true);
+    SamplingSpec spec;
+    spec.greedy = number_ % 3 == 0;
+    std::vector<SampleRow> rows(specs.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      rows[i].spec = &spec;
+      rows[i].key = 40 + i;
+      rows[i].position = last[i].first + 2;
+      rows[i].logits_row = static_cast<int32_t>(i);
+      rows[i].is_draft = true;
+    }
+    both_.Run("BeginDrafts", {},
+              [&](Ops& ops, const ModelWeights&) { return ops.BeginDrafts(rows); });
+    DraftOnce(sources);
+    if (::testing::Test::HasFatalFailure()) return;
+    DraftOnce({});
+    if (!::testing::Test::HasFatalFailure()) both_.ExpectEqualDrafts(2);
+  }
+
+  void DraftOnce(const std::vector<int32_t>& sources) {
     both_.Run("DraftInput", {.close = {"streams"}, .limit = kProductLimit},
               [&](Ops& ops, const ModelWeights& weights) {
                 return ops.DraftInput({.step = ops.view(),
@@ -143,7 +164,9 @@ class StepDriver {
     if (::testing::Test::HasFatalFailure()) return;
     const auto block = [](const ModelWeights& w) -> const LayerWeights& { return w.mtp.block; };
     RunLayer(both_, block, 0, false);
-    if (!::testing::Test::HasFatalFailure()) FinishAndHead(both_, true);
+    if (::testing::Test::HasFatalFailure()) return;
+    FinishAndHead(both_, true);
+    both_.Run("KeepDraft", {}, [](Ops& ops, const ModelWeights&) { return ops.KeepDraft(); });
   }
 
   void Advance(const std::vector<RunSpec>& specs, bool is_drafter) {

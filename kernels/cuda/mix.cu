@@ -234,8 +234,11 @@ __global__ void DraftNormKernel(DraftNormArgs args) {
   const int part = static_cast<int>(blockIdx.y), num_streams = args.shape.streams;
   if (IsPad(args.step.num_rows, row)) return;
   const bool is_embed = part == num_streams;
+  const uint16_t* source = args.sources != nullptr
+                               ? args.sources[row]
+                               : args.streams + static_cast<int64_t>(row) * num_streams * hidden;
   LoadRow(is_embed ? args.embed + static_cast<int64_t>(args.step.token[row]) * hidden
-                   : args.sources[row] + part * hidden,
+                   : source + part * hidden,
           hidden, x);
   NormRow(x, hidden, is_embed ? args.enorm : args.hnorm, args.shape.norm_epsilon);
   const int64_t line = is_embed ? row : static_cast<int64_t>(row) * num_streams + part;

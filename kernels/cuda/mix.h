@@ -79,7 +79,8 @@ struct DraftNormArgs {
   const uint16_t* embed = nullptr;
   const float* enorm = nullptr;
   const float* hnorm = nullptr;
-  const uint16_t* const* sources = nullptr;  // [rows] streams [S, H] each
+  const uint16_t* const* sources = nullptr;  // [rows] streams [S, H] each; null: row i of streams
+  const uint16_t* streams = nullptr;         // [rows, S, H]
   uint16_t* streams8 = nullptr;              // [rows * S, H]
   uint16_t* embed8 = nullptr;                // [rows, H]
 };

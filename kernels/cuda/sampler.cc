@@ -119,12 +119,9 @@ class EditBuilder {
 
 }  // namespace
 
-SampleRowArgs CudaOps::DescribeRow(const SampleRow& row, RowEdits& edits) {
+SampleRowArgs CudaOps::ArgsOf(const SampleRow& row) {
   CHECK(row.spec != nullptr);
   const SamplingSpec& spec = *row.spec;
-  edits.edits.clear();
-  edits.allowed.clear();
-  if (!row.is_draft) EditBuilder(row, edit_of_, edits.edits, edits.allowed).Run();
   SampleRowArgs args;
   args.logits_row = row.logits_row;
   args.greedy = spec.greedy ? 1 : 0;
@@ -139,6 +136,14 @@ SampleRowArgs CudaOps::DescribeRow(const SampleRow& row, RowEdits& edits) {
   args.min_p = spec.min_p;
   args.key = row.key;
   args.position = row.position;
+  return args;
+}
+
+SampleRowArgs CudaOps::DescribeRow(const SampleRow& row, RowEdits& edits) {
+  edits.edits.clear();
+  edits.allowed.clear();
+  SampleRowArgs args = ArgsOf(row);
+  if (!row.is_draft) EditBuilder(row, edit_of_, edits.edits, edits.allowed).Run();
   args.num_edits = static_cast<int32_t>(edits.edits.size());
   return args;
 }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 
 #include "common/status.h"
@@ -74,30 +76,41 @@ absl::Status CudaOps::MixBoundary(const MixArgs& args) {
 }
 
 absl::Status CudaOps::Head(const HeadArgs& args) {
-  const int count = static_cast<int>(args.rows.size());
+  const int count = static_cast<int>(args.has_all_rows ? positions_.size() : args.rows.size());
   if (count > options_.max_head_rows) {
     return absl::InvalidArgumentError(
         absl::StrFormat("Head: %d rows, at most %d", count, options_.max_head_rows));
   }
   if (count == 0) return absl::OkStatus();
   RETURN_IF_ERROR(CheckFormat(args.mix.fn, ValueFormat::kF32, "head mix fn"));
+  if (args.has_all_rows) {
+    // Like a phase of a layer: for the bucket's rows, so that it can be recorded.
+    return HeadOf(
+        args, {.num_rows = view_.num_rows, .rows = std::min(launch_.rows, options_.max_head_rows)});
+  }
   RETURN_IF_ERROR(staging_.Begin());
   const int32_t* rows = staging_.Put(args.rows);
   RETURN_IF_ERROR(staging_.Flush());
+  return HeadOf(args, {.rows = count, .x_rows = rows});
+}
+
+absl::Status CudaOps::HeadOf(const HeadArgs& args, const HeadRows& chosen) {
   MixProductsArgs products;
-  products.rows = count;
+  products.num_rows = chosen.num_rows;
+  products.rows = chosen.rows;
   products.width = shape_.streams * shape_.hidden;
   products.streams = act_.streams;
-  products.x_rows = rows;
+  products.x_rows = chosen.x_rows;
   products.fn = ViewOf(args.mix.fn);
   products.products = scratch_.products;
   RETURN_IF_ERROR(ToStatus(RunMixProducts(products, stream()), "Head: products"));
   EnterSiteArgs enter;
-  enter.rows = count;
+  enter.num_rows = chosen.num_rows;
+  enter.rows = chosen.rows;
   enter.is_head = true;
   enter.shape = shape_;
   enter.streams = act_.streams;
-  enter.x_rows = rows;
+  enter.x_rows = chosen.x_rows;
   enter.products = scratch_.products;
   enter.base = args.mix.base.data;
   enter.scale = args.mix.scale.data;
@@ -105,8 +118,8 @@ absl::Status CudaOps::Head(const HeadArgs& args) {
   enter.normed = scratch_.collapsed;
   RETURN_IF_ERROR(ToStatus(RunEnterSite(enter, stream()), "Head: collapse"));
   LinearArgs logits = PlainLinear(args.head, scratch_.collapsed, act_.logits);
-  logits.num_rows = nullptr;
-  logits.rows = count;
+  logits.num_rows = chosen.num_rows;
+  logits.rows = chosen.rows;
   return Multiply(logits, "Head");
 }
 
@@ -118,7 +131,7 @@ absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
   const int64_t width = int64_t{shape_.streams} * shape_.hidden;
   std::vector<const uint16_t*> sources;
   for (const StepRun& run : runs_) {
-    for (int i = 0; i < run.num_rows; ++i) {
+    for (int i = 0; i < run.num_rows && !args.source_row.empty(); ++i) {
       const int32_t source = args.source_row[sources.size()];
       const auto* kept =
           source == DraftInputArgs::kFromTail ? slots_.Streams(run.slot, run.first + i) : nullptr;
@@ -127,10 +140,13 @@ absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
     }
   }
   if (rows == 0) return absl::OkStatus();
-  RETURN_IF_ERROR(staging_.Begin());
   DraftNormArgs norm;
-  norm.sources = staging_.Put(std::span<const uint16_t* const>(sources));
-  RETURN_IF_ERROR(staging_.Flush());
+  if (!sources.empty()) {
+    RETURN_IF_ERROR(staging_.Begin());
+    norm.sources = staging_.Put(std::span<const uint16_t* const>(sources));
+    RETURN_IF_ERROR(staging_.Flush());
+  }
+  norm.streams = act_.streams;
   norm.step = Step();
   norm.shape = shape_;
   norm.embed = Bf16Values(args.embed);

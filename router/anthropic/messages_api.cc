@@ -63,6 +63,15 @@ std::string ModelJson(const std::string& name, const std::string& created_at, in
       quoted, quoted, created_at, context, context);
 }
 
+// An error of the chat's checks that is about the form of the answer.
+ApiError InOwnNames(ApiError error) {
+  constexpr std::string_view kChats = "response_format", kOwn = "output_config.format";
+  if (error.message.starts_with(kChats)) error.message.replace(0, kChats.size(), kOwn);
+  if (std::string_view(error.param).starts_with(kChats))
+    error.param.replace(0, kChats.size(), kOwn);
+  return error;
+}
+
 }  // namespace
 
 struct MessagesApi::Call {
@@ -156,7 +165,8 @@ ApiResult<GenerationJob> MessagesApi::MakeJob(Call& call, bool needs_max_tokens)
   if (!chat.ok()) return BadRequest(std::string(chat.status().message()), "");
   call.request.body.clear();
   ApiResult<GenerationJob> job = parts_.chats.PrepareTranslated(call.request, call.id, *chat);
-  if (!job.ok()) return job;
+  if (!job.ok()) return InOwnNames(job.error());
+  job->grammar_param = InOwnNames(BadRequest("", job->grammar_param)).param;
   job->head.id = "msg_" + call.id;
   job->writer = std::make_shared<MessagesWriter>(call.id, job->head.model);
   if (!needs_max_tokens) return job;

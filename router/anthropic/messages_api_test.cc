@@ -61,6 +61,20 @@ class MessagesApiTest : public ApiTest {
   std::unique_ptr<MessagesApi> messages_;
 };
 
+TEST_F(MessagesApiTest, NamesTheFormOfTheAnswerAsItsClientsDo) {
+  const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(RealTokenizerJson());
+  vocabulary_ = &vocabulary;
+  Configure({});
+  Make();
+  const auto answer =
+      Hello(R"("output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}})");
+  EXPECT_TRUE(answer->is_over() || answer->RunTasksFor(absl::Seconds(20)));
+  EXPECT_EQ(answer->status, 400);
+  const JsonValue body = Json(answer->body);
+  EXPECT_EQ(body.Find("error")->Find("message")->text().rfind("output_config.format: ", 0), 0u)
+      << answer->body;
+}
+
 TEST_F(MessagesApiTest, AnswersWhole) {
   const auto answer = Hello(R"("stop_sequences": ["X"])");
   ASSERT_EQ(dispatcher_.submitted.size(), 1u);

@@ -19,6 +19,7 @@ class MessagesWriter final : public AnswerWriter {
 
   std::string Accepted(int64_t prompt_tokens) override;
   std::string Chunk(const ChunkText& chunk) override;
+  std::string PromptEnd(size_t, int64_t) override { return ""; }
   std::string End(const UsageCounts& usage) override;
   std::string Ping() override;
   std::string StreamError(const ApiError& error) override;

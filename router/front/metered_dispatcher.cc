@@ -36,9 +36,15 @@ class Meter {
   int64_t reserved_;
 };
 
-// Of the prompt what is new, and all that the limits allow as answer.
-int64_t MostTokens(const GenerateRequest& request, int64_t prompt_tokens) {
-  const int64_t answer = std::clamp<int64_t>(request.finish.max_tokens, 0, int64_t{1} << 40);
+// What is reserved for the answer to a request that gives no limit: most answers are shorter, and
+// all that the context has room for would be a key's whole minute. What is longer is charged as it
+// comes.
+constexpr int64_t kAssumedAnswer = 4096;
+
+// The prompt and, for each choice, the answer that the client asked for or else may get.
+int64_t TokensToReserve(const GenerateRequest& request, int64_t prompt_tokens) {
+  const int64_t most = request.is_length_given ? int64_t{1} << 40 : kAssumedAnswer;
+  const int64_t answer = std::clamp<int64_t>(request.finish.max_tokens, 0, most);
   return prompt_tokens + answer * std::max(1, request.num_choices);
 }
 
@@ -48,7 +54,7 @@ RequestKey MeteredDispatcher::Submit(GenerateRequest request, RequestSink sink) 
   const std::shared_ptr<KeyAccount> account = request.account;
   if (account == nullptr) return inner_.Submit(std::move(request), std::move(sink));
   const auto prompt_tokens = static_cast<int64_t>(request.prompt->size());
-  const auto reserved = account->Reserve(MostTokens(request, prompt_tokens));
+  const auto reserved = account->Reserve(TokensToReserve(request, prompt_tokens));
   if (const auto* refusal = std::get_if<KeyAccount::Refusal>(&reserved)) {
     absl::Status status = absl::ResourceExhaustedError(refusal->message);
     status.SetPayload(kKeyLimitPayload, {});

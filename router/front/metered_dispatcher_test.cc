@@ -86,6 +86,37 @@ TEST(MeteredDispatcher, AKeysTokensHoldForRequestsAtOnce) {
   EXPECT_EQ(inner.submitted.size(), 3u);
 }
 
+// Not all that the context has room for, which would be the key's whole minute.
+TEST(MeteredDispatcher, ReservesAnUsualAnswerWhereNoLimitIsGiven) {
+  ManualClock clock;
+  const auto account =
+      std::make_shared<KeyAccount>(ApiKeySpec{.name = "a", .tokens_per_minute = 9000}, clock);
+  FakeDispatcher inner;
+  MeteredDispatcher metered(inner);
+  int num_refused = 0;
+  const auto submit = [&](int64_t max_tokens) {
+    GenerateRequest request = RequestOf(account);
+    request.is_length_given = false;
+    request.finish.max_tokens = max_tokens;
+    metered.Submit(std::move(request), [&](const std::vector<RequestEvent>& events) {
+      num_refused += events.size() == 1;
+    });
+  };
+  submit(1'000'000);
+  submit(1'000'000);  // 2 * (10 + 4096) are taken
+  submit(100);        // what the context has room for is less: 110
+  EXPECT_EQ(inner.submitted.size(), 3u);
+  // A longer answer is charged as it comes, and what it was not is back at its end.
+  inner.submitted.at(0).sink({RequestAccepted{}, Tokens(5000)});
+  EXPECT_EQ(account->use().tokens, 5010u);
+  submit(1);
+  EXPECT_EQ(inner.submitted.size(), 3u);
+  EXPECT_EQ(num_refused, 1);
+  inner.submitted.at(1).sink({RequestAccepted{}, Tokens(10), RequestEnded{}});
+  submit(1);
+  EXPECT_EQ(inner.submitted.size(), 4u);
+}
+
 TEST(MeteredDispatcher, WithoutAnAccountPassesOn) {
   FakeDispatcher inner;
   MeteredDispatcher metered(inner);

@@ -236,15 +236,52 @@ constexpr Field kResponses[] = {
     {"user", kAny, kIgnored, FieldUse::kIgnored},
 };
 
+constexpr Field kGenerate[] = {
+    {"text",
+     R"("anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}}])",
+     "One prompt, or up to 256: then the answer is a list."},
+    {"input_ids",
+     R"("anyOf":[{"type":"array","items":{"type":"integer"}},)"
+     R"({"type":"array","items":{"type":"array","items":{"type":"integer"}}}])",
+     "The same as token ids."},
+    {"sampling_params",
+     R"("type":"object","properties":{"max_new_tokens":{"type":"integer","default":128},)"
+     R"("min_new_tokens":{"type":"integer"},"temperature":{"type":"number"},)"
+     R"("top_p":{"type":"number"},"top_k":{"type":"integer"},"min_p":{"type":"number"},)"
+     R"("frequency_penalty":{"type":"number"},"presence_penalty":{"type":"number"},)"
+     R"("repetition_penalty":{"type":"number"},"n":{"type":"integer"},)"
+     R"("stop":{"anyOf":[{"type":"string"},{"type":"array","items":{"type":"string"}}]},)"
+     R"("stop_token_ids":{"type":"array","items":{"type":"integer"}},)"
+     R"("ignore_eos":{"type":"boolean"},"skip_special_tokens":{"type":"boolean"},)"
+     R"("no_stop_trim":{"type":"boolean"},"logit_bias":{"type":"object"},)"
+     R"("sampling_seed":{"type":"integer"},)"
+     R"("json_schema":{"anyOf":[{"type":"object"},{"type":"string"}]},)"
+     R"("regex":{"type":"string"},"ebnf":{"type":"string"}})",
+     "Of all prompts; ranges as in /v1/completions."},
+    {"stream", kBoolFalse, "Server-sent events with the whole text so far, then [DONE]."},
+    {"priority", R"("type":"integer","format":"int64","default":0)", "Lower first."},
+    {"return_logprob", kBoolFalse, "True: 400."},
+    {"return_hidden_states", kBoolFalse, "True: 400."},
+    {"input_embeds", kAny, kRefusal, FieldUse::kRefused},
+    {"image_data", kAny, kRefusal, FieldUse::kRefused},
+    {"video_data", kAny, kRefusal, FieldUse::kRefused},
+    {"audio_data", kAny, kRefusal, FieldUse::kRefused},
+    {"rid", R"("type":"string","pattern":"^[A-Za-z0-9._:-]{1,128}$")",
+     "Where the header x-request-id says none.", FieldUse::kIgnored},
+    {"logprob_start_len", kAny, kIgnored, FieldUse::kIgnored},
+    {"top_logprobs_num", kAny, kIgnored, FieldUse::kIgnored},
+    {"lora_path", kAny, kIgnored, FieldUse::kIgnored},
+};
+
 constexpr Field kAbort[] = {
     {"rid", R"("type":"string")", "The id of the request to end."},
     {"request_id", R"("type":"string")", "As rid."},
     {"abort_all", kBoolFalse, "End all requests."},
 };
 
-constexpr std::array<std::string_view, 7> kNames = {
+constexpr std::array<std::string_view, 8> kNames = {
     "ChatRequest",     "CompletionRequest", "ResponsesRequest", "MessagesRequest",
-    "TokenizeRequest", "DetokenizeRequest", "AbortRequest"};
+    "TokenizeRequest", "DetokenizeRequest", "AbortRequest",     "GenerateRequest"};
 
 }  // namespace
 
@@ -272,6 +309,8 @@ std::vector<Field> RequestFields(std::string_view request) {
     for (Field& field : fields) field.is_required = false;
   } else if (request == "DetokenizeRequest") {
     add(kDetokenize);
+  } else if (request == "GenerateRequest") {
+    add(kGenerate);
   } else if (request == "AbortRequest") {
     add(kAbort);
   }

@@ -53,6 +53,7 @@ class OpenApiTest : public ApiTest {
     if (request == "MessagesRequest") least += R"(, "max_tokens": 9)";
     if (request == "ResponsesRequest") least = R"("input": "hi")";
     if (request == "CompletionRequest") least = R"("prompt": "hi")";
+    if (request == "GenerateRequest") least = R"("text": "hi")";
     if (request == "AbortRequest") least = R"("rid": "r1")";
     if (request == "DetokenizeRequest") least = R"("tokens": [5])";
     return "{" + least + (members.empty() ? "" : ", " + members) + "}";
@@ -176,8 +177,10 @@ TEST_F(OpenApiTest, EveryMemberThatIsReadIsInASchema) {
       {"router/openai/tool_choice.cc", {"ChatRequest"}},
       {"router/openai/generate_params.cc", {"ChatRequest", "CompletionRequest"}},
       {"router/openai/prepare.cc",
-       {"ChatRequest", "CompletionRequest", "TokenizeRequest", "DetokenizeRequest"}},
+       {"ChatRequest", "CompletionRequest", "GenerateRequest", "TokenizeRequest",
+        "DetokenizeRequest"}},
       {"router/openai/responses_request.cc", {"ResponsesRequest"}},
+      {"router/openai/sglang_request.cc", {"GenerateRequest"}},
       {"router/anthropic/messages_request.cc", {"MessagesRequest"}}};
   for (const auto& [file, requests] : readers) {
     Names known;

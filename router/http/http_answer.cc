@@ -8,6 +8,10 @@ namespace baton::router {
 namespace {
 
 constexpr auto kNever = std::chrono::hours(24 * 365);
+// A piece of a stream of more than this share of its backlog says again what was said before, as
+// the last events of a long answer do: it says nothing of the reader, and is counted like a large
+// whole answer.
+constexpr size_t kBulkShare = 8;
 
 bool IsHeaderSafe(const std::string& text) {
   return text.find_first_of("\r\n") == std::string::npos;
@@ -101,6 +105,7 @@ void HttpAnswer::Respond(int status, HttpHeaders headers, std::string body) {
 
 void HttpAnswer::StartStream(int status, HttpHeaders headers) {
   if (is_over()) return;
+  is_stream_ = true;
   is_chunked_ = is_http11_;
   if (!is_chunked_) keep_alive_ = false;
   Head(status, headers);
@@ -110,13 +115,25 @@ void HttpAnswer::StartStream(int status, HttpHeaders headers) {
 
 void HttpAnswer::Write(std::string piece) {
   if (is_over() || piece.empty()) return;
-  if (queued_.size() + piece.size() > shared_.limits.max_backlog_bytes) {
+  const size_t limit = shared_.limits.max_backlog_bytes;
+  if (piece.size() > limit / kBulkShare) {
+    bulk_ += piece.size();
+    lease_.Hold(taken_bulk_ + bulk_);
+  } else if (queued_.size() - bulk_ + piece.size() > limit) {
     keep_alive_ = false;
     Gone();
     return;
   }
   queued_ += is_chunked_ ? absl::StrFormat("%x\r\n%s\r\n", piece.size(), piece) : piece;
   Changed();
+}
+
+std::string HttpAnswer::TakeQueued() {
+  if (is_stream_) {
+    taken_bulk_ = std::exchange(bulk_, 0);
+    lease_.Hold(taken_bulk_);
+  }
+  return std::exchange(queued_, {});
 }
 
 void HttpAnswer::EndStream() {

@@ -19,6 +19,7 @@ namespace {
 
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
+using asio::ip::tcp;
 using boost::system::error_code;
 
 // How often a client is looked at whose next bytes are here already; and what of an unread request
@@ -88,11 +89,11 @@ HttpConnection::HttpConnection(asio::io_context& io, asio::ip::tcp::socket socke
 
 HttpConnection::~HttpConnection() { --shared_.counters.connections; }
 
-asio::awaitable<void> HttpConnection::Run() {
-  const auto self = shared_from_this();
-  stream_.expires_after(absl::ToChronoNanoseconds(shared_.limits.header_timeout));
-  const bool is_open = co_await stream_.Handshake();
-  if (is_open) co_await Serve();
+asio::awaitable<void> HttpConnection::Run(std::shared_ptr<HttpConnection> connection) {
+  HttpStream& stream = connection->stream_;
+  stream.expires_after(absl::ToChronoNanoseconds(connection->shared_.limits.header_timeout));
+  const bool is_open = co_await stream.Handshake();
+  if (is_open) co_await connection->Serve();
 }
 
 asio::awaitable<void> HttpConnection::Serve() {
@@ -135,7 +136,7 @@ asio::awaitable<std::shared_ptr<HttpAnswer>> HttpConnection::Exchange(bool& is_w
     answer->KeepAlive(parser.keep_alive());
     request->body = std::move(parser.get().body());
     request->lease = std::exchange(lease_, nullptr);
-    asio::co_spawn(io_, WatchClient(answer), asio::detached);
+    asio::co_spawn(io_, WatchClient(shared_from_this(), answer), asio::detached);
     shared_.handler.Handle(*std::move(request), answer);
   } else {
     shared_.handler.Refuse(refusal, *answer);
@@ -256,24 +257,26 @@ asio::awaitable<bool> HttpConnection::WriteAnswer(std::shared_ptr<HttpAnswer> an
   co_return answer->keep_alive() && !answer->is_gone();
 }
 
-asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpAnswer> answer) {
-  const auto self = shared_from_this();
+asio::awaitable<void> HttpConnection::WatchClient(std::shared_ptr<HttpConnection> connection,
+                                                  std::shared_ptr<HttpAnswer> answer) {
+  tcp::socket& socket = connection->stream_.socket();
+  asio::steady_timer& watch = connection->watch_;
   bool is_polling = false;
   while (!answer->is_over()) {
     error_code error;
     if (is_polling) {  // readable without news: its next request waits its turn
-      watch_.expires_after(kWatchInterval);
-      co_await watch_.async_wait(Into(error));
+      watch.expires_after(kWatchInterval);
+      co_await watch.async_wait(Into(error));
     } else {
-      co_await stream_.socket().async_wait(asio::ip::tcp::socket::wait_read, Into(error));
+      co_await socket.async_wait(tcp::socket::wait_read, Into(error));
     }
     if (error || answer->is_over()) co_return;
     char byte = 0;
-    const int socket = stream_.socket().native_handle();
-    const ssize_t peeked = recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const int fd = socket.native_handle();
+    const ssize_t peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) continue;
     is_polling = peeked > 0;
-    if (!is_polling || HasLeft(socket)) answer->Gone();
+    if (!is_polling || HasLeft(fd)) answer->Gone();
   }
 }
 

@@ -63,7 +63,7 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
   bool is_over() const { return is_ended_ || is_gone_; }
   bool is_gone() const { return is_gone_; }
   bool keep_alive() const { return keep_alive_; }
-  std::string TakeQueued() { return std::exchange(queued_, {}); }
+  std::string TakeQueued();  // to be written, when what was taken before is
   bool has_queued() const { return !queued_.empty(); }
   void Gone();
   boost::asio::steady_timer& changed() { return changed_; }
@@ -76,9 +76,11 @@ class HttpAnswer final : public HttpExchange, public std::enable_shared_from_thi
   HttpShared& shared_;
   const bool is_http11_, is_head_;
   bool keep_alive_;
-  bool is_chunked_ = false, is_started_ = false, is_ended_ = false, is_gone_ = false;
+  bool is_stream_ = false, is_chunked_ = false;
+  bool is_started_ = false, is_ended_ = false, is_gone_ = false;
   std::string queued_;
-  BodyLease lease_;  // of a large whole answer, until it is written
+  size_t bulk_ = 0, taken_bulk_ = 0;  // large pieces of a stream: queued, being written
+  BodyLease lease_;  // of a large whole answer, or of such pieces, until they are written
   std::function<void()> on_gone_;
   boost::asio::steady_timer changed_;  // never expires; cancelled to wake the connection
 };
@@ -90,10 +92,12 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   HttpConnection(boost::asio::io_context& io, boost::asio::ip::tcp::socket socket,
                  HttpShared& shared, boost::asio::ssl::context* tls);
   ~HttpConnection();
-  boost::asio::awaitable<void> Run();
+  // Until the connection is done with. It is held by the coroutine, which starts whenever the loop
+  // comes to it.
+  static boost::asio::awaitable<void> Run(std::shared_ptr<HttpConnection> connection);
 
  private:
-  boost::asio::awaitable<void> Serve();  // requests until the connection is done with
+  boost::asio::awaitable<void> Serve();
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   // The head of the next request, null when the client left or `refusal` says why there is none.
   boost::asio::awaitable<std::optional<HttpRequest>> ReadHead(Parser& parser, HttpRefusal& refusal);
@@ -105,7 +109,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   boost::asio::awaitable<void> Linger();
   // Writes the answer until it is over; false when the connection cannot be used further.
   boost::asio::awaitable<bool> WriteAnswer(std::shared_ptr<HttpAnswer> answer);
-  boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpAnswer> answer);
+  static boost::asio::awaitable<void> WatchClient(std::shared_ptr<HttpConnection> connection,
+                                                  std::shared_ptr<HttpAnswer> answer);
   boost::asio::awaitable<bool> WriteAll(std::string bytes);
 
   boost::asio::io_context& io_;

@@ -116,7 +116,9 @@ class HttpServer::Impl {
       socket.set_option(tcp::no_delay(true), error);
       auto connection =
           std::make_shared<HttpConnection>(io, std::move(socket), shared_, tls_.get());
-      asio::post(io, [&io, connection] { asio::co_spawn(io, connection->Run(), asio::detached); });
+      asio::post(io, [&io, connection] {
+        asio::co_spawn(io, HttpConnection::Run(connection), asio::detached);
+      });
     }
   }
 

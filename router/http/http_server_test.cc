@@ -45,6 +45,11 @@ class EchoHandler final : public HttpHandler {
       exchange->Respond(304, {}, "");
     } else if (request.path == "/large") {
       exchange->Respond(200, {}, std::string(32 << 20, 'x'));
+    } else if (request.path == "/repeats") {  // as the last events of a long answer
+      exchange->StartStream(200, {});
+      for (const char c : {'a', 'b', 'c'}) exchange->Write(std::string(3 << 20, c));
+      exchange->Write("the end");
+      exchange->EndStream();
     } else if (request.path == "/flood") {
       exchange->OnGone([this] { gone.set_value(); });
       exchange->StartStream(200, {});
@@ -304,6 +309,21 @@ TEST_F(HttpServerTest, GivesUpOnAReaderThatStops) {
   EXPECT_EQ(handler_.gone.get_future().wait_for(std::chrono::seconds(20)),
             std::future_status::ready);
   EXPECT_EQ(server_->counters().clients_gone.load(), 1u);
+}
+
+TEST_F(HttpServerTest, LargePiecesSayNothingOfTheReaderButTakeRoom) {
+  Start({.max_body_bytes = 1000, .max_bodies_bytes = 8 << 20, .max_backlog_bytes = 1 << 20});
+  Send("GET /repeats HTTP/1.1\r\nHost: h\r\n\r\n");
+  ReadUntil("\r\n\r\n");
+  asio::ip::tcp::socket slow = std::exchange(socket_, asio::ip::tcp::socket(io_));
+  std::string seen = std::exchange(received_, {});
+  Connect();
+  Send("POST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc");
+  EXPECT_EQ(ReadUntil("}").rfind("HTTP/1.1 429", 0), 0u);
+  socket_ = std::move(slow);
+  received_ = std::move(seen);
+  EXPECT_GT(ReadUntil("the end").size(), size_t{9} << 20);
+  EXPECT_EQ(server_->counters().clients_gone.load(), 0u);
 }
 
 TEST_F(HttpServerTest, ClosesOnHeadsAndBodiesThatTakeTooLong) {

@@ -22,6 +22,8 @@ class AnswerWriter {
   // One engine step's worth of a choice: of reasoning, content and calls one at most, in this order
   // over the chunks of a step. The last chunk of a choice has `end`.
   virtual std::string Chunk(const ChunkText& chunk) = 0;
+  // After the choices of a prompt ended; whole or streamed.
+  virtual std::string PromptEnd(size_t prompt, int64_t cached_tokens) = 0;
   // After the last choice ended.
   virtual std::string End(const UsageCounts& usage) = 0;
   // While nothing else is sent.
@@ -47,6 +49,7 @@ class OpenAiWriter final : public AnswerWriter {
 
   std::string Accepted(int64_t) override { return ""; }
   std::string Chunk(const ChunkText& chunk) override { return ChunkEvent(head_, chunk); }
+  std::string PromptEnd(size_t, int64_t) override { return ""; }
   std::string End(const UsageCounts& usage) override {
     return (include_usage_ ? UsageEvent(head_, usage) : "") + std::string(kDoneEvent);
   }

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kJson = "application/json";
 
 constexpr std::string_view kPosts[] = {
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize",
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/generate", "/tokenize",
     "/v1/tokenize",         "/detokenize",     "/v1/detokenize"};
 constexpr std::string_view kGets[] = {"/v1/models", "/health",  "/ping",
                                       "/ready",     "/metrics", "/version"};
@@ -24,11 +24,7 @@ bool Contains(const std::string_view (&list)[kSize], std::string_view path) {
 }
 
 // What of a request the masks enforce (protocol.md 3.5).
-std::string Capabilities(bool has_grammars) {
-  const char* is_enforced = has_grammars ? "true" : "false";
-  return absl::StrFormat("{\"structured_outputs\":%s,\"strict_tools\":%s}", is_enforced,
-                         is_enforced);
-}
+constexpr char kCapabilities[] = "{\"structured_outputs\":true,\"strict_tools\":true}";
 
 }  // namespace
 
@@ -40,7 +36,7 @@ Api::Api(ApiParts parts)
       dsml_(std::make_unique<DsmlCounts>()),
       context_{.config = parts_.config,
                .tokenizer = parts_.tokenizer,
-               .vocabulary = parts_.vocabulary,
+               .grammars = parts_.grammars,
                .markup = parts_.markup,
                .dispatcher = parts_.dispatcher,
                .cpu_pool = parts_.cpu_pool,
@@ -191,7 +187,7 @@ void Api::Models(const Call& call) const {
                           "\"root\":%s,\"parent\":null,"
                           "\"max_model_len\":%d,\"permission\":[],\"capabilities\":%s}",
                           list.empty() ? "" : ",", quoted, started_, root, MaxContext(),
-                          Capabilities(parts_.vocabulary != nullptr));
+                          kCapabilities);
   }
   Reply(call, 200, absl::StrFormat("{\"object\":\"list\",\"data\":[%s]}", list));
 }
@@ -205,11 +201,10 @@ void Api::Model(const Call& call, const std::string& name) const {
   }
   std::string quoted;
   AppendJsonString(name, quoted);
-  Reply(
-      call, 200,
-      absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
-                      "\"max_model_len\":%d,\"capabilities\":%s}",
-                      quoted, started_, MaxContext(), Capabilities(parts_.vocabulary != nullptr)));
+  Reply(call, 200,
+        absl::StrFormat("{\"id\":%s,\"object\":\"model\",\"created\":%d,\"owned_by\":\"baton\","
+                        "\"max_model_len\":%d,\"capabilities\":%s}",
+                        quoted, started_, MaxContext(), kCapabilities));
 }
 
 void Api::Health(const Call& call) const {

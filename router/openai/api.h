@@ -6,8 +6,8 @@
 #include <string>
 
 #include "common/clock.h"
+#include "common/cpu_pool.h"
 #include "common/rng.h"
-#include "router/http/cpu_pool.h"
 #include "router/http/header_values.h"
 #include "router/http/http_message.h"
 #include "router/openai/generation.h"
@@ -22,8 +22,7 @@ namespace baton::router {
 struct ApiParts {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
-  // The same tokens' bytes, for grammars. Null: no worker has a grammar back end.
-  const Vocabulary* vocabulary = nullptr;
+  GrammarChecker& grammars;
   const MarkupIds& markup;
   const ChatEncoder& encoder;
   Dispatcher& dispatcher;
@@ -66,7 +65,10 @@ class Api final : public RequestHandler {
   // Reads the body and prepares a generation. Pure but for the seed and the clock; any thread.
   ApiResult<GenerationJob> PrepareChat(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> PrepareResponse(const Call& call, const JsonValue& body) const;
-  ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareCompletion(const Call& call, const JsonValue& body,
+                                             const JsonValue* prompt) const;
+  ApiResult<GenerationJob> PrepareGenerate(const Call& call, const JsonValue& body) const;
+  ApiResult<GenerationJob> PrepareBody(const Call& call, const JsonValue& body) const;
   ApiResult<GenerationJob> Prepare(Call& call) const;  // may take the request id from the body
   std::optional<ApiError> FillRequest(const Call& call, GenerationJob& job) const;
   std::optional<ApiError> CheckModel(const JsonValue& body, std::string& model) const;

@@ -12,17 +12,9 @@ namespace {
 
 using testing::HasSubstr;
 
-const Vocabulary& RealVocabulary() {
-  static const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(RealTokenizerJson());
-  return vocabulary;
-}
-
 class ApiConstraintTest : public ApiTest {
  protected:
-  ApiConstraintTest() {
-    vocabulary_ = &RealVocabulary();
-    Configure({});
-  }
+  ApiConstraintTest() { waits_for_verdicts_ = false; }
   // A chat without thinking; returns when the grammar was compiled.
   std::shared_ptr<FakeExchange> Ask(const std::string& members) { return Settle(Chat(members)); }
   std::shared_ptr<FakeExchange> AskThinking(const std::string& members) {
@@ -155,8 +147,23 @@ TEST_F(ApiConstraintTest, AnswersInTheFormOfItsSurface) {
       "/v1/responses", R"({"input": "hi", "text": {"format": {"type": "json_schema", "name": "n", )"
                        R"("schema": {"not": {}}}}})"));
   EXPECT_EQ(answer->status, 400);
-  EXPECT_THAT(answer->body, HasSubstr("not"));
+  const JsonValue error = Member(Json(answer->body), "error");
+  EXPECT_EQ(Member(error, "param").text(), "text.format");
+  EXPECT_THAT(Member(error, "message").text(), HasSubstr("text.format: "));
+  EXPECT_THAT(Member(error, "message").text(), HasSubstr("not"));
+  const auto generate = Settle(Post("/generate", R"({"text": "hi", "sampling_params": )"
+                                                 R"({"json_schema": {"not": {}}}})"));
+  EXPECT_EQ(Member(Member(Json(generate->body), "error"), "param").text(),
+            "sampling_params.json_schema");
   EXPECT_TRUE(dispatcher_.submitted.empty());
+}
+
+TEST_F(ApiConstraintTest, QuotesInTheLogWhatAClientSaid) {
+  testing::internal::CaptureStdout();
+  Refused(R"("guided_json": {"\" status=200": {}, "$ref": "\" status=200"})");
+  const std::string log = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(log, HasSubstr("param=\"guided_json\" error=\"guided_json: "));
+  EXPECT_THAT(log, HasSubstr("\\\" status=200"));
 }
 
 TEST_F(ApiConstraintTest, SubmitsNothingForAClientThatLeft) {
@@ -166,13 +173,19 @@ TEST_F(ApiConstraintTest, SubmitsNothingForAClientThatLeft) {
   EXPECT_TRUE(dispatcher_.submitted.empty());
 }
 
-TEST_F(ApiConstraintTest, RefusesWithoutABackEnd) {
-  vocabulary_ = nullptr;
-  Configure({});
-  EXPECT_EQ(Refused(R"("guided_regex": "a")").second,
-            "guided_regex is not supported by this server");
-  Ask(R"("response_format": {"type": "json_object"})");
-  EXPECT_TRUE(Masks().IsEmpty());
+// What is known is neither compiled nor waited for again, good or bad.
+TEST_F(ApiConstraintTest, AnswersAtOnceWhatItKnows) {
+  for (const char* members : {R"("regex": "a+")", R"("regex": "(a")"}) {
+    const size_t before = dispatcher_.submitted.size();
+    const auto first = Ask(members);
+    const auto again = Chat(members);  // nothing runs but what is posted already
+    EXPECT_EQ(dispatcher_.submitted.size() - before, first->is_over() ? 0u : 2u);
+    EXPECT_EQ(again->status, first->status);
+    EXPECT_EQ(again->body, first->body);
+    num_settled_ = dispatcher_.submitted.size();
+  }
+  EXPECT_EQ(grammars_.misses(), 2u);
+  EXPECT_EQ(grammars_.hits(), 2u);
 }
 
 // What the grammars of calls let through, token by token.
@@ -182,11 +195,10 @@ class CallGrammarMasks : public testing::Test {
     absl::StatusOr<Matcher> matcher = Matcher::Create(RealVocabulary(), grammar);
     if (!matcher.ok()) return matcher.status().ToString();
     const std::vector<int32_t> ids = RealTokenizer().Encode(text, SpecialTokens::kRecognise);
-    const size_t taken = matcher->CountAllowed(ids);
-    if (taken < ids.size())
-      return "refused behind: " + RealTokenizer().Decode(std::span(ids).first(taken), false);
-    for (const int32_t id : ids)
-      if (!matcher->Consume(id).ok()) return "Consume differs from CountAllowed";
+    for (size_t taken = 0; taken < ids.size(); ++taken) {
+      if (!matcher->Consume(ids[taken]).ok())
+        return "refused behind: " + RealTokenizer().Decode(std::span(ids).first(taken), false);
+    }
     return matcher->IsStopped() ? "complete" : matcher->IsAccepting() ? "may end" : "open";
   }
   static std::string Grammar(const std::string& schema, CallRules rules) {

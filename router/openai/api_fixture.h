@@ -7,11 +7,17 @@
 #include <utility>
 #include <vector>
 
+#include "common/grammar.h"
 #include "router/openai/api.h"
 #include "router/openai/api_fakes.h"
 #include "router/text/test_data.h"
 
 namespace baton::router {
+
+inline const Vocabulary& RealVocabulary() {
+  static const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(RealTokenizerJson());
+  return vocabulary;
+}
 
 // The API with a planner that the test plays.
 class ApiTest : public testing::Test {
@@ -25,7 +31,7 @@ class ApiTest : public testing::Test {
     dispatcher_.view = std::make_shared<ClusterView>(std::move(view));
     api_ = std::make_unique<Api>(ApiParts{.config = config_,
                                           .tokenizer = RealTokenizer(),
-                                          .vocabulary = vocabulary_,
+                                          .grammars = grammars_,
                                           .markup = markup_,
                                           .encoder = encoder_,
                                           .dispatcher = dispatcher_,
@@ -37,7 +43,9 @@ class ApiTest : public testing::Test {
   std::shared_ptr<FakeExchange> Call(HttpRequest request) {
     auto exchange = std::make_shared<FakeExchange>();
     request.arrival = clock_.Now();
+    const uint64_t known = grammars_.misses();
     api_->Handle(std::move(request), exchange);
+    if (waits_for_verdicts_ && grammars_.misses() > known) exchange->RunTasksFor(absl::Seconds(20));
     exchange->RunTasks();
     return exchange;
   }
@@ -116,9 +124,11 @@ class ApiTest : public testing::Test {
   ApiConfig config_;
   MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
   ChatEncoder encoder_ = *ChatEncoder::Create(RealTokenizer());
-  const Vocabulary* vocabulary_ = nullptr;  // set before Configure
   FakeDispatcher dispatcher_;
   CpuPool cpu_pool_{1, 4};
+  bool waits_for_verdicts_ = true;  // on grammars, before a call returns
+  GrammarChecker grammars_{
+      [](std::string_view grammar) { return CheckGrammar(RealVocabulary(), grammar); }, {}};
   std::unique_ptr<Api> api_;
 };
 

@@ -34,12 +34,7 @@ void AddStop(int32_t token, std::vector<int32_t>& stops) {
 std::optional<ApiError> Api::Constrain(const JsonValue& body, GenerationJob& job) const {
   ApiResult<std::optional<OutputConstraint>> parsed = ParseConstraint(body);
   if (!parsed.ok()) return parsed.error();
-  std::optional<OutputConstraint> constraint = *std::move(parsed);
-  if (parts_.vocabulary == nullptr && constraint) {
-    if (constraint->param != "response_format")
-      return BadRequest(constraint->param + " is not supported by this server", constraint->param);
-    constraint.reset();  // it is in the prompt
-  }
+  const std::optional<OutputConstraint> constraint = *std::move(parsed);
   MaskRules& masks = job.request.masks;
   if (parts_.config.honours_thinking_budget && job.params.thinking_budget)
     masks.thinking_budget = std::min<int64_t>(*job.params.thinking_budget, MaxContext());
@@ -47,7 +42,6 @@ std::optional<ApiError> Api::Constrain(const JsonValue& body, GenerationJob& job
     return NotTogether("allowed_token_ids", "thinking_token_budget");
   const auto& tools = job.tools.tools;
   const bool has_strict =
-      parts_.vocabulary != nullptr &&
       std::any_of(tools.begin(), tools.end(), [](const auto& tool) { return tool.is_strict; });
   const bool constrains_calls =
       job.tools.is_required || has_strict || (constraint && !tools.empty());

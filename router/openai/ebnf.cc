@@ -187,7 +187,8 @@ class Reader {
 
   // \xHH, \uHHHH, \UHHHHHHHH and the short ones.
   absl::StatusOr<uint32_t> Escape() {
-    const char kind = at_ + 1 < text_.size() ? text_[at_ + 1] : '\0';
+    if (at_ + 1 == text_.size()) return Wrong("an escape is not complete");
+    const char kind = text_[at_ + 1];
     at_ += 2;
     const size_t digits = kind == 'x' ? 2 : kind == 'u' ? 4 : kind == 'U' ? 8 : 0;
     if (digits == 0) {

@@ -41,6 +41,9 @@ TEST(Ebnf, SaysWhatIsWrongAndWhere) {
   EXPECT_EQ(wrong("root ::= \"a\"{x}"), "EBNF line 1: a repetition must be {m}, {m,} or {m,n}");
   EXPECT_EQ(wrong("root ::= \"a\"\nroot ::= \"b\""), "EBNF line 2: the rule root is defined twice");
   EXPECT_EQ(wrong("root ::= \"\\q\""), "EBNF line 1: unknown escape");
+  for (const char* open :
+       {"root ::= \"\\", "root ::= [\\", "root ::= [a\\x4", "root ::= \"\\U0001"})
+    EXPECT_THAT(std::string(wrong(std::string_view(open))), testing::HasSubstr("escape")) << open;
   EXPECT_EQ(wrong("root ::= \"\\ud800\""), "EBNF line 1: an escape is no character");
   EXPECT_EQ(wrong("root ::= \"\\xg0\""), "EBNF line 1: an escape lacks hexadecimal digits");
   EXPECT_EQ(wrong("root ::= ,"), "EBNF line 1: a character that begins no element");

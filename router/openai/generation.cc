@@ -99,24 +99,27 @@ void Generation::Submit() {
   exchange_->PostAfter(context_.config.ping_interval, [weak = weak_from_this()] {
     if (const auto generation = weak.lock()) generation->Ping();
   });
-  if (job_.request.masks.grammar.empty() || context_.vocabulary == nullptr) return SubmitParts();
   CheckGrammarFirst();
 }
 
 // A grammar may take a while to compile, and no worker is to hear of a bad one.
 void Generation::CheckGrammarFirst() {
-  const bool is_taken = context_.cpu_pool.TryRun([self = shared_from_this(), exchange = exchange_] {
-    absl::Status status =
-        CheckGrammar(*self->context_.vocabulary, self->job_.request.masks.grammar);
-    exchange->Post([self, status = std::move(status)] {
-      if (self->is_over_) return;
-      if (status.ok()) return self->SubmitParts();
-      const std::string& param = self->job_.grammar_param;
-      self->Refuse(
-          BadRequest(absl::StrFormat("%s: %s", param, std::string(status.message())), param));
-    });
-  });
+  const std::string& grammar = job_.request.masks.grammar;
+  if (grammar.empty()) return SubmitParts();
+  if (const std::optional<absl::Status> known = context_.grammars.Find(grammar))
+    return OnVerdict(*known);
+  const bool is_taken = context_.grammars.Ask(
+      grammar, [self = shared_from_this(), exchange = exchange_](const absl::Status& verdict) {
+        exchange->Post([self, verdict] { self->OnVerdict(verdict); });
+      });
   if (!is_taken) Refuse({429, "TooManyRequestsError", "too many grammars are being compiled", ""});
+}
+
+void Generation::OnVerdict(const absl::Status& verdict) {
+  if (is_over_) return;
+  if (verdict.ok()) return SubmitParts();
+  const std::string& param = job_.grammar_param;
+  Refuse(BadRequest(absl::StrFormat("%s: %s", param, std::string(verdict.message())), param));
 }
 
 // Nothing was submitted yet.
@@ -124,7 +127,7 @@ void Generation::Refuse(const ApiError& error) {
   is_over_ = true;
   Log(LogLevel::kInfo, "request_refused",
       absl::StrFormat("request=%s status=%d param=%s error=%s", job_.request_id, error.http_status,
-                      error.param, error.message.substr(0, 256)));
+                      QuotedForLog(error.param), QuotedForLog(error.message)));
   RespondErrorBody(*exchange_, job_.writer->Status(error), job_.writer->Error(error),
                    job_.request_id, absl::Seconds(1));
 }
@@ -266,6 +269,8 @@ void Generation::On(size_t part, const RequestEnded& event) {
     Fail(ToApiError(event.status), event.retry_after);
     return;
   }
+  std::string said = job_.writer->PromptEnd(part, event.cached_tokens);
+  if (is_streaming_) Send(std::move(said));
   if (std::all_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.is_ended; })) EndAll();
 }
 

@@ -9,13 +9,13 @@
 #include <vector>
 
 #include "common/clock.h"
-#include "common/grammar.h"
-#include "router/http/cpu_pool.h"
+#include "common/cpu_pool.h"
 #include "router/http/http_message.h"
 #include "router/openai/answer_writer.h"
 #include "router/openai/api_config.h"
 #include "router/openai/call_replay.h"
 #include "router/openai/generate_params.h"
+#include "router/openai/grammar_checker.h"
 #include "router/openai/tool_choice.h"
 #include "router/plan/request.h"
 #include "router/text/choice_output.h"
@@ -31,7 +31,7 @@ struct DsmlCounts {
 struct ApiContext {
   const ApiConfig& config;
   const Tokenizer& tokenizer;
-  const Vocabulary* vocabulary = nullptr;  // as in ApiParts
+  GrammarChecker& grammars;
   const MarkupIds& markup;
   Dispatcher& dispatcher;
   CpuPool& cpu_pool;
@@ -53,7 +53,7 @@ struct GenerationJob {
   std::string request_id;           // echoed as a header
 };
 
-// Runs a job: compiles its grammar on the CPU pool, submits its prompts, turns tokens into text and
+// Runs a job: has its grammar checked, submits its prompts, turns tokens into text and
 // text into an answer, streamed or whole. Lives on its connection's thread; the dispatcher's events
 // are posted there. Many logprobs are written out on the CPU pool. Cancels what is running when the
 // client leaves.
@@ -96,6 +96,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   Choice MakeChoice(size_t prompt) const;
   void Submit();
   void CheckGrammarFirst();
+  void OnVerdict(const absl::Status& verdict);
   void Refuse(const ApiError& error);
   void SubmitParts();
   void OnEvents(size_t part, std::vector<RequestEvent> events);

@@ -25,6 +25,7 @@ class GenerationTest : public testing::Test {
   std::shared_ptr<FakeExchange> Start(CpuPool& pool, const GenerationJob& job) {
     const ApiContext context = {.config = config_,
                                 .tokenizer = RealTokenizer(),
+                                .grammars = grammars_,
                                 .markup = markup_,
                                 .dispatcher = dispatcher_,
                                 .cpu_pool = pool,
@@ -89,6 +90,7 @@ class GenerationTest : public testing::Test {
   CallReplay replay_{clock_, {}};
   DsmlCounts dsml_;
   FakeDispatcher dispatcher_;
+  GrammarChecker grammars_{[](std::string_view) { return absl::OkStatus(); }, {}};
   CpuPool pool_{1, 4};
   CpuPool full_pool_{1, 0};  // takes nothing: all is formatted where it is asked for
 };

@@ -6,12 +6,15 @@
 #include "common/rng.h"
 #include "router/openai/api.h"
 #include "router/openai/responses_writer.h"
+#include "router/openai/sglang_request.h"
+#include "router/openai/sglang_writer.h"
 
 // From a request's body to a GenerationJob, and the endpoints that stop halfway: tokenize and
 // detokenize.
 namespace baton::router {
 namespace {
 
+constexpr std::string_view kGenerate = "/generate";
 constexpr size_t kMaxPrompts = 256;
 constexpr size_t kBytesPerToken =
     128;  // the longest token: more bytes than this a token cannot fit (protocol.md 5.7)
@@ -131,7 +134,8 @@ std::optional<ApiError> Api::FitLength(GenerationJob& job) const {
     return TooLong(job.head, context, asked, longest);
   int64_t left = context - longest;
   if (parts_.config.default_max_tokens > 0) left = std::min(left, parts_.config.default_max_tokens);
-  if (!job.params.max_tokens) job.request.finish.max_tokens = left;
+  job.request.is_length_given = job.params.max_tokens.has_value();
+  if (!job.request.is_length_given) job.request.finish.max_tokens = left;
   if (job.params.min_tokens > job.request.finish.max_tokens)
     return BadRequest(
         absl::StrFormat("min_tokens must be less than or equal to max_tokens=%d, got %d.",
@@ -150,17 +154,27 @@ ApiResult<GenerationJob> Api::Prepare(Call& call) const {
                          !IsRequestId(call.request.Header("x-request-id"));
     if (is_used) call.id = id->text();
   }
-  const std::string& path = call.request.path;
-  ApiResult<GenerationJob> job = path == "/v1/chat/completions" ? PrepareChat(call, *body)
-                                 : path == "/v1/responses"      ? PrepareResponse(call, *body)
-                                                                : PrepareCompletion(call, *body);
+  ApiResult<GenerationJob> job = PrepareBody(call, *body);
   if (!job.ok()) return job;
   Truncate(*job);
   if (auto error = FillRequest(call, *job)) return *error;
-  if (auto error = FitLength(*job))
-    return path == "/v1/responses" ? InOwnNames(*error, {}) : *error;
+  if (auto error = FitLength(*job)) {
+    const std::string& path = call.request.path;
+    if (path == "/v1/responses") return InOwnNames(*error, {});
+    if (path == kGenerate)
+      return InGenerateNames(*error, body->FindNonNull("text") != nullptr ? "text" : "input_ids");
+    return *error;
+  }
   if (auto error = CheckStreamedEcho(*job)) return *error;
   return job;
+}
+
+ApiResult<GenerationJob> Api::PrepareBody(const Call& call, const JsonValue& body) const {
+  const std::string& path = call.request.path;
+  if (path == "/v1/chat/completions") return PrepareChat(call, body);
+  if (path == "/v1/responses") return PrepareResponse(call, body);
+  if (path == kGenerate) return PrepareGenerate(call, body);
+  return PrepareCompletion(call, body, body.FindNonNull("prompt"));
 }
 
 ApiResult<std::vector<int32_t>> Api::RenderChat(ChatInput input) const {
@@ -248,6 +262,7 @@ ApiResult<GenerationJob> Api::PrepareResponse(const Call& call, const JsonValue&
   if (!chat.ok()) return BadRequest(std::string(chat.status().message()), "input");
   ApiResult<GenerationJob> job = PrepareChat(call, *chat);
   if (!job.ok()) return InOwnNames(job.error(), translated->sources);
+  job->grammar_param = InOwnNames(BadRequest("", job->grammar_param), translated->sources).param;
   AnswerHead head = job->head;
   head.id = call.id;
   job->writer =
@@ -255,7 +270,29 @@ ApiResult<GenerationJob> Api::PrepareResponse(const Call& call, const JsonValue&
   return job;
 }
 
-ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValue& body) const {
+ApiResult<GenerationJob> Api::PrepareGenerate(const Call& call, const JsonValue& body) const {
+  ApiResult<TranslatedGenerate> translated = TranslateGenerate(body);
+  if (!translated.ok()) return translated.error();
+  const absl::StatusOr<JsonValue> completion = JsonValue::Parse(translated->completion);
+  if (!completion.ok()) return BadRequest(std::string(completion.status().message()), "");
+  ApiResult<GenerationJob> job = PrepareCompletion(call, *completion, translated->prompt);
+  if (!job.ok()) return InGenerateNames(job.error(), translated->prompt_name);
+  job->grammar_param = InGenerateNames(BadRequest("", job->grammar_param), "").param;
+  job->params.return_token_ids = true;
+  SglangWriter::Request request = {.id = call.id,
+                                   .prompt_tokens = {},
+                                   .num_choices = job->params.num_choices,
+                                   .is_list = translated->is_list,
+                                   .eos = parts_.markup.eos,
+                                   .arrival = call.request.arrival};
+  for (const auto& prompt : job->prompts)
+    request.prompt_tokens.push_back(static_cast<int64_t>(prompt->size()));
+  job->writer = std::make_shared<SglangWriter>(std::move(request), parts_.clock);
+  return job;
+}
+
+ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValue& body,
+                                                const JsonValue* prompt) const {
   GenerationJob job;
   job.head.kind = CompletionKind::kText;
   job.head.id = "cmpl-" + call.id;
@@ -268,7 +305,6 @@ ApiResult<GenerationJob> Api::PrepareCompletion(const Call& call, const JsonValu
   if (auto error = Constrain(body, job)) return *error;
   if (body.FindNonNull("suffix") != nullptr)
     return BadRequest("suffix is not currently supported", "suffix");
-  const JsonValue* prompt = body.FindNonNull("prompt");
   if (prompt == nullptr)
     return BadRequest("prompt: expected string or array, got nothing", "prompt");
   std::vector<const JsonValue*> items;

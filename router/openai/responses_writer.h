@@ -20,6 +20,7 @@ class ResponsesWriter final : public AnswerWriter {
 
   std::string Accepted(int64_t prompt_tokens) override;
   std::string Chunk(const ChunkText& chunk) override;
+  std::string PromptEnd(size_t, int64_t) override { return ""; }
   std::string End(const UsageCounts& usage) override;
   std::string Ping() override { return ": ping\n\n"; }
   std::string StreamError(const ApiError& error) override;

@@ -245,6 +245,18 @@ TEST(RouterCoreLoss, ABadRequestIsNotTriedElsewhere) {
   c.h.ExpectQuiet();
 }
 
+// A grammar that grew beyond a limit, say.
+TEST(RouterCoreLoss, ARequestThatIsBadOnTheWayIsNotTriedElsewhere) {
+  for (const bool is_prefill : {true, false}) {
+    Cluster c;
+    c.key = c.h.Arrive(kPrompt, kTokens);
+    c.h.Reserved(c.d);
+    c.h.FailTransfer(is_prefill ? c.p : c.d, absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(absl::IsInvalidArgument(*c.h.EndOf(c.key)));
+    c.h.ExpectQuiet();
+  }
+}
+
 TEST(RouterCoreLoss, ASilentPrefillIsReplacedAndProgressKeepsItAlive) {
   Cluster c;
   c.key = c.h.Arrive(kPrompt, kTokens);

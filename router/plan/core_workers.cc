@@ -264,6 +264,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   if (request == nullptr) return;
   Placement& placement = *request->placement;
   const absl::Status why = StatusFrom(worker, item.code, item.message);
+  if (absl::IsInvalidArgument(why)) return End(*request, why);  // it is the same everywhere
   const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
   const bool is_unavailable = item.code == absl::StatusCode::kUnavailable;
   const bool is_prefilling = request->step == Step::kPrefilling;

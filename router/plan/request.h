@@ -40,6 +40,7 @@ struct GenerateRequest {
   absl::Time first_token_deadline = absl::InfiniteFuture();
   absl::Time total_deadline = absl::InfiniteFuture();
   std::shared_ptr<KeyAccount> account = nullptr;  // pays for the tokens; null: nobody
+  bool is_length_given = true;  // the client's max_tokens, not all that the context has room for
 };
 
 // How the time to the first token and to the second one divides (router's

@@ -6,152 +6,14 @@
 #include <cstdlib>
 #include <map>
 #include <string>
-#include <unordered_map>
-#include <utility>
 
 #include "absl/strings/str_format.h"
-#include "nlohmann/json.hpp"
 
 #include "common/check.h"
 
 namespace baton::router {
 
-// Receives the parser's events and builds the tree without recursion.
-class JsonBuilder {
- public:
-  bool null() { return Add(JsonValue()); }
-  bool boolean(bool value) {
-    JsonValue out = Of(JsonValue::Kind::kBool, {});
-    out.bool_ = value;
-    return Add(std::move(out));
-  }
-  bool number_integer(int64_t value) {
-    return Add(Of(JsonValue::Kind::kInteger, std::to_string(value)));
-  }
-  bool number_unsigned(uint64_t value) {
-    return Add(Of(JsonValue::Kind::kInteger, std::to_string(value)));
-  }
-  // Also an integer of more than 64 bits, which `digits` still spells out.
-  bool number_float(double, const std::string& digits) {
-    const bool is_float = digits.find_first_of(".eE") != std::string::npos;
-    return Add(Of(is_float ? JsonValue::Kind::kFloat : JsonValue::Kind::kInteger, digits));
-  }
-  bool string(std::string& text) { return Add(Of(JsonValue::Kind::kString, std::move(text))); }
-  bool binary(nlohmann::json::binary_t&) { return false; }
-  bool start_object(size_t) { return Open(JsonValue::Kind::kObject); }
-  bool start_array(size_t) { return Open(JsonValue::Kind::kArray); }
-  bool end_object() { return Close(); }
-  bool end_array() { return Close(); }
-  bool key(std::string& name) {
-    frames_.back().key = std::move(name);
-    return true;
-  }
-  bool parse_error(size_t position, const std::string&, const nlohmann::json::exception& error) {
-    // "[json.exception...] parse error at line 1, column 2: what": only the last part is for
-    // clients.
-    const std::string_view text = error.what();
-    const size_t column = text.find("column ");
-    const size_t colon = column == std::string_view::npos ? column : text.find(": ", column);
-    const std::string_view what =
-        colon == std::string_view::npos ? std::string_view("syntax error") : text.substr(colon + 2);
-    error_ = absl::StrFormat("%s at byte %d", what, position);
-    return false;
-  }
-
-  JsonValue& root() { return root_; }
-  const std::string& error() const { return error_; }
-  bool is_too_deep() const { return is_too_deep_; }
-  bool has_too_many() const { return num_values_ > JsonValue::kMaxValues; }
-
- private:
-  // Members beyond this are looked up by hash, so that an object stays linear to build.
-  static constexpr size_t kIndexedFrom = 16;
-  struct Frame {
-    JsonValue value;
-    std::string key;
-    std::unordered_map<std::string, size_t> index;
-  };
-
-  static JsonValue Of(JsonValue::Kind kind, std::string text) {
-    JsonValue value;
-    value.kind_ = kind;
-    value.text_ = std::move(text);
-    return value;
-  }
-
-  bool Open(JsonValue::Kind kind) {
-    if (frames_.size() >= JsonValue::kMaxDepth) {
-      is_too_deep_ = true;
-      return false;
-    }
-    frames_.push_back({.value = Of(kind, {}), .key = {}, .index = {}});
-    return true;
-  }
-
-  bool Close() {
-    JsonValue value = std::move(frames_.back().value);
-    frames_.pop_back();
-    return Add(std::move(value));
-  }
-
-  bool Add(JsonValue value) {
-    if (++num_values_ > JsonValue::kMaxValues) return false;
-    if (frames_.empty()) {
-      root_ = std::move(value);
-      return true;
-    }
-    Frame& frame = frames_.back();
-    if (frame.value.is_array()) {
-      frame.value.items_.push_back(std::move(value));
-      return true;
-    }
-    std::vector<JsonValue::Member>& members = frame.value.members_;
-    const size_t place = PlaceOf(frame);
-    if (place < members.size()) {
-      members[place].second = std::move(value);
-    } else {
-      members.emplace_back(std::move(frame.key), std::move(value));
-    }
-    return true;
-  }
-
-  // Where the frame's key stands or will stand; a new key is put into the index.
-  static size_t PlaceOf(Frame& frame) {
-    const std::vector<JsonValue::Member>& members = frame.value.members_;
-    if (members.size() < kIndexedFrom) {
-      size_t i = 0;
-      while (i < members.size() && members[i].first != frame.key) ++i;
-      return i;
-    }
-    if (frame.index.empty()) {
-      for (size_t i = 0; i < members.size(); ++i) frame.index.emplace(members[i].first, i);
-    }
-    return frame.index.emplace(frame.key, members.size()).first->second;
-  }
-
-  std::vector<Frame> frames_;
-  JsonValue root_;
-  std::string error_;
-  bool is_too_deep_ = false;
-  size_t num_values_ = 0;
-};
-
 namespace {
-
-// Where the bracket stands that opens level kMaxDepth + 1, counted from 1; well-formed up to there.
-size_t TooDeepAt(std::string_view text) {
-  size_t depth = 0;
-  bool is_in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '"') is_in_string = !is_in_string;
-    if (is_in_string && c == '\\') ++i;
-    if (is_in_string) continue;
-    if ((c == '[' || c == '{') && ++depth > JsonValue::kMaxDepth) return i + 1;
-    if (c == ']' || c == '}') --depth;
-  }
-  return text.size();
-}
 
 // Python's repr of a float: the shortest digits that round-trip, plain while 1e-4 <= |x| < 1e16.
 std::string FloatText(double value) {
@@ -184,19 +46,6 @@ std::string FloatText(double value) {
 }
 
 }  // namespace
-
-absl::StatusOr<JsonValue> JsonValue::Parse(std::string_view text) {
-  JsonBuilder builder;
-  const bool is_ok = nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
-  if (builder.is_too_deep()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("more than %d levels deep at byte %d", kMaxDepth, TooDeepAt(text)));
-  }
-  if (builder.has_too_many())
-    return absl::InvalidArgumentError(absl::StrFormat("more than %d values", kMaxValues));
-  if (!is_ok) return absl::InvalidArgumentError(absl::StrFormat("%s", builder.error()));
-  return std::move(builder.root());
-}
 
 std::string_view JsonValue::KindName() const {
   switch (kind_) {

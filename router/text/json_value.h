@@ -56,7 +56,7 @@ class JsonValue {
   void DumpTo(std::string& out) const;
 
  private:
-  friend class JsonBuilder;
+  friend class JsonParser;
   Kind kind_ = Kind::kNull;
   bool bool_ = false;
   std::string text_;

@@ -1,9 +1,14 @@
 #include "router/text/json_value.h"
 
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+#include "common/rng.h"
 
 namespace baton::router {
 namespace {
@@ -31,6 +36,12 @@ TEST(JsonValue, KeepsFirstPlaceAndLastValueOfADuplicateKey) {
   EXPECT_EQ(value->members().size(), 40u);
   EXPECT_EQ(value->members()[3].second.text(), "1");
   EXPECT_EQ(value->members()[30].second.text(), "2");
+}
+
+TEST(JsonValue, SaysWhatIsWrongWithoutTheClientsBytes) {
+  EXPECT_EQ(RoundTrip("\"a\xE7\x8C\""), "ill-formed UTF-8 at byte 3");
+  EXPECT_EQ(RoundTrip("\"" + std::string(10000, 'x') + "\xFF\""),
+            "ill-formed UTF-8 at byte 10002");
 }
 
 TEST(JsonValue, SpellsNumbersLikePython) {
@@ -70,6 +81,7 @@ TEST(JsonValue, SaysWhereTheSyntaxIsWrong) {
   EXPECT_THAT(RoundTrip("\"\xFF\""), HasSubstr("at byte 2"));
   EXPECT_THAT(RoundTrip(""), HasSubstr("at byte 1"));
   EXPECT_THAT(RoundTrip("[1] x"), HasSubstr("at byte 5"));
+  EXPECT_THAT(RoundTrip(std::string("[1]\0x", 5)), HasSubstr("at byte 4"));
   EXPECT_THAT(RoundTrip("1e999"), HasSubstr("at byte"));
 }
 
@@ -89,6 +101,78 @@ TEST(JsonValue, FindsMembers) {
   EXPECT_EQ(value.FindNonNull("b")->text(), "x");
   EXPECT_EQ(value.Find("c"), nullptr);
   EXPECT_EQ(value.Find("b")->Find("c"), nullptr);
+}
+
+// Texts around which other texts are drawn: every kind of value, escape and character length.
+constexpr std::string_view kSeeds[] = {
+    R"({"messages": [{"role": "user", "content": "a\n\t\"b\"\\ \u00e9\ud83d\ude00/"}], "n": 1})",
+    R"([0, -0, -1.5e-3, 12345678901234567890123, 1E+2, true, false, null, "", [], {}])",
+    "{\"\xE4\xB8\xAD\xE6\x96\x87\xEF\xBC\x8C\": \"\xC3\xA9\xF0\x9F\x98\x80 and plain words in a "
+    "row\"}",
+    R"({"a": {"a": {"b": [[["x"]]]}}, "a": 2})",
+};
+
+std::string DrawText(Rng& rng) {
+  constexpr std::string_view kPieces[] = {"\"",
+                                          "\\",
+                                          "\\u",
+                                          "\\ud8",
+                                          "{",
+                                          "}",
+                                          "[",
+                                          "]",
+                                          ":",
+                                          ",",
+                                          "-",
+                                          ".",
+                                          "e",
+                                          "0",
+                                          "9",
+                                          "\xE4",
+                                          "\xB8",
+                                          "\xF0",
+                                          "\xED\xA0\x80",
+                                          "\n",
+                                          "\x1F",
+                                          "\x7F",
+                                          " ",
+                                          "true",
+                                          "nul",
+                                          "1e999"};
+  std::string text(kSeeds[rng.Below(std::size(kSeeds))]);
+  for (uint64_t edits = rng.Below(4); edits > 0; --edits) {
+    const size_t at = rng.Below(text.size() + 1);
+    text.replace(at, rng.Below(3), kPieces[rng.Below(std::size(kPieces))]);
+  }
+  return text;
+}
+
+TEST(JsonValue, AgreesWithAnotherParser) {
+  SeededRng rng(3);
+  int num_good = 0;
+  for (int round = 0; round < 50'000; ++round) {
+    const std::string text = DrawText(rng);
+    const absl::StatusOr<JsonValue> value = JsonValue::Parse(text);
+    ASSERT_EQ(value.ok(), nlohmann::json::accept(text)) << text;
+    if (!value.ok()) continue;
+    ++num_good;
+    ASSERT_EQ(nlohmann::json::parse(value->Dump()), nlohmann::json::parse(text)) << text;
+  }
+  EXPECT_GT(num_good, 10'000);
+}
+
+TEST(JsonValue, TakesAByteOrderMarkAndStringsOfAnyLength) {
+  EXPECT_EQ(RoundTrip("\xEF\xBB\xBF[1]"), "[1]");
+  for (size_t size = 0; size < 40; ++size) {
+    for (const std::string end : {"\\n", "\xC3\xA9", "\xE4\xB8\xAD", "\\u0041", "\x7F"}) {
+      const std::string text = std::string(size, 'x') + end + std::string(size % 11, 'y');
+      const absl::StatusOr<JsonValue> value = JsonValue::Parse("\"" + text + "\"");
+      ASSERT_TRUE(value.ok()) << text;
+      EXPECT_EQ(value->text(), nlohmann::json::parse("\"" + text + "\"").get<std::string>());
+    }
+    EXPECT_THAT(RoundTrip("\"" + std::string(size, 'x') + "\x1F\""),
+                HasSubstr("control character in a string at byte " + std::to_string(size + 2)));
+  }
 }
 
 bool AreEqual(const std::string& a, const std::string& b) {

@@ -2,36 +2,21 @@
 
 #include <cstdint>
 
-#include "router/text/utf8.h"
-
 namespace baton::router {
 namespace {
 
 constexpr uint8_t kWordPart = kLetter | kMark;
 constexpr size_t kMaxDigits = 3;  // P1: \p{N}{1,3}
 
-// One character at a byte offset.
-struct Char {
-  uint8_t bits = 0;
-  size_t size = 0;  // 0: the end of the piece
-};
-
 class Reader {
  public:
   Reader(const UnicodeClasses& classes, std::string_view text) : classes_(classes), text_(text) {}
 
-  Char At(size_t offset) const {
-    if (offset >= text_.size()) return {};
-    const uint8_t first = static_cast<uint8_t>(text_[offset]);
-    if (first < 0x80) return {.bits = classes_.Of(first), .size = 1};
-    const Utf8Char decoded = DecodeUtf8(text_.substr(offset));
-    if (decoded.kind != Utf8Char::Kind::kValid) return {.bits = 0, .size = 1};
-    return {.bits = classes_.Of(decoded.code_point), .size = decoded.size};
-  }
+  ClassedChar At(size_t offset) const { return classes_.At(text_, offset); }
 
   // The end of the run of characters that have one of `bits`, from `offset`.
   size_t RunEnd(size_t offset, uint8_t bits) const {
-    for (Char c = At(offset); c.bits & bits; c = At(offset)) offset += c.size;
+    for (ClassedChar c = At(offset); c.bits & bits; c = At(offset)) offset += c.size;
     return offset;
   }
 
@@ -49,7 +34,7 @@ size_t MatchSpace(const Reader& reader, size_t begin) {
   size_t end = begin;
   size_t last_begin = begin;
   size_t newline_end = 0;
-  for (Char c = reader.At(end); c.bits & kSpace; c = reader.At(end)) {
+  for (ClassedChar c = reader.At(end); c.bits & kSpace; c = reader.At(end)) {
     last_begin = end;
     end += c.size;
     if (c.bits & kNewline) newline_end = end;
@@ -61,9 +46,9 @@ size_t MatchSpace(const Reader& reader, size_t begin) {
 
 // The end of P3's match at `begin`, or `begin` when no alternative matches there.
 size_t Match(const Reader& reader, size_t begin) {
-  const Char first = reader.At(begin);
+  const ClassedChar first = reader.At(begin);
   const size_t second_at = begin + first.size;
-  const Char second = reader.At(second_at);
+  const ClassedChar second = reader.At(second_at);
   const bool is_ascii_mark = first.size == 1 && (first.bits & kPunctuation);
   if (is_ascii_mark && (second.bits & kAsciiLetter)) return reader.RunEnd(second_at, kAsciiLetter);
   if (first.bits & kWordPart) return reader.RunEnd(begin, kWordPart);
@@ -115,7 +100,7 @@ void Pretokenizer::Split(std::string_view text, std::vector<size_t>& ends) const
   for (size_t begin = 0; begin < text.size();) {
     const uint8_t kind = whole.At(begin).bits & (kNumber | kIdeograph);
     size_t end = begin;
-    for (Char c = whole.At(end); c.size > 0 && (c.bits & (kNumber | kIdeograph)) == kind;) {
+    for (ClassedChar c = whole.At(end); c.size > 0 && (c.bits & (kNumber | kIdeograph)) == kind;) {
       end += c.size;
       c = whole.At(end);
     }

@@ -16,7 +16,10 @@ uint8_t ClassOf(uint32_t code_point) {
   if (category & U_GC_M_MASK) bits |= kMark;
   if (category & U_GC_N_MASK) bits |= kNumber;
   if (category & (U_GC_P_MASK | U_GC_S_MASK)) bits |= kPunctuation;
-  if (code_point <= 0x3000 && u_hasBinaryProperty(c, UCHAR_WHITE_SPACE)) bits |= kSpace;
+  // White_Space: all separators and these controls. u_charType alone needs none of ICU's data
+  // files.
+  const bool is_control = (code_point >= 0x09 && code_point <= 0x0D) || code_point == 0x85;
+  if ((category & U_GC_Z_MASK) || is_control) bits |= kSpace;
   if (code_point == '\r' || code_point == '\n') bits |= kNewline;
   if (code_point >= 0x4E00 && code_point <= 0x9FA5) bits |= kIdeograph;
   if (code_point >= 0x3040 && code_point <= 0x30FF) bits |= kIdeograph;

@@ -1,7 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
+
+#include "router/text/utf8.h"
 
 namespace baton::router {
 
@@ -17,6 +21,12 @@ enum CharClass : uint8_t {
   kAsciiLetter = 128,  // A-Z a-z
 };
 
+// The class and size of the character at the front of a text.
+struct ClassedChar {
+  uint8_t bits = 0;
+  size_t size = 0;  // in bytes; 0: the text is empty
+};
+
 // Classes of all code points in a two-stage table (about 60 KB), taken from ICU once, when built.
 // Immutable afterwards; any thread.
 class UnicodeClasses {
@@ -26,6 +36,13 @@ class UnicodeClasses {
   uint8_t Of(uint32_t code_point) const {
     return blocks_[(static_cast<uint32_t>(index_[code_point >> kShift]) << kShift) |
                    (code_point & kMask)];
+  }
+  // The character at `offset`. A byte that begins no well-formed UTF-8 is one of no class.
+  ClassedChar At(std::string_view text, size_t offset) const {
+    if (offset >= text.size()) return {};
+    const Utf8Char decoded = DecodeUtf8Inline(text.substr(offset));
+    if (decoded.kind != Utf8Char::Kind::kValid) return {.bits = 0, .size = 1};
+    return {.bits = Of(decoded.code_point), .size = decoded.size};
   }
 
  private:

@@ -113,9 +113,15 @@ class Clients:
             assert f"({REQUESTS} requests)" in file.read()
 
     def sglang_bench_serving(self):
-        result = os.path.join(self.folder, "sglang.jsonl")
+        self.sglang_bench("sglang-oai-chat")
+
+    def sglang_bench_serving_native(self):  # its default: /generate
+        self.sglang_bench("sglang")
+
+    def sglang_bench(self, backend):
+        result = os.path.join(self.folder, f"{backend}.jsonl")
         counts, _ = self.counts_of(lambda: self.run(
-            [self.python("sglang"), str(HERE / "sglang_shim.py"), "--backend", "sglang-oai-chat", "--base-url", self.url, "--model", self.model,
+            [self.python("sglang"), str(HERE / "sglang_shim.py"), "--backend", backend, "--base-url", self.url, "--model", self.model,
              "--tokenizer", os.path.abspath(self.args.model), "--dataset-name", "random-ids", "--num-prompts", str(REQUESTS),
              "--random-input-len", "40", "--random-output-len", "8", "--random-range-ratio", "1", "--max-concurrency", "4",
              "--warmup-requests", "0", "--output-file", result], HF_HUB_OFFLINE="1", OPENAI_API_KEY=KEY, API_KEY=KEY))
@@ -149,7 +155,7 @@ def main():
         with cluster.Cluster(args, settings=[f"router.http.api_keys_file={keys}"]) as running:
             clients = Clients(running, args, folder)
             return cluster.run_checks([clients.python_sdks, clients.npm_sdk, clients.chat_page, clients.baton_bench,
-                                       clients.sglang_bench_serving, clients.aiperf], args.only)
+                                       clients.sglang_bench_serving, clients.sglang_bench_serving_native, clients.aiperf], args.only)
 
 
 if __name__ == "__main__":

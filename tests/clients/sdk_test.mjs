@@ -1,28 +1,15 @@
 // The openai npm SDK, unmodified, against a running cluster. Usage: sdk_test.mjs URL CASES.json API-KEY
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import path from 'node:path';
-import {createRequire} from 'node:module';
+import {check, finish, load} from './checks.mjs';
 
 const [url, casesPath, apiKey] = process.argv.slice(2);
-// Packages lie where they were installed, not beside this file.
-const OpenAI = createRequire(path.join(process.env.NODE_FOLDER, 'package.json'))('openai');
+const OpenAI = load('openai');
 const {call, plain} = JSON.parse(fs.readFileSync(casesPath, 'utf8'));
 const client = new OpenAI.OpenAI({baseURL: url + '/v1', apiKey, maxRetries: 0});
 const model = (await client.models.list()).data[0].id;
 const user = content => [{role: 'user', content}];
 const base = {model, messages: user(plain.message), temperature: 0, reasoning_effort: 'none'};
-let failures = 0;
-
-async function check(name, run) {
-  try {
-    await run();
-    console.log('ok      ' + name);
-  } catch (error) {
-    failures += 1;
-    console.log('FAILED  ' + name + ': ' + error.message);
-  }
-}
 
 await check('chat, whole and streamed', async () => {
   const whole = await client.chat.completions.create(base);
@@ -59,4 +46,4 @@ await check('responses, streamed', async () => {
   assert.equal(text, plain.answer);
   assert.equal(last.type, 'response.completed');
 });
-process.exit(failures ? 1 : 0);
+finish();

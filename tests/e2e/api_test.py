@@ -55,6 +55,23 @@ class Api:
         expect_equal(text, answer.choices[0].message.content, "the streamed answer")
         expect_equal(chunks[-1].usage.completion_tokens, answer.usage.completion_tokens, "usage")
 
+    def sglang_generate(self):
+        ids = self.running.post("/tokenize", FRANCE).json()["tokens"]
+        body = {"input_ids": ids, "sampling_params": {"temperature": 0, "max_new_tokens": 24}}
+        whole = self.running.post("/generate", body).json()
+        assert "Paris" in whole["text"], whole
+        events = self.running.stream("/generate", body)
+        expect_equal(events.pop(), "[DONE]", "the last event")
+        expect_equal((events[-1]["text"], events[-1]["output_ids"]), (whole["text"], whole["output_ids"]), "the streamed answer")
+        for before, after in zip(events, events[1:]):
+            assert after["text"].startswith(before["text"]), (before, after)
+            expect_equal(before["meta_info"]["finish_reason"], None, "finish_reason on the way")
+        meta = events[-1]["meta_info"]
+        expect_equal(meta["finish_reason"], whole["meta_info"]["finish_reason"], "finish_reason")
+        expect_equal((meta["prompt_tokens"], meta["completion_tokens"]), (len(ids), len(whole["output_ids"])), "counts")
+        both = self.running.post("/generate", {"text": ["One", "Two"], "sampling_params": {"max_new_tokens": 2}}).json()
+        expect_equal([answer["index"] for answer in both], [0, 1], "a list's answers")
+
     def anthropic_messages(self):
         asked = {"messages": FRANCE["messages"], "thinking": {"type": "disabled"}}
         request = {**asked, "max_tokens": 10 ** 6, "temperature": 0}
@@ -241,7 +258,7 @@ def main():
     with cluster.Cluster(args) as running:
         api = Api(running)
         code = cluster.run_checks(
-            [api.capital_of_france, api.openai_client, api.anthropic_messages, api.anthropic_client, api.document_is_served,
+            [api.capital_of_france, api.openai_client, api.sglang_generate, api.anthropic_messages, api.anthropic_client, api.document_is_served,
              api.thinking_is_split, api.seeds_repeat, api.prefix_cache_is_reported,
              api.text_completions, api.prompts_are_scored, api.stop_strings_cut, api.length_limits, api.bad_input_is_named, api.tokens_round_trip,
              api.stages_add_up, api.promtool_is_content, api.nothing_is_left], args.only)

@@ -15,6 +15,8 @@ from cluster import expect_equal, text_of
 
 CHAT = "/v1/chat/completions"
 LONG_PROMPT = "438-recall-lines-4096"  # an exact case of 8 chunks
+CATCHABLE_S = 1.5  # a state that gauges, which follow after 250 ms, are sure to show
+MAX_CLIENTS = 64
 
 
 def eval_request(args, name, salt=""):
@@ -46,6 +48,11 @@ def busy(running, role, name):
     return next((p for p in running.processes(role) if running.metric(p, name) > 0), None)
 
 
+def clients_for(seconds_each):
+    """How many clients at once keep a worker at it long enough to be caught: one on a CPU, many on a GPU."""
+    return max(1, min(MAX_CLIENTS, round(CATCHABLE_S / seconds_each)))
+
+
 class Faults:
     """Each public method is one check; they share a parsed command line."""
 
@@ -53,38 +60,52 @@ class Faults:
         self.args = args
 
     def prefill_killed_in_mid_prompt(self):
-        name = LONG_PROMPT
         with cluster.Cluster(self.args, prefill=2, decode=1) as running:
-            want = text_of(running.stream(CHAT, eval_request(self.args, name, "calm")))[:3]
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                job = pool.submit(running.stream, CHAT, eval_request(self.args, name, "storm"))
+            firsts = []
+            started = time.monotonic()
+            want = text_of(running.stream(CHAT, eval_request(self.args, LONG_PROMPT, "calm"),
+                                          on_event=lambda i, event: firsts.append(time.monotonic())))[:3]
+            count = clients_for(firsts[0] - started)
+            requests = [eval_request(self.args, LONG_PROMPT, f"storm {i}") for i in range(count)]
+            with concurrent.futures.ThreadPoolExecutor(count) as pool:
+                jobs = [pool.submit(running.stream, CHAT, request) for request in requests]
                 victim = wait_for(lambda: busy(running, "prefill", "baton_worker_prompts_computing"), 30, "a prompt computing")
                 running.kill(victim)
-                expect_equal(text_of(job.result())[:3], want, "the answer after the loss")
+                for job in jobs:
+                    expect_equal(text_of(job.result())[:3], want, "an answer after the loss")
             router = running.processes("router")[0]
             expect_equal(running.metric(router, "baton_router_workers_lost_total"), 1, "workers lost")
+            if running.metric(router, "baton_router_retargets_total") < 1:
+                raise AssertionError("no prompt was given to the other worker: it died too late")
             expect_equal(running.wait_until_clean(5, skip=[victim["name"]]), {}, "still held")
 
     def decode_killed_in_mid_stream(self):
-        request = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True}
-        with cluster.Cluster(self.args, prefill=1, decode=2) as running:
-            want = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
-            wait_for(lambda: not busy(running, "decode", "baton_worker_sequences_running"), 5, "idle workers")
-            victim = []
+        # Long enough to be running still when the gauges of a GPU's worker show it.
+        request = {**eval_request(self.args, longest_answer(self.args)), "logprobs": True, "ignore_eos": True, "max_tokens": 800}
+        for drafts in self.args.drafts.split(","):
+            settings = [f"{role}.engine.num_drafts={drafts}" for role in ("prefill", "decode")]
+            with cluster.Cluster(self.args, prefill=1, decode=2, settings=settings) as running:
+                want = [event["choices"] for event in running.stream(CHAT, request)[:-1]]
+                wait_for(lambda: not busy(running, "decode", "baton_worker_sequences_running"), 5, "idle workers")
+                self.check_killed(running, request, want, f"k = {drafts}")
 
-            def kill_at_tenth(index, _):
-                if index == 10:
-                    victim.append(wait_for(lambda: busy(running, "decode", "baton_worker_sequences_running"), 5, "a sequence"))
-                    running.kill(victim[0])
+    def check_killed(self, running, request, want, what):
+        """The decode worker of a stream dies at its tenth event; nothing of that is to be seen in the stream."""
+        victim = []
 
-            events = running.stream(CHAT, request, on_event=kill_at_tenth)
-            expect_equal(tokens_of([e["choices"] for e in events[:-1]]), tokens_of(want), "the tokens after the loss")
-            expect_equal(text_of(events)[:3], text_of([{"choices": choices} for choices in want])[:3], "the text after the loss")
-            router = running.processes("router")[0]
-            if running.metric(router, "baton_router_recoveries_total") < 1:
-                raise AssertionError("no recovery was counted: the worker died too late")
-            expect_equal(running.metric(router, "baton_router_repeat_mismatches_total"), 0, "repeats that differ")
-            expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
+        def kill_at_tenth(index, _):
+            if index == 10:
+                victim.append(wait_for(lambda: busy(running, "decode", "baton_worker_sequences_running"), 5, "a sequence"))
+                running.kill(victim[0])
+
+        events = running.stream(CHAT, request, on_event=kill_at_tenth)
+        expect_equal(tokens_of([e["choices"] for e in events[:-1]]), tokens_of(want), f"the tokens after the loss, {what}")
+        expect_equal(text_of(events)[:3], text_of([{"choices": choices} for choices in want])[:3], f"the text after the loss, {what}")
+        router = running.processes("router")[0]
+        if running.metric(router, "baton_router_recoveries_total") < 1:
+            raise AssertionError("no recovery was counted: the worker died too late")
+        expect_equal(running.metric(router, "baton_router_repeat_mismatches_total"), 0, "repeats that differ")
+        expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
 
     def drained_decode_hands_its_sequence_on(self):
         # Long enough to be running still when the worker has said that it drains.
@@ -121,19 +142,28 @@ class Faults:
 
     def client_gone_frees_its_pages(self):
         with cluster.Cluster(self.args) as running:
+            gone = 0
             for name, role, gauge in ((longest_answer(self.args), "decode", "baton_worker_sequences_running"),
                                       (LONG_PROMPT, "prefill", "baton_worker_prompts_computing")):
-                body = json.dumps({**eval_request(self.args, name), "stream": True, "ignore_eos": True, "max_tokens": 2000}).encode()
-                client = socket.create_connection(("127.0.0.1", running.port))
-                client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                               b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                count = 1 if role == "decode" else 24  # a GPU is soon done with one prompt
+                clients = [self.open_stream(running, name, f"{role} {i}") for i in range(count)]
+                gone += count
                 wait_for(lambda g=gauge, r=role: busy(running, r, g), 30, gauge)
-                client.close()
+                for client in clients:
+                    client.close()
                 # The step that is running is not broken off.
                 step = max(running.metric(p, "baton_worker_last_step_seconds") for p in running.processes(role))
-                expect_equal(running.wait_until_clean(1 + step), {}, f"still held 1 s after the client of {name} left")
+                expect_equal(running.wait_until_clean(1 + step), {}, f"still held 1 s after the clients of {name} left")
             expect_equal(running.metric(running.processes("router")[0], "baton_router_requests_ended_total", outcome="cancelled"),
-                         2, "requests cancelled")
+                         gone, "requests cancelled")
+
+    def open_stream(self, running, name, salt):
+        """A client that has asked for 2000 tokens and reads nothing."""
+        body = json.dumps({**eval_request(self.args, name, salt), "stream": True, "ignore_eos": True, "max_tokens": 2000}).encode()
+        client = socket.create_connection(("127.0.0.1", running.port))
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                       b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        return client
 
     def overload_is_429(self):
         settings = ["router.plan.max_queued_requests=2", "decode.limits.max_sequences=1"]
@@ -197,7 +227,9 @@ def is_listening(port):
 
 
 def main():
-    args = cluster.arguments(__doc__).parse_args()
+    parser = cluster.arguments(__doc__)
+    parser.add_argument("--drafts", default="3", help="numbers of drafts to lose a decode worker with: 3,1,0")
+    args = parser.parse_args()
     faults = Faults(args)
     checks = [faults.prefill_killed_in_mid_prompt, faults.decode_killed_in_mid_stream, faults.drained_decode_hands_its_sequence_on,
               faults.client_gone_frees_its_pages, faults.overload_is_429, faults.no_worker_is_503, faults.drain_finishes_what_is_open]

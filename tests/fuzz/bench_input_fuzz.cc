@@ -1,11 +1,9 @@
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "cli/bench_load.h"
-#include "cli/event_reader.h"
+#include "cli/http_client.h"
 
 #include "common/check.h"
 #include "common/rng.h"
@@ -13,16 +11,8 @@
 namespace baton::cli {
 namespace {
 
-std::vector<std::string> EventsOf(std::string_view text, size_t piece) {
-  std::vector<std::string> out;
-  EventReader reader;
-  for (size_t i = 0; i < text.size(); i += piece)
-    reader.Push(text.substr(i, piece), [&](std::string_view data) { out.emplace_back(data); });
-  return out;
-}
-
-// Any bytes as a file of prompts: refused with a reason, or every prompt can be sent. Any bytes as
-// a stream: its events do not depend on the cuts.
+// Any bytes as a file of prompts, as --extra-body or as a URL: refused with a reason, or every
+// prompt can be sent.
 void ReadOne(std::string_view text) {
   const auto prompts = ReadPrompts(text);
   CHECK(prompts.ok() || !prompts.status().message().empty());
@@ -33,7 +23,14 @@ void ReadOne(std::string_view text) {
     const auto load = PlanLoad(options, *prompts, rng);
     CHECK(load.ok() && load->size() == 3);
   }
-  CHECK(EventsOf(text, 3) == EventsOf(text, text.size() + 1));
+  LoadOptions options;
+  options.num_prompts = 1;
+  options.extra_body = text;
+  SeededRng rng(1);
+  const auto load = PlanLoad(options, {}, rng);
+  CHECK(load.ok() ? load->size() == 1 : !load.status().message().empty());
+  const auto url = ParseUrl(text);
+  CHECK(!url.ok() || (!url->host.empty() && !url->port.empty()));
 }
 
 }  // namespace

@@ -48,8 +48,7 @@ class Server {
     boost::asio::ip::tcp::socket socket(io, boost::asio::ip::tcp::v4(), ends[1]);
     auto connection =
         std::make_shared<HttpConnection>(io, std::move(socket), shared_, /*tls=*/nullptr);
-    boost::asio::co_spawn(io, connection->Run(), boost::asio::detached);
-    connection.reset();
+    boost::asio::co_spawn(io, HttpConnection::Run(std::move(connection)), boost::asio::detached);
     io.run();
     CheckAnswers(ends[0]);
     close(ends[0]);

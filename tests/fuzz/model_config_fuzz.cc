@@ -5,12 +5,15 @@
 #include "common/check.h"
 #include "engine/load/tensor_table.h"
 #include "engine/model/config.h"
+#include "router/model_facts.h"
 
-// Any text: refused with a reason, or a configuration whose layout and tensor table can be built.
-// Models too large to list are only laid out.
+// Any text, for a worker and for the router: refused with a reason, or a configuration whose layout
+// and tensor table can be built. Models too large to list are only laid out.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   constexpr int kMaxListedExperts = 64;
   const std::string text(reinterpret_cast<const char*>(data), size);
+  const auto facts = baton::router::ParseModelFacts(text, "fuzz");
+  CHECK(!facts.ok() || (facts->max_context > 0 && facts->vocab_size > 0));
   const auto config = baton::engine::ParseModelConfig(text, "fuzz");
   if (!config.ok()) {
     CHECK(!config.status().message().empty());

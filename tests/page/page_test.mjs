@@ -1,26 +1,14 @@
 // The chat page in headless Chromium against a running cluster. Usage: page_test.mjs URL CASE.json OUTPUT-FOLDER [API-KEY]
-// CASE has the message to send, its tools and the call that the model makes. Prints one line a check; exits 1 on a failure.
+// CASE has the message to send, its tools and the call that the model makes. Exits 1 on a failure.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import {createRequire} from 'node:module';
 import path from 'node:path';
+import {check, finish, load} from '../clients/checks.mjs';
 
 const [url, casePath, folder, apiKey] = process.argv.slice(2);
-// Packages lie where they were installed, not beside this file.
-const {chromium} = createRequire(path.join(process.env.NODE_FOLDER, 'package.json'))('playwright-core');
+const {chromium} = load('playwright-core');
 const wanted = JSON.parse(fs.readFileSync(casePath, 'utf8'));
 const browser = await chromium.launch({executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox']});
-let failures = 0;
-
-async function check(name, run) {
-  try {
-    await run();
-    console.log('ok      ' + name);
-  } catch (error) {
-    failures += 1;
-    console.log('FAILED  ' + name + ': ' + error.message);
-  }
-}
 
 // A page whose every problem and every request to another host is kept.
 async function open(options = {}) {
@@ -164,21 +152,16 @@ await check('a long answer stays smooth', async () => {
   assert.ok(worst.most < 1000, JSON.stringify(worst));  // a shared machine; quadratic work takes seconds
 });
 await check('dark and narrow', async () => {
-  const phone = await browser.newPage({viewport: {width: 390, height: 780}, colorScheme: 'dark'});
-  await phone.goto(url);
-  if (apiKey) {
-    await phone.fill('#key', apiKey);
-    await phone.keyboard.press('Enter');
-  }
-  await phone.locator('#model option').first().waitFor({state: 'attached'});
+  const phone = await open({viewport: {width: 390, height: 780}, colorScheme: 'dark'});
   await setUp(phone);
   await send(phone, wanted.message);
   const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   assert.equal(overflow, 0);
   await phone.screenshot({path: path.join(folder, 'page-dark-phone.png')});
+  assert.deepEqual(phone.problems, []);
 });
 await check('nothing went wrong in the console and no other host was asked', async () => {
   assert.deepEqual(page.problems.filter(problem => !/status of 400/.test(problem)), []);
 });
 await browser.close();
-process.exit(failures ? 1 : 0);
+finish();

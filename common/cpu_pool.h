@@ -6,10 +6,10 @@
 
 #include "common/bounded_queue.h"
 
-namespace baton::router {
+namespace baton {
 
-// A few threads for work that would hold an I/O loop too long: parsing and tokenizing of large
-// bodies (style.md 3.5). Any thread.
+// A few threads for work that would hold a loop too long: large bodies and answers, grammars
+// (style.md 3.5). Any thread.
 class CpuPool {
  public:
   CpuPool(int threads, size_t max_waiting);
@@ -28,4 +28,4 @@ class CpuPool {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace baton::router
+}  // namespace baton

@@ -1,8 +1,8 @@
-#include "router/http/cpu_pool.h"
+#include "common/cpu_pool.h"
 
 #include <utility>
 
-namespace baton::router {
+namespace baton {
 
 CpuPool::CpuPool(int threads, size_t max_waiting) : queue_(max_waiting) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Loop(); });
@@ -29,4 +29,4 @@ void CpuPool::Loop() {
   }
 }
 
-}  // namespace baton::router
+}  // namespace baton

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+#include "common/sampling_spec.h"
+#include "engine/grammar/grammar_cache.h"
+#include "engine/grammar/mask_source.h"
+
+namespace baton::engine {
+
+// The masks of one request's sequences while they are being made. One thread waits for them, which
+// may let go at any time.
+class PendingMasks {
+ public:
+  bool IsReady() const { return is_ready_.load(std::memory_order_acquire); }
+  // Once ready. kInvalidArgument: the grammar is the client's fault.
+  const absl::Status& status() const { return status_; }
+  // Once ready and OK: those of sequence `index`, once.
+  MaskSource Take(size_t index) { return std::move(sources_.at(index)); }
+
+ private:
+  friend class MaskMaker;
+  absl::Status status_;
+  std::vector<MaskSource> sources_;
+  std::atomic<bool> is_ready_ = false;  // set last
+};
+
+// Makes masks ready to be asked, away from the engine's thread: compiling a grammar takes
+// milliseconds, and as much as a second. Engine thread.
+class MaskMaker {
+ public:
+  // Runs a task elsewhere, or at another time; false: too many wait.
+  using Executor = std::function<bool(std::function<void()> task)>;
+
+  // `grammars` outlives it and every task.
+  MaskMaker(GrammarCache& grammars, Executor run) : grammars_(grammars), run_(std::move(run)) {}
+
+  // All that can be said at once: kInvalidArgument names a field that a worker with this vocabulary
+  // cannot follow. What it says of the grammar comes with the masks.
+  absl::Status Check(const MaskRules& rules) const;
+  // One source for each list of tokens that are taken already, in their order; null for empty
+  // rules. kResourceExhausted: too many wait.
+  absl::StatusOr<std::shared_ptr<PendingMasks>> Start(const MaskRules& rules,
+                                                      std::vector<std::vector<int32_t>> taken);
+
+ private:
+  GrammarCache& grammars_;
+  const Executor run_;
+};
+
+}  // namespace baton::engine

@@ -1,0 +1,152 @@
+#include "engine/grammar/mask_maker.h"
+
+#include <deque>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+#include "common/clock.h"
+#include "common/cpu_pool.h"
+
+namespace baton::engine {
+namespace {
+
+using testing::HasSubstr;
+
+const Vocabulary& Demo() {
+  static const Vocabulary vocabulary = [] {
+    std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
+    return *Vocabulary::FromTokenizerJson(
+        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
+  }();
+  return vocabulary;
+}
+
+MaskRules RulesOf(const std::string& grammar) {
+  MaskRules rules;
+  rules.grammar = grammar;
+  return rules;
+}
+
+std::string Digits(int count) { return absl::StrFormat("start: /[0-9]{%d}/", count); }
+
+class MaskMakerTest : public testing::Test {
+ protected:
+  std::shared_ptr<PendingMasks> Start(const MaskRules& rules,
+                                      std::vector<std::vector<int32_t>> taken = {{}}) {
+    auto started = maker_.Start(rules, std::move(taken));
+    EXPECT_TRUE(started.ok()) << started.status();
+    return started.ok() ? *started : nullptr;
+  }
+  void RunAll() {
+    for (; !tasks_.empty(); tasks_.pop_front()) tasks_.front()();
+  }
+
+  ManualClock clock_;
+  GrammarCache grammars_{Demo(), clock_};
+  std::deque<std::function<void()>> tasks_;
+  MaskMaker maker_{grammars_, [this](std::function<void()> task) {
+                     if (tasks_.size() == 2) return false;
+                     tasks_.push_back(std::move(task));
+                     return true;
+                   }};
+};
+
+TEST_F(MaskMakerTest, MakesOneSourceASequenceWhenItsTurnComes) {
+  const auto masks = Start(RulesOf(Digits(3)), {{}, {}});
+  EXPECT_FALSE(masks->IsReady());
+  EXPECT_EQ(grammars_.counters().compiled, 0u) << "not here";
+  RunAll();
+  ASSERT_TRUE(masks->IsReady());
+  ASSERT_TRUE(masks->status().ok()) << masks->status();
+  MaskSource first = masks->Take(0), second = masks->Take(1);
+  MaskBuffer buffer;
+  std::vector<TokenMask> one, other;
+  ASSERT_TRUE(first.AppendMasks({}, buffer, one).ok());
+  ASSERT_TRUE(second.AppendMasks({}, buffer, other).ok());
+  EXPECT_THAT(one[0], testing::ElementsAreArray(other[0]));
+  EXPECT_EQ(grammars_.counters().compiled, 1u);
+  EXPECT_EQ(Start(MaskRules()), nullptr) << "no rules, no masks";
+}
+
+TEST_F(MaskMakerTest, CompilesNothingThatNobodyWaitsFor) {
+  Start(RulesOf(Digits(3))).reset();
+  RunAll();
+  EXPECT_EQ(grammars_.counters().compiled, 0u);
+}
+
+TEST_F(MaskMakerTest, RefusesWhenTooManyWait) {
+  const auto a = Start(RulesOf(Digits(1))), b = Start(RulesOf(Digits(2)));
+  const auto refused = maker_.Start(RulesOf(Digits(3)), {{}});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  RunAll();
+  EXPECT_TRUE(a->IsReady() && b->IsReady());
+}
+
+TEST_F(MaskMakerTest, SaysWhatIsWrong) {
+  MaskRules rules = RulesOf(R"(start: %json {"type":"strin"})");
+  EXPECT_TRUE(maker_.Check(rules).ok()) << "only compiling shows it";
+  const auto masks = Start(rules);
+  RunAll();
+  EXPECT_EQ(masks->status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(masks->status().message()), HasSubstr("masks.grammar: "));
+  rules.reasoning_bans = {-1};
+  EXPECT_EQ(maker_.Check(rules).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(MaskMakerTest, TakesWhatWasReceived) {
+  MaskRules rules;
+  rules.forced_prefix = {300, 301, 302};
+  const auto masks = Start(rules, {{300, 301}});
+  const auto wrong = Start(rules, {{300, 302}});
+  RunAll();
+  ASSERT_TRUE(masks->status().ok());
+  EXPECT_EQ(masks->Take(0).num_taken(), 2);
+  EXPECT_EQ(wrong->status().code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(wrong->status().message()), HasSubstr("is not one the grammar allows"));
+}
+
+TEST_F(MaskMakerTest, KeepsTheGrammarsThatWereUsedLast) {
+  GrammarCache all(Demo(), clock_);
+  for (int i = 1; i <= 3; ++i) ASSERT_TRUE(all.Get(Digits(i)).ok());
+  const size_t three = all.counters().bytes;
+  EXPECT_GT(three, 0u);
+
+  GrammarCache two(Demo(), clock_, three - 1);
+  for (int i = 1; i <= 3; ++i) ASSERT_TRUE(two.Get(Digits(i)).ok());
+  EXPECT_LT(two.counters().bytes, three);
+  ASSERT_TRUE(two.Get(Digits(2)).ok());
+  EXPECT_EQ(two.counters().compiled, 3u);
+  EXPECT_EQ(two.counters().reused, 1u);
+  ASSERT_TRUE(two.Get(Digits(1)).ok());  // gone, and takes the place of 3
+  ASSERT_TRUE(two.Get(Digits(2)).ok());
+  EXPECT_EQ(two.counters().compiled, 4u);
+
+  GrammarCache none(Demo(), clock_, 1);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(none.Get(Digits(1)).ok());
+  EXPECT_EQ(none.counters().compiled, 2u);
+  EXPECT_EQ(none.counters().bytes, 0u);
+}
+
+// Two threads at once, the same grammar and others.
+TEST_F(MaskMakerTest, ThreadsShareTheCache) {
+  CpuPool pool(2, 100);
+  MaskMaker maker(grammars_, [&](std::function<void()> task) { return pool.TryRun(task); });
+  std::vector<std::shared_ptr<PendingMasks>> all;
+  for (int i = 0; i < 40; ++i) all.push_back(*maker.Start(RulesOf(Digits(1 + i % 4)), {{}, {}}));
+  for (const auto& masks : all) {
+    while (!masks->IsReady()) baton::SleepFor(absl::Milliseconds(1));
+    EXPECT_TRUE(masks->status().ok()) << masks->status();
+  }
+  pool.Stop();
+  const GrammarCounters counters = grammars_.counters();
+  EXPECT_EQ(counters.compiled + counters.reused, 80u);
+  EXPECT_LE(counters.compiled, 8u);
+}
+
+}  // namespace
+}  // namespace baton::engine
