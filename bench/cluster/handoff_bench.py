@@ -67,6 +67,9 @@ class Path:
         times, started = [], time.monotonic()
         body = {"prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
         events = self.cluster.stream("/v1/completions", body, on_event=lambda i, event: times.append(time.monotonic()))
+        failures = [event["error"] for event in events if event != "[DONE]" and "error" in event]
+        if failures:
+            raise RuntimeError(f"{self.name}: {failures}")
         text = "".join(event["choices"][0]["text"] for event in events if event != "[DONE]" and event["choices"])
         return times[0] - started, times[1] - times[0], text
 
