@@ -62,10 +62,6 @@ class MessagesApiTest : public ApiTest {
 };
 
 TEST_F(MessagesApiTest, NamesTheFormOfTheAnswerAsItsClientsDo) {
-  const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(RealTokenizerJson());
-  vocabulary_ = &vocabulary;
-  Configure({});
-  Make();
   const auto answer =
       Hello(R"("output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}})");
   EXPECT_TRUE(answer->is_over() || answer->RunTasksFor(absl::Seconds(20)));

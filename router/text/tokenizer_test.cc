@@ -1,15 +1,13 @@
 #include "router/text/tokenizer.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <string>
+#include <time.h>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-
-#include "absl/time/time.h"
 
 #include "common/check.h"
 #include "router/text/test_data.h"
@@ -126,7 +124,8 @@ absl::Duration CpuTime() {
   return absl::DurationFromTimespec(now);
 }
 
-// The shortest of some runs, of this thread's CPU time: what else the machine does adds little to it.
+// The shortest of some runs, of this thread's CPU time: what else the machine does adds little to
+// it.
 absl::Duration ShortestTime(const std::string& text, int runs) {
   absl::Duration shortest = absl::InfiniteDuration();
   for (int run = 0; run < runs; ++run) {
