@@ -5,7 +5,7 @@ set -euo pipefail
 # The groups, named by the arguments.
 # shellcheck disable=SC2034
 build=(ca-certificates ccache cmake g++ libabsl-dev libboost1.81-dev libcivetweb-dev libcli11-dev libgrpc++-dev libicu-dev liblzma-dev libprotobuf-dev
-       libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config python3
+       libsimdjson-dev libspdlog-dev libssl-dev libucx-dev libyaml-cpp-dev make ninja-build nlohmann-json3-dev pkg-config python3
        prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc libgtest-dev libgmock-dev mold git)
 # shellcheck disable=SC2034
 test=(curl openssl procps prometheus xz-utils)

@@ -70,10 +70,12 @@ double FormatMicroseconds(const std::vector<int32_t>& tokens) {
   const auto markup = *router::MarkupIds::Find(tokenizer);
   const router::ChatEncoder encoder = *router::ChatEncoder::Create(tokenizer);
   router::FakeDispatcher dispatcher;
-  router::CpuPool pool(1, 4);
+  CpuPool pool(1, 4);
+  router::GrammarChecker grammars([](std::string_view) { return absl::OkStatus(); }, {});
   const SteadyClock clock;
   router::Api api({.config = config,
                    .tokenizer = tokenizer,
+                   .grammars = grammars,
                    .markup = markup,
                    .encoder = encoder,
                    .dispatcher = dispatcher,

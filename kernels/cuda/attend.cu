@@ -160,6 +160,7 @@ class Attention {
   // Half of the sums over channels of all heads and keys of a tile.
   __device__ void MultiplyScores(const Cursor& at) {
     BarrierWait(SharedAddress(&s_.full[at.stage]), at.parity);
+    FenceAsyncProxy();  // see ArriveBehindCopies
     const int first = group_ * (kTileBytes / 2);
     const Tile query(SharedAddress(s_.query + first), kByRows);
     const Tile keys(SharedAddress(s_.keys[at.stage] + first), kByRows);

@@ -27,6 +27,7 @@ class Loader {
       if (item.blocks == 0) continue;
       LoadItem(item, number++);
     }
+    CopyAsyncWaitAll();  // no thread leaves before its copies
   }
 
  private:
@@ -83,31 +84,20 @@ class Loader {
     for (; block < entries.blocks; ++block) {
       Acquire(half_);
       Store(stored);
+      BarrierArrive(SharedAddress(&s_.full[cursor_.stage]));
+      cursor_.Advance();
       stored = LoadStored(next);
       next = EntryOf(entries, block + 2);
-      cursor_.Advance();
-      Release();
     }
   }
 
   __device__ void LoadWindow(const Item& item, int run) {
-    for (int b = 0; b < item.window_blocks; ++b) {
-      if (b > 1) EndWindow<0>();  // the tile that is next comes free only after this one's use
-      StartWindow(item, run, b);
-      if (b == 1) EndWindow<1>();
-    }
-    if (item.window_blocks > 0) EndWindow<0>();
+    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, run, b);
   }
 
   // That half of the next tile is free.
   __device__ void Acquire(int half) const {
     BarrierWait(SharedAddress(&s_.empty[cursor_.stage][half]), cursor_.parity ^ 1);
-  }
-  // The oldest tile that was not yet released is whole.
-  __device__ void Release() {
-    FenceAsyncProxy();
-    BarrierArrive(SharedAddress(&s_.full[whole_.stage]));
-    whole_.Advance();
   }
 
   // Where this thread's key of an item's entry block lies.
@@ -119,7 +109,7 @@ class Loader {
     return {entries.pages[place], entry - (place << page_shift_)};
   }
 
-  __device__ void StartWindow(const Item& item, int run, int block) {
+  __device__ void CopyWindow(const Item& item, int run, int block) {
     const int dim = args_.shape.head_dim;
     const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
     const int position = item.BaseOf(block) + key_;
@@ -132,7 +122,7 @@ class Loader {
       if (channel >= dim) continue;
       CopyAsync16(tile + slab * kSlabBytes + Swizzled(key_, chunk), row + channel, is_visible);
     }
-    CopyAsyncCommit();
+    ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
     cursor_.Advance();
   }
   __device__ const Bf16* WindowRow(int run, int position) const {
@@ -143,13 +133,6 @@ class Loader {
     const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
     return args_.old_window + index * dim;
   }
-  // All but the last kLeft window blocks are there.
-  template <int kLeft>
-  __device__ void EndWindow() {
-    CopyAsyncWait<kLeft>();
-    Release();
-  }
-
   __device__ Stored LoadStored(const EntryAt& entry) const {
     Stored stored{};
     if (entry.page < 0) return stored;
@@ -206,7 +189,7 @@ class Loader {
   const AttendArgs& args_;
   Shared& s_;
   const int thread_, half_, key_, quarter_, groups_, page_shift_;
-  Cursor cursor_, whole_;  // the next tile to fill, to release
+  Cursor cursor_;  // the next tile to fill
 };
 
 }  // namespace baton::kernels::cuda

@@ -42,6 +42,7 @@ absl::Status CudaOps::KeepDraft() {
   SampleKernelArgs sample;
   sample.rows = kept_.rows;
   sample.num_rows = std::min(launch_.rows, kept_.max_rows);
+  sample.keeps_scores = false;  // drafts are neither edited nor truncated
   sample.vocabulary = config_.vocab_size;
   sample.logits = act_.logits;
   sample.results = results_;

@@ -27,49 +27,69 @@ __device__ Candidate BestOfWarp(Candidate best) {
   return best;
 }
 
-// Writes the `slots` best experts by biased score. A lane keeps the best of its own experts, lane
-// + 32 i, that are not taken.
-__device__ void PickExperts(const float* biased, int experts, int slots, int32_t* ids) {
-  const int lane = LaneIndex();
+constexpr int kRouteRows = 4;  // of a block of threads, a warp each
+
+// A row's experts e = lane + 32 i in registers, kMost of a lane at most.
+template <int kMost>
+struct RouteRow {
+  float biased[kMost];
   unsigned taken = 0;
-  const auto best_of_lane = [&] {
+
+  __device__ Candidate BestOfLane(int experts) const {
     Candidate best = {0.0f, -1};
-    for (int e = lane, i = 0; e < experts; e += kWarp, ++i) {
-      const Candidate mine = {biased[e], e};
-      if ((taken >> i & 1u) == 0 && IsBeatenBy(best, mine)) best = mine;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const Candidate mine = {biased[i], LaneIndex() + i * kWarp};
+      const bool is_free = mine.expert < experts && (taken >> i & 1u) == 0;
+      if (is_free && IsBeatenBy(best, mine)) best = mine;
     }
     return best;
-  };
-  Candidate mine = best_of_lane();
-  for (int slot = 0; slot < slots; ++slot) {
-    const Candidate best = BestOfWarp(mine);
-    if (lane == 0) ids[slot] = best.expert;
-    if (best.expert != mine.expert) continue;
-    taken |= 1u << (best.expert / kWarp);
-    mine = best_of_lane();
   }
-}
 
-// One warp a row.
-__global__ void RouteKernel(RouteArgs args) {
-  __shared__ float scores[kMaxExperts], biased[kMaxExperts];
-  __shared__ int32_t chosen[kMaxExpertsPerToken];
-  const int row = static_cast<int>(blockIdx.x), lane = LaneIndex();
+  // Writes the `slots` best experts by biased score.
+  __device__ void Pick(int experts, int slots, int32_t* ids) {
+    Candidate mine = BestOfLane(experts);
+    for (int slot = 0; slot < slots; ++slot) {
+      const Candidate best = BestOfWarp(mine);
+      if (LaneIndex() == 0) ids[slot] = best.expert;
+      if (best.expert != mine.expert) continue;
+      taken |= 1u << (best.expert / kWarp);
+      mine = BestOfLane(experts);
+    }
+  }
+};
+
+// A warp a row.
+template <int kMost>
+__global__ void __launch_bounds__(kRouteRows* kWarp) RouteKernel(RouteArgs args) {
+  __shared__ float all_scores[kRouteRows][kMost * kWarp];
+  __shared__ int32_t all_chosen[kRouteRows][kMaxExpertsPerToken];
+  const int lane = LaneIndex(), row = static_cast<int>(blockIdx.x) * kRouteRows + WarpIndex();
   const int experts = args.shape.experts, slots = args.shape.experts_per_token;
   if (row >= *args.step.num_rows) return;
+  float* scores = all_scores[WarpIndex()];
+  int32_t* chosen = all_chosen[WarpIndex()];
   const bool is_hashed = args.token_experts != nullptr;
   const float* logits = args.logits + static_cast<int64_t>(row) * experts;
-#pragma unroll 4
-  for (int e = lane; e < experts; e += kWarp) {
-    scores[e] = Sqrt(Softplus(logits[e]));
-    if (!is_hashed) biased[e] = scores[e] + args.bias[e];
+  RouteRow<kMost> own;
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int e = lane + i * kWarp;
+    own.biased[i] = e < experts ? logits[e] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int e = lane + i * kWarp;
+    const float score = Sqrt(Softplus(own.biased[i]));
+    scores[e] = score;
+    own.biased[i] = is_hashed || e >= experts ? score : score + args.bias[e];
   }
   __syncwarp();
   if (is_hashed) {
     const int64_t token = args.step.token[row];
     for (int i = lane; i < slots; i += kWarp) chosen[i] = args.token_experts[token * slots + i];
   } else {
-    PickExperts(biased, experts, slots, chosen);
+    own.Pick(experts, slots, chosen);
   }
   __syncwarp();
   float sum = 0.0f;
@@ -318,7 +338,13 @@ __global__ void __launch_bounds__(kThreads) SumExpertsKernel(SumExpertsArgs args
 }  // namespace
 
 cudaError_t RunRoute(const RouteArgs& args, cudaStream_t stream) {
-  RouteKernel<<<Unsigned(args.step.rows), kWarp, 0, stream>>>(args);
+  constexpr int kUsual = 256 / kWarp, kMost = kMaxExperts / kWarp;
+  const unsigned blocks = Unsigned((args.step.rows + kRouteRows - 1) / kRouteRows);
+  if (args.shape.experts <= kUsual * kWarp) {
+    RouteKernel<kUsual><<<blocks, kRouteRows * kWarp, 0, stream>>>(args);
+  } else {
+    RouteKernel<kMost><<<blocks, kRouteRows * kWarp, 0, stream>>>(args);
+  }
   return cudaPeekAtLastError();
 }
 

@@ -113,9 +113,6 @@ template <LinearKind kKind, typename Ring>
 class StageLoader {
  public:
   static constexpr int kBlockK = Ring::kBlockK;
-  // Loads that may be under way before the first of them has to have arrived. A stage is given back
-  // only behind instructions of the next one, which must not wait for it.
-  static constexpr int kDepth = Ring::kStages - 2;
 
   __device__ StageLoader(const LinearArgs& args, const TileJob& job, uint8_t* shared)
       : args_(args),

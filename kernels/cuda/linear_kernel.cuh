@@ -142,6 +142,7 @@ class TileSums {
       const bool is_first = block == first;
       const int next = min(block + 1, end - 1);
       BarrierWait(Ring::Full(base_, cursor.stage), cursor.round & 1);
+      FenceAsyncProxy();
       RunUnit<0>(cursor, is_first, next);
       WgmmaWait<1>();  // the stage before is done
       if (!is_first) Release(behind);
@@ -255,21 +256,13 @@ __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& j
   const Loader loader(args, job, shared);
   const int first = job.first_block * kFactor;
   const int blocks = (job.end_block - job.first_block) * kFactor;
-  Cursor<Ring> arrived = loading;
-  for (int i = 0; i < blocks + Loader::kDepth; ++i) {
-    if (i < blocks) {
-      if (loading.round > 0) {
-        BarrierWait(Ring::Empty(base, loading.stage), (loading.round - 1) & 1);
-      }
-      loader.Load(first + i, static_cast<int>(loading.stage));
-      loading.Advance();
+  for (int i = 0; i < blocks; ++i) {
+    if (loading.round > 0) {
+      BarrierWait(Ring::Empty(base, loading.stage), (loading.round - 1) & 1);
     }
-    CopyAsyncCommit();
-    if (i < Loader::kDepth) continue;
-    CopyAsyncWait<Loader::kDepth>();
-    FenceAsyncProxy();
-    BarrierArrive(Ring::Full(base, arrived.stage));
-    arrived.Advance();
+    loader.Load(first + i, static_cast<int>(loading.stage));
+    ArriveBehindCopies(Ring::Full(base, loading.stage));
+    loading.Advance();
   }
 }
 
@@ -410,6 +403,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
       CopyJob<kind.value, Ring>(args, job, shared, cursor);
     });
+    CopyAsyncWaitAll();  // no thread leaves before its copies
     if constexpr (kIsClustered) {
       ClusterSync();
       ClusterSync();

@@ -248,7 +248,9 @@ bool FitsOneLaunch(const EnterSiteArgs& args) {
 
 cudaError_t RunBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
                         const EnterSiteArgs& enter, cudaStream_t stream) {
-  return LaunchBoundary<8, 1>(leave, fn, enter, stream);
+  constexpr int kFewest = 8;  // for which a cluster each is the fastest
+  return enter.rows <= kFewest ? LaunchBoundary<8, 1>(leave, fn, enter, stream)
+                               : LaunchBoundary<8, 4>(leave, fn, enter, stream);
 }
 
 }  // namespace baton::kernels::cuda

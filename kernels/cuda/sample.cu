@@ -14,8 +14,8 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kMaxRanks = 8;  // blocks of a row
 constexpr int kMaxSlice = (1 << kTokenBits) / kMaxRanks;
-constexpr int kBlocks = 2 * 132;  // that run at once
-constexpr int kGroups = 256;      // parts of a row's threads, by whose best tokens top-k begins
+constexpr int kManyBlocks = 132;  // beyond them a row is cut less: clusters leave some room unused
+constexpr int kGroups = 128;      // parts of a row's threads, by whose best tokens top-k begins
 constexpr int kBinsOfThread = (kBins + kThreads - 1) / kThreads;
 constexpr int kMaxCandidates = kThreads;
 constexpr Wide kTopPOff = Wide{1} << 32;
@@ -280,20 +280,20 @@ class RowSampler {
 
   // A score that the k best are not below: the k-th largest of the groups'.
   __device__ float LeastOfBest(int k) {
-    constexpr int kOwn = kGroups / kRanks, kHalf = kGroups / 2;
+    constexpr int kOwn = kGroups / kRanks, kParts = kThreads / kGroups, kPart = kGroups / kParts;
     for (int i = Thread(); i < kGroups; i += kThreads) {
       s_.few.all_bests[i] = AtRank(s_.few.group_bests, i / kOwn)[i % kOwn];
     }
     __syncthreads();
-    const int own = Thread() / 2, first = Thread() % 2 * kHalf;
+    const int own = Thread() / kParts, first = Thread() % kParts * kPart;
     const float mine = s_.few.all_bests[own];
     int before = 0;
-#pragma unroll 8
-    for (int i = first; i < first + kHalf; ++i) {
+#pragma unroll
+    for (int i = first; i < first + kPart; ++i) {
       const float other = s_.few.all_bests[i];
       before += other > mine || (other == mine && i < own) ? 1 : 0;
     }
-    before += __shfl_xor_sync(kFullWarp, before, 1);
+    for (int d = 1; d < kParts; d *= 2) before += __shfl_xor_sync(kFullWarp, before, d);
     if (first == 0 && before == k - 1) s_.least_score = mine;
     __syncthreads();
     return s_.least_score;
@@ -671,9 +671,9 @@ cudaError_t Launch(const SampleKernelArgs& args, cudaStream_t stream) {
 cudaError_t RunSample(const SampleKernelArgs& args, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
   if (args.keeps_scores) return Launch<kMaxRanks, true>(args, stream);
-  if (args.num_rows * kMaxRanks <= kBlocks) return Launch<kMaxRanks, false>(args, stream);
-  return args.num_rows * 4 <= kBlocks ? Launch<4, false>(args, stream)
-                                      : Launch<2, false>(args, stream);
+  if (args.num_rows * kMaxRanks <= kManyBlocks) return Launch<kMaxRanks, false>(args, stream);
+  return args.num_rows * 4 <= kManyBlocks ? Launch<4, false>(args, stream)
+                                          : Launch<2, false>(args, stream);
 }
 
 }  // namespace baton::kernels::cuda

@@ -9,7 +9,7 @@ namespace baton::kernels::cuda {
 
 inline constexpr int kMaxTop = 20;
 inline constexpr int kMaxVocabulary = (1 << 17) - 1;
-inline constexpr int kMaxFewTopK = 200;  // up to here top-k looks at few tokens
+inline constexpr int kMaxFewTopK = 100;  // up to here top-k looks at few tokens
 
 // What penalties and bias do to one token (2.2 steps 1 to 3).
 struct ScoreEdit {

@@ -213,6 +213,7 @@ constexpr int kEverybody = 4;   // of all threads, which wait at different place
 constexpr int kManyBlocks = 8;  // for a multiprocessor, so that their ends do not matter
 constexpr int kMultiprocessors = 132;
 constexpr int kFewestPages = 2, kMostPages = 64;  // of a block that has one query
+constexpr int kFewRows = 8, kShortPages = 128;
 
 // kQueries: of a product. Both warpgroups share one set of queries, or have one each.
 template <int kQueries>
@@ -362,7 +363,6 @@ class UsualScorer {
         s_.scales[stage][Thread()] =
             args_.pages.has_fp4_index ? 1.0f : s_.code_scales[slot][Thread()];
       }
-      FenceAsyncProxy();
       BarrierArrive(SharedAddress(&s_.widened[stage]));
       MeetAt(kWideners, kGroupThreads);  // all have read the codes
       if (Thread() == 0 && i + kFetched < segment.pages) {
@@ -425,6 +425,7 @@ class UsualScorer {
       float d[kColumns / 2];
       float scales[2] = {};
       BarrierWait(SharedAddress(&s_.widened[stage]), number / kStages % 2);
+      FenceAsyncProxy();  // here, where it waits for no loads
       if (is_mine) {
         if (takes_turns) MeetAt(kTurn + Group(), 2 * kGroupThreads);
         WgmmaFence();
@@ -550,10 +551,11 @@ cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
   const int blocks = (slice.rows + slice.rows_per_block - 1) / slice.rows_per_block;
   const int pages = (longest + kPageEntries - 1) / kPageEntries;
   if constexpr (kQueries == 1) {
-    // All run at once, where there are not too many.
-    const int stretches = std::max(1, 2 * kMultiprocessors / blocks);
-    slice.pages_per_block =
-        std::clamp((pages + stretches - 1) / stretches, kFewestPages, kMostPages);
+    // All run at once, where there are not too many; of few rows most may be pads.
+    const bool is_few = blocks <= kFewRows;
+    const int stretches = is_few ? kMultiprocessors : std::max(1, 2 * kMultiprocessors / blocks);
+    const int fewest = is_few && pages > kShortPages ? 4 * kFewestPages : kFewestPages;
+    slice.pages_per_block = std::clamp((pages + stretches - 1) / stretches, fewest, kMostPages);
   } else {
     constexpr int kFewest = 8;
     const int wanted = kMultiprocessors * kManyBlocks;

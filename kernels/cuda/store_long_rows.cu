@@ -146,8 +146,8 @@ __device__ unsigned ClosingRows(const RowsArgs& args, int block) {
 // CSA entries that a block's rows close: pooled by all threads, then half a warp each.
 struct EntriesShared {
   Contributions parts[2][kRows];  // main, index
-  float main[kRows][kMaxHeadDim];
-  float index[kRows][kMaxIndexDim];
+  alignas(16) float main[kRows][kMaxHeadDim];
+  alignas(16) float index[kRows][kMaxIndexDim];
   CachedRow cached[kRows];
   SinCos angles[kRows][kMaxPairs];
 };
@@ -169,13 +169,13 @@ __device__ void CloseEntries(const RowsArgs& args, EntriesShared& s) {
   }
   __syncthreads();
   const int dim = args.shape.head_dim, index_dim = args.shape.index_dim;
-  for (int i = Thread(); i < count * (dim + index_dim); i += kThreads) {
-    const int n = i / (dim + index_dim), channel = i % (dim + index_dim);
-    if (channel < dim) {
-      s.main[n][channel] = s.parts[0][n].Pooled(channel);
-    } else {
-      s.index[n][channel - dim] = s.parts[1][n].Pooled(channel - dim);
-    }
+  const int fours = (dim + index_dim) / 4;
+  for (int i = Thread(); i < count * fours; i += kThreads) {
+    const int n = i / fours, channel = i % fours * 4;
+    const bool is_main = channel < dim;
+    float* to = is_main ? &s.main[n][channel] : &s.index[n][channel - dim];
+    *reinterpret_cast<float4*>(to) =
+        s.parts[is_main ? 0 : 1][n].PooledFour(is_main ? channel : channel - dim);
   }
   __syncthreads();
   // From the other end, so that other warps have them where they are few.
@@ -250,7 +250,8 @@ __global__ void __launch_bounds__(kThreads) StoreLongKernel(RowsArgs args, int f
     __device__ Memory() {}
   } s;
   if (FirstRow(static_cast<int>(blockIdx.x)) >= *args.step.num_rows) return;
-  const int role = first_role + static_cast<int>(blockIdx.y), half = HalfIndex();
+  // Those that take longest begin first.
+  const int role = first_role + static_cast<int>(gridDim.y - 1 - blockIdx.y), half = HalfIndex();
   if (role == kQuery) return StoreLow<kIsFull>(args, s.rows);
   if (role == kWindowRow) return StoreWindow<kIsFull>(args, s.rows[half], s.angles[half]);
   if (args.ratio == kCsaRatio) return CloseEntries<kIsFull>(args, s.entries);

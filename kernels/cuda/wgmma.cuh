@@ -48,8 +48,18 @@ __device__ __forceinline__ void CopyAsync16(uint32_t to, const void* from, bool 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
+// Arrives at a barrier in shared memory once this thread's copies so far have. Who waits for it
+// needs FenceAsyncProxy before wgmma reads what came. The one who copies must not fence: that would
+// wait for copies under way.
+__device__ __forceinline__ void ArriveBehindCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
 __device__ __forceinline__ void CopyAsyncCommit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// All of this thread's copies have arrived.
+__device__ __forceinline__ void CopyAsyncWaitAll() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 template <int kLeft>
 __device__ __forceinline__ void CopyAsyncWait() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/grammar.h"
 #include "common/log.h"
 #include "router/anthropic/messages_api.h"
 #include "router/front/front_door.h"
@@ -172,9 +173,11 @@ class Server {
                        .chat = {}};
   FakeDispatcher dispatcher_;
   CpuPool cpu_pool_{1, 4};
+  GrammarChecker grammars_{
+      [this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); }, {}};
   Api api_{{.config = config_,
             .tokenizer = tokenizer_,
-            .vocabulary = &vocabulary_,
+            .grammars = grammars_,
             .markup = markup_,
             .encoder = encoder_,
             .dispatcher = dispatcher_,

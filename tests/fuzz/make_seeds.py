@@ -10,8 +10,8 @@ import re
 import sys
 
 # The routes that api_fuzz chooses from by its first byte.
-ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
-          "/v1/models/{id}", "/tokenize", "/v1/tokenize", "/detokenize"]
+ROUTES = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/generate", "/v1/messages",
+          "/v1/messages/count_tokens", "/v1/models/{id}", "/tokenize", "/v1/tokenize", "/detokenize"]
 LONGEST_WORD = 32
 MOST_INPUTS = 150  # of a target
 LONGEST_INPUT = 4096
@@ -79,7 +79,7 @@ def from_api(seeds):
 
 def from_chats(seeds):
     for case in cases("tests/data/vectors/chat/render_request.json"):
-        target, route = {"anthropic": ("messages_fuzz", 3)}.get(case.get("api"), ("chat_encoder_fuzz", 0))
+        target, route = {"anthropic": ("messages_fuzz", ROUTES.index("/v1/messages"))}.get(case.get("api"), ("chat_encoder_fuzz", 0))
         seeds.body(target, case["body"])
         seeds.body("api_fuzz", case["body"], bytes([route, 0]))
     for number, case in enumerate(cases("tests/data/vectors/chat/parse.json")):

@@ -33,6 +33,7 @@ ONLY_IN = [
     (r"^boost/(asio|beast)", r"^(router/http/|cli/|tests/|bench/)"),
     (r"^civetweb\.h$", r"^worker/metrics_server\.cc$"),
     (r"^prometheus/", r"^common/metrics\.cc$"),
+    (r"^simdjson\.h$", r"^router/text/json_parse\.cc$"),
     (r"^spdlog/", r"^common/log\.cc$"),
     (r"^yaml-cpp/", r"^(common/config\.cc|tests/)"),
     (r"^cuda", r"^kernels/cuda/"),

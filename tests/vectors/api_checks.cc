@@ -4,10 +4,12 @@
 
 #include "absl/strings/str_format.h"
 
+#include "common/grammar.h"
 #include "router/anthropic/messages_api.h"
 #include "router/front/routes.h"
 #include "router/openai/api.h"
 #include "router/openai/api_fakes.h"
+#include "router/text/test_data.h"
 #include "tests/vectors/vector_file.h"
 
 // api/validation.json: each request is handled as the router would, with workers that say "ok".
@@ -45,6 +47,7 @@ class Server {
       : config_(ConfigOf(file)),
         api_({.config = config_,
               .tokenizer = tokenizer,
+              .grammars = grammars_,
               .markup = markup,
               .encoder = encoder,
               .dispatcher = dispatcher_,
@@ -77,8 +80,11 @@ class Server {
  private:
   const router::ApiConfig config_;
   FakeDispatcher dispatcher_;
-  router::CpuPool cpu_pool_{1, 4};
+  CpuPool cpu_pool_{1, 4};
   SteadyClock clock_;
+  const Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(router::RealTokenizerJson());
+  router::GrammarChecker grammars_{
+      [this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); }, {}};
   Api api_;
   router::MessagesApi messages_;
 };
