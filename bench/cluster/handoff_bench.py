@@ -54,11 +54,11 @@ class Path:
         return self.cluster.__exit__(*what)
 
     def counters(self):
-        """(blocks acked, seconds from offer to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
-        prefill, router = self.cluster.processes("prefill")[0], self.cluster.processes("router")[0]
+        """(blocks landed, seconds from offer to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
+        prefill, decode, router = (self.cluster.processes(role)[0] for role in ("prefill", "decode", "router"))
         time.sleep(0.6)  # workers update their metrics every 250 ms
         stage = "baton_router_stage_seconds"
-        return (self.cluster.metric(prefill, "baton_kv_blocks_acked_total"), self.cluster.metric(prefill, "baton_kv_block_seconds_sum_total"),
+        return (self.cluster.metric(decode, "baton_kv_blocks_landed_total"), self.cluster.metric(decode, "baton_kv_block_seconds_sum_total"),
                 self.cluster.metric(prefill, "baton_kv_bytes_offered_total"), self.cluster.metric(router, stage + "_count", stage="transfer"),
                 self.cluster.metric(router, stage + "_sum", stage="transfer"))
 
@@ -113,6 +113,7 @@ def main():
             for path, figures in measure([staged, other, direct], tokens).items():
                 row = [args.machine, args.commit, "bench/cluster/handoff_bench.py", path.name, args.gpus, tokens, *figures]
                 writer.writerow(row)
+                file.flush()
                 print(", ".join(f"{name} {value}" for name, value in zip(FIELDS[3:], row[3:])), flush=True)
     return 0
 
