@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetches a UCX that reaches GPU memory (cuda_ipc; no RDMA) from its wheel: Debian's was built without CUDA. Usage: ucx.sh FOLDER
-# Workers use it with LD_LIBRARY_PATH=FOLDER/libucx/lib and kv.transports=tcp,cuda_ipc,cuda_copy,self.
+# Workers use it with LD_LIBRARY_PATH=FOLDER/libucx/lib and kv.transports=tcp,cuda_ipc,cuda_copy,self; baton-prefill and
+# baton-decode set UCX_MEMTYPE_CACHE=n, without which it takes GPU memory for the host's.
 set -euo pipefail
 
 root=${1:?usage: ucx.sh FOLDER}

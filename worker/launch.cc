@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <unistd.h>
 #include <vector>
@@ -23,6 +24,9 @@ std::string OwnFolder() {
 
 int RunWorkerAs(const std::string& role, int argc, char** argv) {
   const std::string program = OwnFolder() + "baton-worker";
+  // Read when UCX is loaded. It must ask the driver what memory is: its cache of what it saw
+  // allocated takes pages of a GPU for the host's, and copying them ends the process.
+  setenv("UCX_MEMTYPE_CACHE", "n", /*overwrite=*/0);
   std::string name = "baton-" + role, as = "--as=" + role;
   std::vector<char*> arguments = {name.data(), as.data()};
   for (int i = 1; i < argc; ++i) arguments.push_back(argv[i]);

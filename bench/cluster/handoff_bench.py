@@ -54,11 +54,11 @@ class Path:
         return self.cluster.__exit__(*what)
 
     def counters(self):
-        """(blocks acked, seconds from offer to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
-        prefill, router = self.cluster.processes("prefill")[0], self.cluster.processes("router")[0]
+        """(blocks landed, seconds from offer to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
+        prefill, decode, router = (self.cluster.processes(role)[0] for role in ("prefill", "decode", "router"))
         time.sleep(0.6)  # workers update their metrics every 250 ms
         stage = "baton_router_stage_seconds"
-        return (self.cluster.metric(prefill, "baton_kv_blocks_acked_total"), self.cluster.metric(prefill, "baton_kv_block_seconds_sum_total"),
+        return (self.cluster.metric(decode, "baton_kv_blocks_landed_total"), self.cluster.metric(decode, "baton_kv_block_seconds_sum_total"),
                 self.cluster.metric(prefill, "baton_kv_bytes_offered_total"), self.cluster.metric(router, stage + "_count", stage="transfer"),
                 self.cluster.metric(router, stage + "_sum", stage="transfer"))
 
@@ -67,6 +67,9 @@ class Path:
         times, started = [], time.monotonic()
         body = {"prompt": prompt, "max_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
         events = self.cluster.stream("/v1/completions", body, on_event=lambda i, event: times.append(time.monotonic()))
+        failures = [event["error"] for event in events if event != "[DONE]" and "error" in event]
+        if failures:
+            raise RuntimeError(f"{self.name}: {failures}")
         text = "".join(event["choices"][0]["text"] for event in events if event != "[DONE]" and event["choices"])
         return times[0] - started, times[1] - times[0], text
 
@@ -110,6 +113,7 @@ def main():
             for path, figures in measure([staged, other, direct], tokens).items():
                 row = [args.machine, args.commit, "bench/cluster/handoff_bench.py", path.name, args.gpus, tokens, *figures]
                 writer.writerow(row)
+                file.flush()
                 print(", ".join(f"{name} {value}" for name, value in zip(FIELDS[3:], row[3:])), flush=True)
     return 0
 

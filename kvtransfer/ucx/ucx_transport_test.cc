@@ -53,7 +53,12 @@ class Recorder final : public TransportEvents {
 TEST(UcxTransport, SaysWhereUcxCannotReachGpuMemory) {
   UcxConfig config = ConfigOf(1, "tcp,cuda_ipc,cuda_copy,self");
   config.can_pull_devices = true;
-  const absl::Status status = UcxTransport::Create(config).status();
+  unsetenv("UCX_MEMTYPE_CACHE");
+  absl::Status status = UcxTransport::Create(config).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("UCX_MEMTYPE_CACHE"), absl::string_view::npos) << status;
+  setenv("UCX_MEMTYPE_CACHE", "n", 1);
+  status = UcxTransport::Create(config).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(status.message().find("cannot reach GPU memory"), absl::string_view::npos) << status;
 }

@@ -29,7 +29,15 @@ absl::Status ApplySettings(ucp_config_t* settings, const UcxConfig& config) {
   return absl::OkStatus();
 }
 
+// Device memory can be pulled only by a UCX that knows it for what it is: with its cache of
+// allocations it copies pages like host memory, and the process ends (seen with UCX 1.22).
 absl::Status CheckKnowsDevices(ucp_context_h context, const UcxConfig& config) {
+  const char* cache = std::getenv("UCX_MEMTYPE_CACHE");
+  if (cache == nullptr || std::string_view(cache) != "n") {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "transports %s need UCX_MEMTYPE_CACHE=n in the environment, which the worker programs set",
+        config.tls));
+  }
   ucp_context_attr_t attributes{};
   attributes.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
   const ucs_status_t status = ucp_context_query(context, &attributes);

@@ -162,8 +162,9 @@ class Constraints:
 
 def answer_survives_a_lost_worker(args):
     """A constrained answer whose decode worker is killed goes on elsewhere with the same tokens."""
-    letters = {"type": "array", "items": {"enum": ["alpha", "beta", "gamma"]}, "minItems": 60, "maxItems": 60}
-    request = chat("List letters.", max_tokens=900, temperature=1.0, seed=11, **as_format(letters))
+    letters = {"type": "array", "items": {"enum": ["alpha", "beta", "gamma"]}, "minItems": 250, "maxItems": 250}
+    # Long enough to be running still when the gauges of a GPU's worker show it.
+    request = chat("List letters.", max_tokens=3000, temperature=1.0, seed=11, **as_format(letters))
     with cluster.Cluster(args, decode=2) as running:
         want = text_of(running.stream(CHAT, request))
         # Gauges follow after 250 ms: that run's worker must not be taken for the next one's.
