@@ -8,7 +8,8 @@ namespace {
 
 constexpr int kBandRows = 8;    // row tiles that run beside one another, to share weights in L2
 constexpr int kMaxCluster = 8;  // blocks that hold the segments of one sum
-constexpr int kFewestLargeUnits = 64;  // tiles of 128 rows are for so many blocks at least
+constexpr int kFewestLargeUnits = 64;  // tiles of 128 rows are for so many blocks at least,
+constexpr int kManyLargeUnits = 132;   // where no weight is bf16
 constexpr int kClusterRows = 128;      // up to so many rows segments run beside one another
 
 // Linears of one launch. A unit is a tile of outputs of one of them, in a
@@ -227,32 +228,32 @@ cudaError_t LaunchExperts(const ExpertLinearArgs& args, cudaStream_t stream) {
 
 bool IsBf16(const LinearArgs& args) { return args.weight.format == ValueFormat::kBf16; }
 
-// How many tiles and segments there are for tiles of 128 rows.
-template <typename Ring>
+// How many tiles of 128 rows by 128 outputs and segments there are.
 int LargeUnits(const LinearGroup& group) {
   int units = 0;
   for (int i = 0; i < group.count; ++i) {
     const LinearArgs& args = group.linears[i];
-    units += TilesOf(args.weight.rows / args.groups, Ring::kM) * args.groups * args.k_segments;
+    units += TilesOf(args.weight.rows / args.groups, CutRing::kM) * args.groups * args.k_segments;
   }
   return units;
 }
 
-// Between kClusterRows / 2 and kClusterRows rows: one tile has them all, where that leaves enough
-// blocks.
+// Between kClusterRows / 2 and kClusterRows rows: one tile has them all where its blocks about fill
+// the GPU at once, else two tiles of 64 rows are faster (measured on an H200).
 cudaError_t LaunchMedium(LinearGroup& group, cudaStream_t stream) {
+  constexpr int kMostClustered = 128;  // blocks in clusters of 4 that run at once
   const int cluster = ClusterOf(group);
   const LinearArgs* first = group.linears;
   const auto num_bf16 = std::count_if(first, first + group.count, IsBf16);
-  if (cluster > 1 && num_bf16 > 0 && LargeUnits<MixedRing>(group) >= kFewestLargeUnits) {
+  const int units = LargeUnits(group);
+  if (cluster > 1 && num_bf16 > 0 && units >= kFewestLargeUnits && units <= kMostClustered) {
     return Launch<MixedRing, true>(group, cluster, stream);
   }
-  if (cluster > 1 && num_bf16 == 0 && LargeUnits<WholeRing>(group) >= kFewestLargeUnits) {
-    return Launch<WholeRing, true>(group, cluster, stream);
+  if (cluster == 1 && num_bf16 == 0 && units >= kManyLargeUnits) {
+    return Launch<CutRing, false>(group, 1, stream);
   }
-  if (cluster == 1 && LargeUnits<CutRing>(group) >= kFewestLargeUnits) {
-    if (num_bf16 == 0) return Launch<CutRing, false>(group, 1, stream);
-    if (num_bf16 == group.count) return Launch<Bf16Ring, false>(group, 1, stream);
+  if (cluster == 1 && num_bf16 == group.count && units >= kFewestLargeUnits) {
+    return Launch<Bf16Ring, false>(group, 1, stream);
   }
   return LaunchSmall<SmallRing<64>>(group, stream);
 }
