@@ -32,7 +32,7 @@ class ConfigReader {
   void BindChoice(std::string_view key, std::string* field, const std::vector<std::string>& choices,
                   std::string_view help);
   void Bind(std::string_view key, std::vector<std::string>* field, std::string_view help);
-  // Milliseconds in the file (style.md 3.6): the key must end in "_ms".
+  // Milliseconds in the file: the key must end in "_ms".
   void BindMs(std::string_view key, absl::Duration* field, absl::Duration least,
               absl::Duration most, std::string_view help);
 

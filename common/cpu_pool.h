@@ -8,8 +8,8 @@
 
 namespace baton {
 
-// A few threads for work that would hold a loop too long: large bodies and answers, grammars
-// (style.md 3.5). Any thread.
+// A few threads for work that would hold a loop too long: large bodies and answers, grammars.
+// Any thread.
 class CpuPool {
  public:
   CpuPool(int threads, size_t max_waiting);

@@ -220,7 +220,6 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
   EXPECT_LE(ErrorOf("start: " + std::string(50'000, 'x')).size(), 1100u);
 }
 
-// A reader that recursed along them on a thread's usual stack ended the process.
 // What special tokens are to the back end are bytes beside all text, which a complement allows.
 TEST_F(GrammarTest, RefusesComplements) {
   for (const char* grammar :
@@ -231,6 +230,7 @@ TEST_F(GrammarTest, RefusesComplements) {
   EXPECT_TRUE(Accepts("start: %json {\"const\": \"~a /~\"}\n", "\"~a /~\""));
 }
 
+// A reader that recursed along them on a thread's usual stack ended the process.
 TEST_F(GrammarTest, BoundsChains) {
   const auto rules = [](int n, const char* name, const char* rest) {
     std::string chain = absl::StrFormat("start: %s0\n", name);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs the programs of a build with the shared libraries that a plain machine lacks. Usage: bundle.sh BIN OUT.tar.xz [UCX]
-# Unpacked anywhere on a machine with glibc 2.36 or newer, bin/baton up works: programs look for libraries in ../lib.
+# Unpacked anywhere on a machine with glibc 2.36 and OpenSSL 3 or newer, bin/baton up works: programs look for libraries in ../lib.
 # UCX: folder of deploy/ucx.sh; then ucx-cuda/ holds a second UCX that reaches GPU memory (LD_LIBRARY_PATH=.../ucx-cuda/lib).
 set -euo pipefail
 

@@ -7,9 +7,10 @@
 
 namespace baton::engine {
 
-// The threads behind a CPU back end's phases. ForEach runs fn(0) .. fn(parts - 1), each once, on
-// the caller and the pool's threads, and returns when all are done; who runs which part is open.
-// One caller at a time; fn must not call ForEach. Threads end with the pool.
+// The threads behind a CPU back end's phases and a step's masks. ForEach runs fn(0) ..
+// fn(parts - 1), each once, on the caller and the pool's threads, and returns when all are done;
+// who runs which part is open. One caller at a time; fn must not call ForEach. Threads end with the
+// pool.
 class ThreadPool {
  public:
   // num_threads >= 1, the caller included: 1 starts none.

@@ -39,7 +39,7 @@ void BindHttp(ConfigReader& reader, RouterConfig& c) {
       "http.max_backlog_bytes", &c.http.max_backlog_bytes, 1024, kGiB,
       "unsent bytes of one answer: a reader this slow counts as gone. Pieces of more than an "
       "eighth of it (the last events of a long answer of `/v1/responses` repeat its text) "
-      "count as large answers instead");
+      "count as large answers instead, of which 16 times as much may wait");
   reader.BindMs("http.header_timeout_ms", &c.http.header_timeout, kTick, kLong,
                 "from the first byte to the end of the head");
   reader.BindMs("http.body_timeout_ms", &c.http.body_timeout, kTick, kLong,

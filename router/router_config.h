@@ -11,7 +11,7 @@
 
 namespace baton::router {
 
-// Everything the program is told: one struct per component (style.md 3.8).
+// Everything the program is told: one struct per component.
 struct RouterConfig {
   std::string model;                 // the checkpoint's folder: config.json, tokenizer.json
   std::vector<std::string> workers;  // session addresses, see SessionPoolOptions

@@ -22,6 +22,7 @@ class MessagesWriter final : public AnswerWriter {
   std::string PromptEnd(size_t, int64_t) override { return ""; }
   std::string End(const UsageCounts& usage) override;
   std::string Ping() override;
+  std::string Inexact() override { return std::string(kInexactComment); }
   std::string StreamError(const ApiError& error) override;
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override;
   int Status(const ApiError& error) override;

@@ -12,6 +12,8 @@ constexpr auto kNever = std::chrono::hours(24 * 365);
 // the last events of a long answer do: it says nothing of the reader, and is counted like a large
 // whole answer.
 constexpr size_t kBulkShare = 8;
+// So many backlogs of such pieces may wait: a reader that leaves more is gone.
+constexpr size_t kMostBulk = 16;
 
 bool IsHeaderSafe(const std::string& text) {
   return text.find_first_of("\r\n") == std::string::npos;
@@ -116,13 +118,17 @@ void HttpAnswer::StartStream(int status, HttpHeaders headers) {
 void HttpAnswer::Write(std::string piece) {
   if (is_over() || piece.empty()) return;
   const size_t limit = shared_.limits.max_backlog_bytes;
-  if (piece.size() > limit / kBulkShare) {
-    bulk_ += piece.size();
-    lease_.Hold(taken_bulk_ + bulk_);
-  } else if (queued_.size() - bulk_ + piece.size() > limit) {
+  const bool is_bulk = piece.size() > limit / kBulkShare;
+  const bool is_behind = is_bulk ? bulk_ > 0 && bulk_ + piece.size() > kMostBulk * limit
+                                 : queued_.size() - bulk_ + piece.size() > limit;
+  if (is_behind) {
     keep_alive_ = false;
     Gone();
     return;
+  }
+  if (is_bulk) {
+    bulk_ += piece.size();
+    lease_.Hold(taken_bulk_ + bulk_);
   }
   queued_ += is_chunked_ ? absl::StrFormat("%x\r\n%s\r\n", piece.size(), piece) : piece;
   Changed();

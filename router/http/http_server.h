@@ -47,7 +47,7 @@ struct HttpCounters {
 };
 
 // HTTP/1.1 with keep-alive and pipelining, in plain or under TLS 1.2 and 1.3. One io_context per
-// thread; a connection lives and dies on one of them (style.md 3.5).
+// thread; a connection lives and dies on one of them.
 class HttpServer {
  public:
   // `handler` and `clock` outlive the server. kUnavailable names the address, kInvalidArgument the

@@ -50,6 +50,11 @@ class EchoHandler final : public HttpHandler {
       for (const char c : {'a', 'b', 'c'}) exchange->Write(std::string(3 << 20, c));
       exchange->Write("the end");
       exchange->EndStream();
+    } else if (request.path == "/repeats_on") {  // as the events of a long /generate
+      exchange->OnGone([this] { gone.set_value(); });
+      exchange->StartStream(200, {});
+      for (int i = 0; i < 64; ++i) exchange->Write(std::string(1 << 20, 'r'));
+      exchange->EndStream();
     } else if (request.path == "/flood") {
       exchange->OnGone([this] { gone.set_value(); });
       exchange->StartStream(200, {});
@@ -324,6 +329,14 @@ TEST_F(HttpServerTest, LargePiecesSayNothingOfTheReaderButTakeRoom) {
   received_ = std::move(seen);
   EXPECT_GT(ReadUntil("the end").size(), size_t{9} << 20);
   EXPECT_EQ(server_->counters().clients_gone.load(), 0u);
+}
+
+TEST_F(HttpServerTest, GivesUpOnAReaderThatLeavesManyLargePieces) {
+  Start({.max_backlog_bytes = 1 << 20});
+  Send("GET /repeats_on HTTP/1.1\r\nHost: h\r\n\r\n");
+  EXPECT_EQ(handler_.gone.get_future().wait_for(std::chrono::seconds(20)),
+            std::future_status::ready);
+  EXPECT_EQ(server_->counters().clients_gone.load(), 1u);
 }
 
 TEST_F(HttpServerTest, ClosesOnHeadsAndBodiesThatTakeTooLong) {

@@ -10,6 +10,8 @@
 
 namespace baton::router {
 
+inline constexpr std::string_view kInexactComment = ": x-baton-exact: false\n\n";
+
 // How one surface writes down what a generation yields: the seam between Generation and the form of
 // an API (protocol.md 5.5, 6.3, 6.4). What is returned is sent as it is; an empty string sends
 // nothing. One per request; Whole may run on the CPU pool, when nothing else is called any more.
@@ -28,6 +30,8 @@ class AnswerWriter {
   virtual std::string End(const UsageCounts& usage) = 0;
   // While nothing else is sent.
   virtual std::string Ping() = 0;
+  // What follows was computed in other class of numerics than what came before.
+  virtual std::string Inexact() = 0;
   // Ends a stream in place of End.
   virtual std::string StreamError(const ApiError& error) = 0;
 
@@ -54,6 +58,7 @@ class OpenAiWriter final : public AnswerWriter {
     return (include_usage_ ? UsageEvent(head_, usage) : "") + std::string(kDoneEvent);
   }
   std::string Ping() override { return ": ping\n\n"; }
+  std::string Inexact() override { return std::string(kInexactComment); }
   std::string StreamError(const ApiError& error) override {
     return ErrorEvent(error) + std::string(kDoneEvent);
   }

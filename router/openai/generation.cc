@@ -174,7 +174,7 @@ Generation::Choice& Generation::ChoiceOf(size_t part, int k) {
   return choices_[part * static_cast<size_t>(job_.params.num_choices) + static_cast<size_t>(k)];
 }
 
-// The one line per request (style.md 3.7), also when the client has left.
+// The one line per request, also when the client has left.
 void Generation::LogEnd(size_t part, const RequestEnded& event) const {
   int64_t tokens = 0;
   const auto num_choices = static_cast<size_t>(job_.params.num_choices);
@@ -255,7 +255,7 @@ void Generation::On(size_t part, const ChoiceFinished& event) {
 
 void Generation::On(size_t, const ContinuationInexact&) {
   is_exact_ = false;
-  if (is_streaming_) exchange_->Write(": x-baton-exact: false\n\n");
+  if (is_streaming_) Send(job_.writer->Inexact());
 }
 
 void Generation::On(size_t part, const RequestEnded& event) {

@@ -7,7 +7,7 @@
 namespace baton::router {
 namespace {
 
-constexpr size_t kMaxEntriesHere = 1024;  // formatted within 1 ms (style.md 3.5)
+constexpr size_t kMaxEntriesHere = 1024;  // formatted within 1 ms
 
 // Token and best entries alike.
 size_t EntriesOf(const std::vector<TokenRecord>& records) {

@@ -23,6 +23,7 @@ class ResponsesWriter final : public AnswerWriter {
   std::string PromptEnd(size_t, int64_t) override { return ""; }
   std::string End(const UsageCounts& usage) override;
   std::string Ping() override { return ": ping\n\n"; }
+  std::string Inexact() override { return std::string(kInexactComment); }
   std::string StreamError(const ApiError& error) override;
   std::string Whole(const std::vector<ChoiceText>& choices, const UsageCounts& usage) override;
   int Status(const ApiError& error) override { return error.http_status; }

@@ -119,6 +119,13 @@ TEST_F(SglangTest, StreamsTheWholeTextSoFar) {
   EXPECT_TRUE(answer->is_ended);
 }
 
+TEST_F(SglangTest, StreamsHaveNoCommentLines) {
+  const auto answer = Generate(R"("input_ids": [5, 6], "stream": true)");
+  Say(0, {RequestAccepted{}, ContinuationInexact{}, Tokens("One"), Eos(), Ended(absl::OkStatus())},
+      *answer);
+  EXPECT_EQ(answer->body.rfind("data: {", 0), 0u) << answer->body;
+}
+
 TEST_F(SglangTest, AnswersAListWithAList) {
   const auto answer = Generate(R"("text": ["One", "Two words"], "stream": true)");
   ASSERT_EQ(dispatcher_.submitted.size(), 2u);

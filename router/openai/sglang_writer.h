@@ -32,7 +32,9 @@ class SglangWriter final : public AnswerWriter {
   std::string Chunk(const ChunkText& chunk) override;
   std::string PromptEnd(size_t prompt, int64_t cached_tokens) override;
   std::string End(const UsageCounts&) override { return std::string(kDoneEvent); }
-  std::string Ping() override { return ""; }  // its clients take every line for an event
+  // Its clients take every line for an event.
+  std::string Ping() override { return ""; }
+  std::string Inexact() override { return ""; }
   std::string StreamError(const ApiError& error) override {
     return ErrorEvent(error) + std::string(kDoneEvent);
   }

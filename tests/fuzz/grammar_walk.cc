@@ -49,7 +49,9 @@ std::vector<int32_t> WalkGrammar(std::string_view grammar, uint64_t choice, int 
     if (absl::IsInvalidArgument(consumed)) return taken;  // beyond a limit
     CHECK(consumed.ok());
     taken.push_back(token);
-    if (!matcher.ComputeMask(mask).ok()) return taken;
+    const absl::Status masked = matcher.ComputeMask(mask);
+    if (absl::IsInvalidArgument(masked)) return taken;
+    CHECK(masked.ok());
   }
   CHECK(matcher.Rollback(static_cast<int>(taken.size())).ok());
   CHECK(matcher.ComputeMask(mask).ok());

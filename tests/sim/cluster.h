@@ -33,7 +33,7 @@ struct SimResult {
   std::string Summary() const;
 };
 
-// One router's core and all its workers in one thread and virtual time (style.md 4). Deterministic
+// One router's core and all its workers in one thread and virtual time. Deterministic
 // for a scenario and a seed.
 class Cluster final : private worker::SessionSender {
  public:
