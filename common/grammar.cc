@@ -102,13 +102,24 @@ absl::Status CheckText(std::string_view grammar) {
   return absl::OkStatus();
 }
 
+// Of a grammar before any text: what it refuses or is too large for is the grammar's fault.
+absl::StatusCode CodeAtStart(LlgFailure failure) {
+  switch (failure) {
+    case kLlgRefused:
+    case kLlgTooLarge:
+      return absl::StatusCode::kInvalidArgument;
+    case kLlgNoThread:
+      return absl::StatusCode::kUnavailable;
+    case kLlgInternal:
+      break;
+  }
+  return absl::StatusCode::kInternal;
+}
+
 }  // namespace
 
 absl::Status CheckGrammar(const Vocabulary& vocabulary, std::string_view grammar) {
-  ASSIGN_OR_RETURN(Matcher matcher, Matcher::Create(vocabulary, grammar));
-  std::vector<uint32_t> mask(vocabulary.mask_words());
-  const absl::Status status = matcher.ComputeMask(mask);
-  return status.ok() ? status : absl::InvalidArgumentError(status.message());
+  return Matcher::CreateWithMask(vocabulary, grammar).status();
 }
 
 void Matcher::Free::operator()(LlgMatcher* matcher) const { llg_c_free_matcher(matcher); }
@@ -119,11 +130,23 @@ Matcher::~Matcher() = default;
 
 absl::StatusOr<Matcher> Matcher::Create(const Vocabulary& vocabulary, std::string_view grammar) {
   RETURN_IF_ERROR(CheckText(grammar));
+  LlgFailure failure = kLlgInternal;
   char error[kMaxErrorBytes] = {};
   LlgMatcher* matcher = llg_c_new_matcher(&vocabulary.tokenizer(), grammar.data(), grammar.size(),
-                                          error, sizeof(error));
-  if (matcher == nullptr) return absl::InvalidArgumentError(absl::StrFormat("grammar: %s", error));
+                                          &failure, error, sizeof(error));
+  if (matcher == nullptr)
+    return absl::Status(CodeAtStart(failure), absl::StrFormat("grammar: %s", error));
   return Matcher(matcher, vocabulary.mask_words());
+}
+
+absl::StatusOr<Matcher> Matcher::CreateWithMask(const Vocabulary& vocabulary,
+                                                std::string_view grammar) {
+  ASSIGN_OR_RETURN(Matcher matcher, Create(vocabulary, grammar));
+  std::vector<uint32_t> mask(vocabulary.mask_words());
+  if (llg_c_compute_mask(matcher.matcher_.get(), mask.data())) return matcher;
+  char error[kMaxErrorBytes] = {};
+  const LlgFailure failure = llg_c_failure(matcher.matcher_.get(), error, sizeof(error));
+  return absl::Status(CodeAtStart(failure), absl::StrFormat("grammar: %s", error));
 }
 
 absl::StatusOr<Matcher> Matcher::Clone() const {

@@ -63,8 +63,9 @@ class Vocabulary {
 };
 
 // Whether a worker can follow the grammar: its size, its form, every JSON schema keyword in it, and
-// the limits of its first mask. kInvalidArgument says what is not supported, in at most 1 KB. Takes
-// milliseconds: never on an I/O thread.
+// the limits of its first mask. kInvalidArgument says what is not supported, in at most 1 KB, and
+// lasts; kUnavailable and kInternal are this process's failures. Takes milliseconds: never on an
+// I/O thread.
 absl::Status CheckGrammar(const Vocabulary& vocabulary, std::string_view grammar);
 
 // One text's way through a grammar. `vocabulary` outlives it. One thread at a time. An error is
@@ -73,6 +74,9 @@ class Matcher {
  public:
   // As CheckGrammar, without the first mask.
   static absl::StatusOr<Matcher> Create(const Vocabulary& vocabulary, std::string_view grammar);
+  // As CheckGrammar. Every copy has the lexer states of its first mask.
+  static absl::StatusOr<Matcher> CreateWithMask(const Vocabulary& vocabulary,
+                                                std::string_view grammar);
 
   // At the same place in the same grammar; the two share nothing that changes. kInternal: there is
   // no memory for it.

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
-
-#include "common/status.h"
 
 namespace baton::engine {
 namespace {
@@ -23,7 +20,7 @@ GrammarCounters GrammarCache::counters() const {
 absl::StatusOr<Matcher> GrammarCache::Get(std::string_view grammar) {
   if (const std::shared_ptr<const Matcher> known = Find(grammar)) return known->Clone();
   const absl::Time start = clock_.Now();
-  absl::StatusOr<Matcher> compiled = Compile(grammar);
+  absl::StatusOr<Matcher> compiled = Matcher::CreateWithMask(vocabulary_, grammar);
   const absl::Duration took = clock_.Now() - start;
   std::shared_ptr<const Matcher> matcher;
   if (compiled.ok()) matcher = std::make_shared<const Matcher>(*std::move(compiled));
@@ -37,15 +34,6 @@ absl::StatusOr<Matcher> GrammarCache::Get(std::string_view grammar) {
         .matcher = matcher,
         .bytes = matcher->StateBytes() + kBytesPerByte * grammar.size()});
   return matcher->Clone();
-}
-
-// With its first mask, whose lexer states every copy then has.
-absl::StatusOr<Matcher> GrammarCache::Compile(std::string_view grammar) {
-  ASSIGN_OR_RETURN(Matcher matcher, Matcher::Create(vocabulary_, grammar));
-  std::vector<uint32_t> mask(vocabulary_.mask_words());
-  const absl::Status status = matcher.ComputeMask(mask);
-  if (!status.ok()) return absl::InvalidArgumentError(status.message());
-  return matcher;
 }
 
 std::shared_ptr<const Matcher> GrammarCache::Find(std::string_view grammar) {

@@ -35,8 +35,8 @@ class GrammarCache {
   GrammarCache(const Vocabulary& vocabulary, const Clock& clock, size_t max_bytes = kMaxBytes)
       : vocabulary_(vocabulary), clock_(clock), max_bytes_(max_bytes) {}
 
-  // A matcher at the grammar's start, whose first mask costs little. kInvalidArgument:
-  // CheckGrammar's words.
+  // A matcher at the grammar's start, whose first mask costs little. An error:
+  // CheckGrammar's.
   absl::StatusOr<Matcher> Get(std::string_view grammar);
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
@@ -50,7 +50,6 @@ class GrammarCache {
   };
 
   std::shared_ptr<const Matcher> Find(std::string_view grammar);
-  absl::StatusOr<Matcher> Compile(std::string_view grammar);
   void Keep(Entry entry);
 
   const Vocabulary& vocabulary_;

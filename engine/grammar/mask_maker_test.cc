@@ -98,6 +98,12 @@ TEST_F(MaskMakerTest, SaysWhatIsWrong) {
   EXPECT_EQ(maker_.Check(rules).code(), absl::StatusCode::kInvalidArgument);
 }
 
+// A grammar that takes no text at all is the client's error.
+TEST_F(MaskMakerTest, RefusesAGrammarWithAnEmptyFirstMask) {
+  const absl::Status status = grammars_.Get("start: a\na: b\nb: a\n").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+}
+
 TEST_F(MaskMakerTest, TakesWhatWasReceived) {
   MaskRules rules;
   rules.forced_prefix = {300, 301, 302};

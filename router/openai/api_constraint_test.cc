@@ -188,6 +188,28 @@ TEST_F(ApiConstraintTest, AnswersAtOnceWhatItKnows) {
   EXPECT_EQ(grammars_.hits(), 2u);
 }
 
+TEST_F(ApiConstraintTest, AFailureOfTheServersOwnIsItsErrorAndDoesNotLast) {
+  const std::string members = R"("response_format": {"type": "json_object"})";
+  std::vector<absl::Status> failures = {absl::UnavailableError("grammar: no thread"),
+                                        absl::InternalError("grammar: internal: panic")};
+  check_ = [&](std::string_view) {
+    if (failures.empty()) return absl::OkStatus();
+    const absl::Status next = failures.back();
+    failures.pop_back();
+    return next;
+  };
+  const auto broken = Ask(members);
+  EXPECT_EQ(broken->status, 500) << broken->body;
+  EXPECT_THAT(broken->body, HasSubstr("\"InternalServerError\""));
+  const auto busy = Ask(members);
+  EXPECT_EQ(busy->status, 503) << busy->body;
+  EXPECT_THAT(busy->headers, testing::Contains(testing::Pair("Retry-After", "1")));
+  EXPECT_TRUE(dispatcher_.submitted.empty());
+  Ask(members);
+  EXPECT_EQ(dispatcher_.submitted.size(), 1u);
+  EXPECT_EQ(grammars_.misses(), 3u);
+}
+
 // What the grammars of calls let through, token by token.
 class CallGrammarMasks : public testing::Test {
  protected:

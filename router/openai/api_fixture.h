@@ -127,8 +127,10 @@ class ApiTest : public testing::Test {
   FakeDispatcher dispatcher_;
   CpuPool cpu_pool_{1, 4};
   bool waits_for_verdicts_ = true;  // on grammars, before a call returns
-  GrammarChecker grammars_{
-      [](std::string_view grammar) { return CheckGrammar(RealVocabulary(), grammar); }, {}};
+  GrammarChecker::Check check_ = [](std::string_view grammar) {
+    return CheckGrammar(RealVocabulary(), grammar);
+  };
+  GrammarChecker grammars_{[this](std::string_view grammar) { return check_(grammar); }, {}};
   std::unique_ptr<Api> api_;
 };
 

@@ -118,6 +118,7 @@ void Generation::CheckGrammarFirst() {
 void Generation::OnVerdict(const absl::Status& verdict) {
   if (is_over_) return;
   if (verdict.ok()) return SubmitParts();
+  if (!absl::IsInvalidArgument(verdict)) return Refuse(ToApiError(verdict));
   const std::string& param = job_.grammar_param;
   Refuse(BadRequest(absl::StrFormat("%s: %s", param, std::string(verdict.message())), param));
 }

@@ -60,17 +60,21 @@ bool GrammarChecker::Ask(std::string grammar, Done done) {
   return true;
 }
 
+void GrammarChecker::KeepLocked(const Sha256Bytes& key, const absl::Status& verdict) {
+  verdicts_.push_front({.key = key, .status = verdict});
+  by_key_[key] = verdicts_.begin();
+  if (verdicts_.size() > limits_.max_verdicts) {
+    by_key_.erase(verdicts_.back().key);
+    verdicts_.pop_back();
+  }
+}
+
 void GrammarChecker::Run(const Sha256Bytes& key, const std::string& grammar) {
   const absl::Status verdict = check_(grammar);
   std::vector<Done> asked;
   {
     MutexLock lock(mutex_);
-    verdicts_.push_front({.key = key, .status = verdict});
-    by_key_[key] = verdicts_.begin();
-    if (verdicts_.size() > limits_.max_verdicts) {
-      by_key_.erase(verdicts_.back().key);
-      verdicts_.pop_back();
-    }
+    if (verdict.ok() || absl::IsInvalidArgument(verdict)) KeepLocked(key, verdict);
     asked = std::move(waiting_.at(key));
     waiting_.erase(key);
     num_waiting_ -= asked.size();

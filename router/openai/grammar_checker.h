@@ -22,7 +22,8 @@ namespace baton::router {
 
 // Whether workers can follow a grammar. Each is compiled once, on threads of its own, and the
 // verdict kept: a request with a known one waits for nothing, and one that takes long holds up at
-// most its like. Any thread.
+// most its like. Other errors than kInvalidArgument are no verdicts on the grammar: the next
+// request with it has it compiled again. Any thread.
 class GrammarChecker {
  public:
   struct Limits {
@@ -56,6 +57,7 @@ class GrammarChecker {
   };
 
   const absl::Status* FindLocked(const Sha256Bytes& key) REQUIRES_LOCK(mutex_);
+  void KeepLocked(const Sha256Bytes& key, const absl::Status& verdict) REQUIRES_LOCK(mutex_);
   void Run(const Sha256Bytes& key, const std::string& grammar);
 
   const Check check_;

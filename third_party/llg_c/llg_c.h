@@ -16,6 +16,7 @@ enum LlgFailure {
   kLlgRefused = 1,  // the grammar does not allow it
   kLlgTooLarge,     // the grammar is beyond a limit
   kLlgInternal,
+  kLlgNoThread,  // to compile it; there may be one later
 };
 
 struct LlgTokenizer* llg_c_new_tokenizer(uint32_t num_tokens, const uint32_t* lens,
@@ -23,8 +24,10 @@ struct LlgTokenizer* llg_c_new_tokenizer(uint32_t num_tokens, const uint32_t* le
                                          char* error, size_t error_len);
 void llg_c_free_tokenizer(struct LlgTokenizer* tokenizer);
 
+// Null: `failure` and `error` say why.
 struct LlgMatcher* llg_c_new_matcher(const struct LlgTokenizer* tokenizer, const char* lark,
-                                     size_t lark_len, char* error, size_t error_len);
+                                     size_t lark_len, enum LlgFailure* failure, char* error,
+                                     size_t error_len);
 // Null: there is no memory for it.
 struct LlgMatcher* llg_c_clone_matcher(const struct LlgMatcher* matcher);
 void llg_c_free_matcher(struct LlgMatcher* matcher);

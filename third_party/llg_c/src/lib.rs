@@ -36,6 +36,7 @@ pub enum LlgFailure {
     Refused = 1, // the grammar does not allow it
     TooLarge,    // the grammar is beyond a limit
     Internal,
+    NoThread, // to compile it; there may be one later
 }
 
 struct Failure(LlgFailure, String);
@@ -159,6 +160,7 @@ pub unsafe extern "C" fn llg_c_new_matcher(
     tokenizer: &LlgTokenizer,
     lark: *const u8,
     lark_len: usize,
+    failure: &mut LlgFailure,
     error: *mut u8,
     error_len: usize,
 ) -> *mut LlgMatcher {
@@ -187,7 +189,8 @@ pub unsafe extern "C" fn llg_c_new_matcher(
         let thread = std::thread::Builder::new().stack_size(COMPILE_STACK).spawn_scoped(scope, compile);
         match thread.map(|t| t.join()) {
             Ok(Ok(made)) => made,
-            _ => Err(Failure(LlgFailure::Internal, "no thread to compile it".to_string())),
+            Ok(Err(_)) => Err(Failure(LlgFailure::Internal, "internal: panic".to_string())),
+            Err(_) => Err(Failure(LlgFailure::NoThread, "no thread to compile it".to_string())),
         }
     });
     let made = made.and_then(|matcher| match matcher.check_size() {
@@ -196,7 +199,8 @@ pub unsafe extern "C" fn llg_c_new_matcher(
     });
     match made {
         Ok(matcher) => Box::into_raw(Box::new(matcher)),
-        Err(Failure(_, message)) => {
+        Err(Failure(kind, message)) => {
+            *failure = kind;
             write_error(&message, error, error_len);
             std::ptr::null_mut()
         }
