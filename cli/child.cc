@@ -107,7 +107,7 @@ absl::Status CheckPortIsFree(const std::string& host, int port) {
       absl::StrFormat("port %d of %s is taken: %s", port, host, strerror(error)));
 }
 
-absl::StatusOr<int> FreePort() {
+absl::StatusOr<int> FreePort(std::set<int>& given) {
   // Below the ports that the system gives to clients: one of those would be taken by any connection
   // between now and the listening, and connecting to it may meet itself.
   constexpr int kFirst = 10240, kTries = 100;
@@ -117,7 +117,7 @@ absl::StatusOr<int> FreePort() {
   SystemRng rng;
   for (int i = 0; i < kTries; ++i) {
     const int port = kFirst + static_cast<int>(rng.Next() % static_cast<uint64_t>(end - kFirst));
-    if (CheckPortIsFree("127.0.0.1", port).ok()) return port;
+    if (CheckPortIsFree("127.0.0.1", port).ok() && given.insert(port).second) return port;
   }
   return absl::UnavailableError(
       absl::StrFormat("no free port in %d tries of %d..%d", kTries, kFirst, end - 1));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 #include <sys/types.h>
 #include <vector>
@@ -44,7 +45,8 @@ class Child {
 
 // kUnavailable naming the address if it cannot be listened on.
 absl::Status CheckPortIsFree(const std::string& host, int port);
-// A TCP port of 127.0.0.1 that nobody listens on now, and no client is given.
-absl::StatusOr<int> FreePort();
+// A TCP port of 127.0.0.1 that nobody listens on now, no client is given and is not in `given`,
+// which it joins: what gets it listens later.
+absl::StatusOr<int> FreePort(std::set<int>& given);
 
 }  // namespace baton::cli

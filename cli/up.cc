@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <signal.h>
 #include <stdlib.h>
 #include <thread>
@@ -85,6 +86,7 @@ class Cluster {
   const SteadyClock clock_;
   sigset_t signals_;
   int port_;
+  std::set<int> given_ports_;
   std::string log_folder_;
   std::vector<Child> children_;
   std::vector<json> ports_;  // of each child
@@ -108,6 +110,7 @@ absl::Status Cluster::Start() {
   RETURN_IF_ERROR(CheckSettings());
   // Before anything starts: who holds the port would answer /ready in the router's place.
   if (port_ != 0) RETURN_IF_ERROR(CheckPortIsFree(options_.host, port_));
+  given_ports_.insert(port_);
   log_folder_ = options_.log_folder;
   if (log_folder_.empty()) {
     std::string pattern = (std::filesystem::temp_directory_path() / "baton-XXXXXX").string();
@@ -127,8 +130,8 @@ absl::Status Cluster::Start() {
 }
 
 absl::Status Cluster::StartWorker(const std::string& role, int index) {
-  ASSIGN_OR_RETURN(const int session_port, FreePort());
-  ASSIGN_OR_RETURN(const int metrics_port, FreePort());
+  ASSIGN_OR_RETURN(const int session_port, FreePort(given_ports_));
+  ASSIGN_OR_RETURN(const int metrics_port, FreePort(given_ports_));
   // The two pools share the machine's cores; the workers of one pool divide them.
   const int pool = role == "prefill" ? options_.num_prefill : options_.num_decode;
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -146,7 +149,7 @@ absl::Status Cluster::StartWorker(const std::string& role, int index) {
 
 absl::Status Cluster::StartRouter() {
   if (port_ == 0) {
-    ASSIGN_OR_RETURN(port_, FreePort());
+    ASSIGN_OR_RETURN(port_, FreePort(given_ports_));
   }
   std::string workers;
   for (const std::string& session : sessions_) workers += (workers.empty() ? "" : ",") + session;
