@@ -21,7 +21,7 @@ namespace baton::engine {
 class PendingMasks {
  public:
   bool IsReady() const { return is_ready_.load(std::memory_order_acquire); }
-  // Once ready. kInvalidArgument: the grammar is the client's fault.
+  // Once ready. kInvalidArgument: the grammar is the client's fault; else the worker failed.
   const absl::Status& status() const { return status_; }
   // Once ready and OK: those of sequence `index`, once.
   MaskSource Take(size_t index) { return std::move(sources_.at(index)); }

@@ -51,8 +51,8 @@ absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const Mask
   if (!rules.grammar.empty()) {
     absl::StatusOr<Matcher> matcher = grammars.Get(rules.grammar);
     if (!matcher.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("masks.grammar: %s", matcher.status().message()));
+      return absl::Status(matcher.status().code(),
+                          absl::StrFormat("masks.grammar: %s", matcher.status().message()));
     }
     source.matcher_ = *std::move(matcher);
   }

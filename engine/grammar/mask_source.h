@@ -38,7 +38,7 @@ class MaskSource {
   // kInvalidArgument names the field that a worker with this vocabulary cannot follow, but for the
   // grammar's text.
   static absl::Status Check(const Vocabulary& vocabulary, const MaskRules& rules);
-  // `rules` are not empty; `grammars` outlives it. kInvalidArgument: as Check, and of the grammar.
+  // `rules` are not empty; `grammars` outlives it. Errors: as Check, and the grammar's own.
   static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules);
 
   // The next generated token. An error is final: kInternal if the rules do not allow the token,
