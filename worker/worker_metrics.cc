@@ -29,8 +29,9 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
       experts_promoted_(
           registry.AddGauge("baton_experts_promoted_per_32",
                             "Experts whose scales are too far apart for one factor per 128")),
-      block_seconds_sum_(registry.AddCounter("baton_kv_block_seconds_sum_total",
-                                             "Seconds from offer to verified, over all blocks")),
+      block_seconds_sum_(registry.AddCounter(
+          "baton_kv_block_seconds_sum_total",
+          "Seconds from a block's announcement to verified, over all that came in")),
       mask_seconds_(registry.AddCounter("baton_grammar_mask_seconds_total",
                                         "Seconds spent on masks of next tokens")),
       mask_failures_(registry.AddCounter("baton_grammar_failures_total",
@@ -199,7 +200,8 @@ void WorkerMetrics::AddTransferMetrics(MetricRegistry& registry) {
   for (size_t i = 0; i <= bounds.size(); ++i) {
     const std::string limit = i < bounds.size() ? absl::StrFormat("%g", bounds[i]) : "+Inf";
     block_seconds_.push_back(registry.AddCounter(
-        "baton_kv_block_seconds_total", "Blocks by seconds from offer to verified, cumulative",
+        "baton_kv_block_seconds_total",
+        "Blocks that came in, by seconds from announcement to verified, cumulative",
         {{"at_most", limit}}));
   }
 }
