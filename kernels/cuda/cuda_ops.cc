@@ -16,7 +16,7 @@ namespace baton::kernels::cuda {
 namespace {
 
 constexpr int kWeightBlock = 128;
-constexpr int kMaxRowFloats = 12288;  // a row as fp32 in 48 KiB of shared memory
+constexpr int kMaxRowFloats = 11264;  // a row as fp32 and 4 KiB more fill 48 KiB of shared memory
 constexpr int kMaxRopeDim = 64;       // of heads: what attention holds of a stored row
 constexpr size_t kArgumentBytes = size_t{8} << 20;
 
