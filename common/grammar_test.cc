@@ -209,6 +209,25 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
   EXPECT_LE(ErrorOf("start: " + std::string(50'000, 'x')).size(), 1100u);
 }
 
+TEST_F(GrammarTest, BoundsTheProperties) {
+  const auto members = [](int first, int end, const char* value) {
+    std::string list;
+    for (int i = first; i < end; ++i)
+      absl::StrAppendFormat(&list, "%s\"p%d\"%s", i == first ? "" : ", ", i, value);
+    return list;
+  };
+  const std::string half = members(0, 2500, ": {\"const\": 1}");
+  const std::string rest = members(2500, 5001, ": {}");
+  const std::string two = "start: one two\none: %json {\"properties\": {" + half +
+                          "}}\ntwo: %json {\"patternProperties\" : {" + rest + "}}\n";
+  EXPECT_THAT(ErrorOf(two), HasSubstr("grammar has 5001 properties, the limit is 5000"));
+  EXPECT_THAT(ErrorOf("start: /\"/ %json {\"required\": [" + members(0, 5001, "") + "]}"),
+              HasSubstr("5001 properties"));
+  EXPECT_TRUE(Accepts("start: %json {\"properties\": {\"properties\": {\"enum\": [" +
+                          members(0, 5001, "") + R"(]}}, "additionalProperties": false})",
+                      R"({"properties": "p5000"})"));
+}
+
 // What special tokens are to the back end are bytes beside all text, which a complement allows.
 TEST_F(GrammarTest, RefusesComplements) {
   for (const char* grammar :
