@@ -28,9 +28,8 @@ class WorkerPromptTest : public testing::Test {
   void StartWorker(const WorkerLimits& limits) {
     ++incarnation_;
     worker_ = std::make_unique<TestWorker>(
-        TestWorkerOptions{.name = std::to_string(incarnation_),
-                          .incarnation = incarnation_,
-                          .limits = limits},
+        TestWorkerOptions{
+            .name = std::to_string(incarnation_), .incarnation = incarnation_, .limits = limits},
         network_, clock_);
     worker_->core->Apply(SessionOpened{.session = kSession, .hello = {}});
   }
