@@ -126,8 +126,8 @@ constexpr char kDoubling[] = "start: /(a|b)*a(a|b){24}/";
 absl::Status WalkDoubling(Matcher& matcher, int32_t a, int32_t b, std::vector<uint32_t>& words) {
   SeededRng rng(5);
   for (int i = 0; i < 100'000; ++i) {
-    if (const absl::Status status = matcher.ComputeMask(words); !status.ok()) return status;
-    const absl::Status status = matcher.Consume(rng.Below(2) == 0 ? a : b);
+    if (absl::Status status = matcher.ComputeMask(words); !status.ok()) return status;
+    absl::Status status = matcher.Consume(rng.Below(2) == 0 ? a : b);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

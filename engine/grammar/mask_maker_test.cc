@@ -5,6 +5,7 @@
 #include <string>
 #include <sys/resource.h>
 #include <unistd.h>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
@@ -152,7 +153,8 @@ TEST_F(MaskMakerTest, KeepsTheGrammarsThatWereUsedLast) {
 // Two threads at once, the same grammar and others.
 TEST_F(MaskMakerTest, ThreadsShareTheCache) {
   CpuPool pool(2, 100);
-  MaskMaker maker(grammars_, [&](std::function<void()> task) { return pool.TryRun(task); });
+  MaskMaker maker(grammars_,
+                  [&](std::function<void()> task) { return pool.TryRun(std::move(task)); });
   std::vector<std::shared_ptr<PendingMasks>> all;
   for (int i = 0; i < 40; ++i) all.push_back(*maker.Start(RulesOf(Digits(1 + i % 4)), {{}, {}}));
   for (const auto& masks : all) {

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "gtest/gtest.h"
 
@@ -54,7 +55,7 @@ class Engine final : private engine::LoopObserver {
     sequence_.id = SequenceId{1};
     sequence_.tokens = prompt;
     sequence_.prompt_tokens = static_cast<int>(prompt.size());
-    sequence_.received = {received};
+    sequence_.received = {std::move(received)};
     sequence_.sampling.greedy = temperature == 0;
     sequence_.sampling.seed = 17;
     if (temperature > 0) sequence_.sampling.inv_temperature = static_cast<float>(1 / temperature);
