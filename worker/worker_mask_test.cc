@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -92,7 +93,7 @@ class WorkerMaskTest : public testing::Test {
   }
   void Send(const std::string& prefill, const std::string& decode, uint8_t transfer,
             std::vector<int32_t> received = {}) {
-    const wire::Reserve reserve = MakeReserve(transfer, received);
+    const wire::Reserve reserve = MakeReserve(transfer, std::move(received));
     wire::RouterMessage booking;
     booking.reserves = {reserve};
     booking.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};

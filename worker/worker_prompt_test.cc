@@ -50,7 +50,7 @@ class WorkerPromptTest : public testing::Test {
   Answer RunAlone(const std::vector<int32_t>& prompt) {
     auto kept = std::move(worker_);
     StartWorker({});
-    const Answer answer = Run(prompt);
+    Answer answer = Run(prompt);
     worker_ = std::move(kept);
     return answer;
   }
