@@ -304,7 +304,9 @@ absl::Status EngineStack::LoadVocabulary(const WorkerConfig& config, const Clock
         absl::StrFormat("%s: %s", path, vocabulary.status().message()));
   }
   vocabulary_ = *std::move(vocabulary);
-  grammars_ = std::make_unique<engine::GrammarCache>(*vocabulary_, clock);
+  grammars_ = std::make_unique<engine::GrammarCache>(
+      *vocabulary_, clock,
+      engine::GrammarLimits{.memory_bytes = static_cast<size_t>(config.grammar_mib) << 20});
   LogF(LogLevel::kInfo, "vocabulary_loaded", "tokens=%d seconds=%.2f", vocabulary_->size(),
        absl::ToDoubleSeconds(clock.Now() - start));
   return absl::OkStatus();
