@@ -1,7 +1,8 @@
-// Parts of gRPC that Baton never asks for: load balancing other than "the first address that answers",
-// which only a service config could choose, and what gRPC's own tests use. A program that defines their
-// registration, as nothing, does not link them from libgrpc.a: 0.5 MB less each. The signatures are
-// those of gRPC 1.51 (Debian 12, Ubuntu 24.04); under another these are functions that nobody calls.
+// Parts of gRPC that Baton never asks for: load balancing other than "the first address that
+// answers", which only a service config could choose, and what gRPC's own tests use. A program that
+// defines their registration, as nothing, does not link them from libgrpc.a: 0.5 MB less each. The
+// signatures are those of gRPC 1.51 (Debian 12, Ubuntu 24.04); under another these are functions
+// that nobody calls.
 namespace grpc_core {
 
 class CoreConfiguration {
