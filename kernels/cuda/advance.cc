@@ -10,14 +10,6 @@
 namespace baton::kernels::cuda {
 namespace {
 
-// What to launch for: few different numbers, so that a step can be captured once for each.
-int Bucket(int64_t count, int64_t smallest, int64_t limit) {
-  int64_t bucket = smallest;
-  while (bucket < count && bucket < 128) bucket *= 2;
-  if (bucket < count) bucket = (count + 127) / 128 * 128;
-  return static_cast<int>(std::min(bucket, limit));
-}
-
 int PowerOfTwoBucket(int64_t count, int64_t smallest, int64_t limit) {
   int64_t bucket = smallest;
   while (bucket < count) bucket *= 2;
@@ -28,11 +20,19 @@ uint8_t* Bytes(std::byte* data) { return reinterpret_cast<uint8_t*>(data); }
 
 }  // namespace
 
+// What to launch for: few different numbers, so that a step can be captured once for each.
+int CudaOps::RowBucket(int64_t count, int64_t limit) {
+  int64_t bucket = 8;
+  while (bucket < count && bucket < 128) bucket *= 2;
+  if (bucket < count) bucket = (count + 127) / 128 * 128;
+  return static_cast<int>(std::min(bucket, limit));
+}
+
 // The host's copy of the runs, and the device's view: arrays packed as in step_memory_.
 absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
+  Use(main_view_);
   runs_.clear();
-  positions_.clear();
-  std::vector<int32_t> token, sequence, slots;
+  std::vector<int32_t> token, position, sequence, slots;
   std::vector<RunInfo> infos;
   std::vector<PageId> pages(args.runs.size() * static_cast<size_t>(view_.max_pages));
   for (const SequenceRows& run : args.runs) {
@@ -45,17 +45,17 @@ absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
     std::copy_n(run.pages, run.num_pages, pages.begin() + int64_t{index} * view_.max_pages);
     token.insert(token.end(), run.tokens, run.tokens + run.num_rows);
     sequence.insert(sequence.end(), static_cast<size_t>(run.num_rows), index);
-    for (int i = 0; i < run.num_rows; ++i) positions_.push_back(run.first_position + i);
+    for (int i = 0; i < run.num_rows; ++i) position.push_back(run.first_position + i);
   }
-  const auto num_rows = static_cast<int32_t>(token.size());
+  num_rows_ = static_cast<int>(token.size());
   int64_t entries = 0;
   int longest = 0;
   for (const StepRun& run : runs_) {
     entries = std::max(entries, run.end() / kCsaRatio);
     longest = std::max(longest, run.num_rows);
   }
-  launch_ = {.rows = Bucket(num_rows, 8, options_.max_rows),
-             .sequences = Bucket(static_cast<int64_t>(runs_.size()), 8, options_.max_sequences),
+  launch_ = {.rows = RowBucket(num_rows_, options_.max_rows),
+             .sequences = RowBucket(static_cast<int64_t>(runs_.size()), options_.max_sequences),
              .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
              .has_short_runs = longest <= options_.max_draft_rows};
   infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
@@ -68,9 +68,9 @@ absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
                      .bytes = static_cast<uint32_t>(values.size() * sizeof(Value))});
   };
   jobs_.clear();
-  copy(std::vector<int32_t>{num_rows}, view_.num_rows);
+  copy(std::vector<int32_t>{num_rows_}, view_.num_rows);
   copy(token, view_.token);
-  copy(positions_, view_.position);
+  copy(position, view_.position);
   copy(sequence, view_.sequence);
   copy(slots, view_.tail_slot);
   copy(infos, step_runs_);
@@ -180,7 +180,7 @@ absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
                  .max_rows = options_.max_rows},
                 [this](int slot) -> const SlotProgress& { return slots_.progress(slot); }));
   RETURN_IF_ERROR(WriteView(args));
-  if (args.is_drafter) return absl::OkStatus();
+  num_choices_ = 0;
   has_unsaved_streams_ = true;
   jobs_.clear();
   for (const SequenceRows& run : args.runs) {
