@@ -122,7 +122,7 @@ struct DigestArgs {
 };
 
 // Runs of phases that recur with every step.
-enum class StepPart { kModel, kDrafterRows, kDraft, kNextDraft };
+enum class StepPart { kModel, kModelAndHead, kDrafter };
 
 class Ops {
  public:
@@ -158,10 +158,12 @@ class Ops {
   virtual absl::Status KeepDraft() = 0;
   virtual absl::Status Harvest(const HarvestArgs& args) = 0;
 
-  // Runs `phases`: a fixed list of such whose arguments are the view and weights (KeepDraft among
-  // them), the same for every call of `part`. A back end may record what they queue and repeat the
-  // record for a step of the same size instead of calling them.
-  virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) = 0;
+  // Runs `phases`: a fixed list of such whose arguments are the view and weights (Embed to Head of
+  // all rows; AdvanceDrafter to KeepDraft), the same for every call of `part` with `drafts`. A back
+  // end may record what they queue and repeat the record for a step of the same size instead of
+  // calling them; the view is not to be looked at afterwards.
+  virtual absl::Status Repeat(StepPart part, int drafts,
+                              const std::function<absl::Status()>& phases) = 0;
 
   // The view AdvanceStep or AdvanceDrafter has filled last.
   virtual const StepView& view() const = 0;

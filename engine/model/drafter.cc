@@ -9,7 +9,6 @@
 namespace baton::engine {
 
 using kernels::AcceptRun;
-using kernels::DrafterRows;
 
 Drafter::Drafter(kernels::Ops& ops, const kernels::ModelWeights& weights, int window,
                  int num_tail_slots)
@@ -30,7 +29,6 @@ bool Drafter::HasState(int tail_slot, int num_tokens) const {
 
 Drafter::RowCounts Drafter::Plan(std::span<DraftRequest> requests, int num_drafts) const {
   RowCounts counts;
-  int rows = 0;
   for (DraftRequest& request : requests) {
     AcceptRun& accept = request.accept;
     const bool wants_drafts = std::exchange(accept.drafts, false);
@@ -42,15 +40,14 @@ Drafter::RowCounts Drafter::Plan(std::span<DraftRequest> requests, int num_draft
     // H is at hand from one row before the step's on.
     const int first = std::max({slot.next, last + 1 - window_, request.first - 1, 0});
     // A step with more sequences than rows left: this one's window restarts later.
-    if (first > last || rows + last + 1 - first > ops_.view().max_rows) continue;
-    rows += last + 1 - first;
+    if (first > last || counts.rows + last + 1 - first > ops_.view().max_rows) continue;
+    counts.rows += last + 1 - first;
     accept.first = first;
     const int valid_from = first == slot.next ? slot.valid_from : first;
     const bool is_filled = valid_from == 0 || least - valid_from >= window_ - 1;
     accept.drafts = num_drafts > 0 && wants_drafts && is_filled && request.HasNext();
     counts.drafting += accept.drafts ? 1 : 0;
   }
-  counts.known = rows - counts.drafting;
   return counts;
 }
 
@@ -59,14 +56,10 @@ absl::StatusOr<int> Drafter::Run(std::span<DraftRequest> requests, int num_draft
   std::vector<AcceptRun> runs;
   for (const DraftRequest& request : requests) runs.push_back(request.accept);
   RETURN_IF_ERROR(ops_.Accept({.runs = runs}));
-  if (counts.known > 0) {
-    RETURN_IF_ERROR(ops_.AdvanceDrafter(DrafterRows::kKnown));
-    RETURN_IF_ERROR(StoreDrafterRows(ops_, weights_));
-  }
-  if (counts.drafting == 0) return 0;
-  RETURN_IF_ERROR(ops_.AdvanceDrafter(DrafterRows::kDrafting));
-  RETURN_IF_ERROR(RunDrafts(ops_, weights_, num_drafts));
-  return num_drafts;
+  if (counts.rows == 0) return 0;
+  const int drafts = counts.drafting > 0 ? num_drafts : 0;
+  RETURN_IF_ERROR(RunDrafter(ops_, weights_, drafts));
+  return drafts;
 }
 
 void Drafter::Note(const DraftRequest& request, int accepted, bool has_next) {

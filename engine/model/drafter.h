@@ -55,8 +55,8 @@ class Drafter {
   };
   // Rows there may be.
   struct RowCounts {
-    int known = 0;
-    int drafting = 0;
+    int rows = 0;
+    int drafting = 0;  // of these
   };
 
   RowCounts Plan(std::span<DraftRequest> requests, int num_drafts) const;

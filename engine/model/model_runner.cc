@@ -81,7 +81,9 @@ absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTabl
                     .num_pages = static_cast<int32_t>(pages.size())});
   }
   RETURN_IF_ERROR(ops_.AdvanceStep({.runs = rows}));
-  return RunModel(ops_, weights_);
+  const auto is_prefill = [](const Run& run) { return run.plan.kind == RowKind::kPrefill; };
+  has_logits_ = row <= options_.max_head_rows && std::ranges::none_of(runs_, is_prefill);
+  return RunModel(ops_, weights_, has_logits_);
 }
 
 // Every row of a verify or replay run, and the last row of a prompt once per choice; rows
@@ -126,7 +128,16 @@ SampleRow ModelRunner::SampleRowOf(const Choice& choice) const {
   return row;
 }
 
-// Logits and choices in groups of at most max_head_rows rows. The choices of one row stay together.
+absl::Status ModelRunner::HeadOf(std::span<const int32_t> rows) {
+  return ops_.Head({.step = ops_.view(),
+                    .rows = rows,
+                    .mix = weights_.head_mix,
+                    .norm = weights_.norm,
+                    .head = weights_.head});
+}
+
+// Logits, unless all rows have them, and choices in groups of at most max_head_rows rows. The
+// choices of one row stay together.
 absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices, bool are_kept) {
   size_t done = 0;
   while (done < choices.size()) {
@@ -140,11 +151,7 @@ absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices, bool ar
       rows.push_back(SampleRowOf(choices[end]));
       rows.back().logits_row = static_cast<int32_t>(head_rows.size()) - 1;
     }
-    RETURN_IF_ERROR(ops_.Head({.step = ops_.view(),
-                               .rows = head_rows,
-                               .mix = weights_.head_mix,
-                               .norm = weights_.norm,
-                               .head = weights_.head}));
+    if (!has_logits_) RETURN_IF_ERROR(HeadOf(head_rows));
     std::vector<TokenRecord> chosen(are_kept ? 0 : rows.size());
     std::vector<uint8_t> is_empty(chosen.size());
     RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}));
@@ -192,11 +199,7 @@ absl::Status ModelRunner::ScorePromptRows(Run& run, int begin, int end) {
   }
   std::vector<TokenRecord> scored(count);
   std::vector<uint8_t> is_empty(count);
-  RETURN_IF_ERROR(ops_.Head({.step = ops_.view(),
-                             .rows = head_rows,
-                             .mix = weights_.head_mix,
-                             .norm = weights_.norm,
-                             .head = weights_.head}));
+  RETURN_IF_ERROR(HeadOf(head_rows));
   RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = scored, .is_empty = is_empty}));
   for (size_t i = 0; i < count; ++i) {
     if (is_empty[i] != 0) {  // its logit is -inf

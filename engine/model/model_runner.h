@@ -63,6 +63,7 @@ class ModelRunner final : public StepRunner {
 
   Run MakeRun(const SequenceRun& plan, const Sequence& sequence, int first_row) const;
   void MakeChoices();
+  absl::Status HeadOf(std::span<const int32_t> rows);
   absl::Status SampleChoices(std::span<const Choice> choices, bool are_kept);
   absl::Status ScorePrompt(Run& run);
   absl::Status ScorePromptRows(Run& run, int begin, int end);
@@ -80,6 +81,7 @@ class ModelRunner final : public StepRunner {
   const ModelRunnerOptions options_;
   Drafter drafter_;
   std::vector<Run> runs_;
+  bool has_logits_ = false;  // of every row of the step, in order
   // The step's choices: what the device keeps, in its order, and first tokens of prompts with
   // several, which are fetched at once.
   std::vector<Choice> kept_, fetched_;

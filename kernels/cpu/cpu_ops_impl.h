@@ -67,7 +67,7 @@ class CpuOps final : public Ops {
   absl::Status AdvanceDrafter(DrafterRows rows) override;
   absl::Status KeepDraft() override;
   absl::Status Harvest(const HarvestArgs& args) override;
-  absl::Status Repeat(StepPart, const std::function<absl::Status()>& phases) override {
+  absl::Status Repeat(StepPart, int, const std::function<absl::Status()>& phases) override {
     return phases();
   }
   const StepView& view() const override { return view_; }

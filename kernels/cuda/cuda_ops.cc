@@ -131,7 +131,7 @@ size_t Rounded(size_t bytes) { return (bytes + 15) / 16 * 16; }
 // How drafts are sampled, H of the drafter's rows, numbers of rows and drafts.
 size_t DraftBytes(const CudaOptions& options) {
   return static_cast<size_t>(options.max_head_rows) * sizeof(SampleRowArgs) +
-         static_cast<size_t>(options.max_rows) * sizeof(uint16_t*) + 3 * sizeof(int32_t);
+         static_cast<size_t>(options.max_rows) * sizeof(uint16_t*) + 4 * sizeof(int32_t);
 }
 
 StepOutcome::Sizes OutcomeSizes(const CudaOptions& options) {
@@ -230,8 +230,8 @@ absl::Status CudaOps::AllocateDrafts() {
   kept_.rows = reinterpret_cast<SampleRowArgs*>(memory);
   kept_.tokens = outcome_.drafts();
   sources_ = reinterpret_cast<const uint16_t**>(memory + head_rows * sizeof(SampleRowArgs));
-  num_drafter_rows_ = reinterpret_cast<int32_t*>(sources_ + options_.max_rows);
-  kept_.num_kept = num_drafter_rows_ + 2;
+  drafter_counts_ = reinterpret_cast<int32_t*>(sources_ + options_.max_rows);
+  kept_.num_kept = drafter_counts_ + 3;
   return absl::OkStatus();
 }
 

@@ -53,7 +53,7 @@ class CudaOps final : public Ops {
   absl::Status AdvanceDrafter(DrafterRows rows) override;        // drafts.cc
   absl::Status KeepDraft() override;                             // drafts.cc
   absl::Status Harvest(const HarvestArgs& args) override;        // drafts.cc
-  absl::Status Repeat(StepPart part,
+  absl::Status Repeat(StepPart part, int drafts,
                       const std::function<absl::Status()>& phases) override;  // graphs.cc
   const StepView& view() const override { return view_; }
   void ResetTail(int32_t tail_slot) override;
@@ -99,14 +99,14 @@ class CudaOps final : public Ops {
   // graphs.cc
   struct GraphKey {
     StepPart part = StepPart::kModel;
-    LaunchShape shape;
+    int drafts = 0;
+    LaunchShape shape, drafting;
     auto operator<=>(const GraphKey&) const = default;
   };
   absl::StatusOr<cudaGraphExec_t> Record(const std::function<absl::Status()>& phases);
   void DropGraphs();
 
   // drafts.cc
-  MainStep MainRuns() const;
   struct DrafterPart {
     LaunchShape launch;
     int most_rows = 0;
@@ -115,7 +115,7 @@ class CudaOps final : public Ops {
 
   // advance.cc
   static int RowBucket(int64_t count, int64_t limit);
-  absl::Status WriteView(const AdvanceArgs& args);
+  void AddView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void ClearUnverifiedEntries(const SlotProgress& progress, int64_t position);
   absl::Status RunSettled();
@@ -188,9 +188,9 @@ class CudaOps final : public Ops {
   StepOutcome outcome_;
   size_t num_choices_ = 0, num_accepted_ = 0;  // kept; runs of the last Accept
   KeptDrafts kept_;
-  const uint16_t** sources_ = nullptr;   // [max_rows] H of each drafter row
-  int32_t* num_drafter_rows_ = nullptr;  // [2] by DrafterRows
-  DrafterPart drafter_parts_[2];         // by DrafterRows
+  const uint16_t** sources_ = nullptr;  // [max_rows] H of each drafter row
+  int32_t* drafter_counts_ = nullptr;   // [3], drafts.h
+  DrafterPart drafter_parts_[2];        // by DrafterRows
   std::vector<CopyJob> jobs_;
   std::vector<FoldJob> folds_;
   std::vector<int32_t> edit_of_;  // [V], -1 between rows

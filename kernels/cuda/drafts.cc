@@ -46,21 +46,17 @@ absl::Status CudaOps::Accept(const AcceptArgs& args) {
   drafter_parts_[1] = PartOfDrafter(drafting, static_cast<size_t>(drafting));
   RETURN_IF_ERROR(staging_.Begin());
   AcceptKernelArgs accept;
-  accept.main = MainRuns();
+  accept.main = {.runs = main_view_.runs,
+                 .token = main_view_.arrays.token,
+                 .num_runs = static_cast<int>(num_accepted_)};
   accept.jobs = staging_.Put(std::span<const AcceptJob>(jobs));
   accept.drafts = staging_.Put(std::span<const SampleRowArgs>(drafts));
   accept.choices = outcome_.choices();
   accept.runs = outcome_.runs();
-  accept.num_rows = num_drafter_rows_;
+  accept.counts = drafter_counts_;
   accept.kept = kept_;
   RETURN_IF_ERROR(staging_.Flush());
   return ToStatus(RunAccept(accept, stream()), "Accept");
-}
-
-MainStep CudaOps::MainRuns() const {
-  return {.runs = main_view_.runs,
-          .token = main_view_.arrays.token,
-          .num_runs = static_cast<int>(num_accepted_)};
 }
 
 absl::Status CudaOps::AdvanceDrafter(DrafterRows rows) {
@@ -69,11 +65,12 @@ absl::Status CudaOps::AdvanceDrafter(DrafterRows rows) {
   launch_ = part.launch;
   num_rows_ = part.most_rows;
   DrafterViewArgs args;
-  args.main = MainRuns();
+  args.main_runs = main_view_.runs;
+  args.main_token = main_view_.arrays.token;
   args.are_drafting = rows == DrafterRows::kDrafting;
-  args.sequences = launch_.sequences;
+  args.blocks = drafter_parts_[0].launch.sequences;  // as many as the step has
   args.runs = outcome_.runs();
-  args.num_rows = num_drafter_rows_;
+  args.counts = drafter_counts_;
   args.slots = slots_.layout();
   args.streams = act_.streams;
   args.live_rows = const_cast<int32_t*>(view_.num_rows);

@@ -96,8 +96,9 @@ __global__ void __launch_bounds__(kThreads) AcceptKernel(AcceptKernelArgs args) 
     if (r < args.main.num_runs) args.runs[r] = follow;
   }
   if (Thread() != 0) return;
-  args.num_rows[0] = known;
-  args.num_rows[1] = drafting;
+  args.counts[0] = known;
+  args.counts[1] = drafting;
+  args.counts[2] = args.main.num_runs;
   *args.kept.num_kept = 0;
 }
 
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) AcceptKernel(AcceptKernelArgs args) 
 // slot's: streams of the position before the run, then of those kept, all of a verify run and the
 // last of others. Of the known ones the step still has it.
 __device__ void WriteRun(const DrafterViewArgs& args, int r) {
-  const RunInfo main = args.main.runs[r];
+  const RunInfo main = args.main_runs[r];
   const DrafterRun run = args.runs[r];
   if (args.are_drafting && run.draft_row == kNone) return;
   const auto begin = static_cast<int32_t>(main.first), end = begin + run.accepted;
@@ -120,7 +121,7 @@ __device__ void WriteRun(const DrafterViewArgs& args, int r) {
   for (int32_t i = Thread(); i < rows; i += kThreads) {
     const int32_t position = first + i, row = first_row + i;
     const int32_t next_row = main.first_row + position + 1 - begin;
-    args.token[row] = position + 1 == end ? run.next_token : args.main.token[next_row];
+    args.token[row] = position + 1 == end ? run.next_token : args.main_token[next_row];
     args.position[row] = position;
     args.sequence[row] = index;
     const bool is_of_step = !args.are_drafting && position >= begin;
@@ -135,13 +136,13 @@ __device__ void WriteRun(const DrafterViewArgs& args, int r) {
   args.view_runs[index] = {main.slot, 0, first_row, rows, first};
 }
 
-// Grid: runs, of the step or launched for; a run past the live ones has no rows.
+// Grid: runs to launch for; of the view, a run past the live ones has no rows.
 __global__ void __launch_bounds__(kThreads) DrafterViewKernel(DrafterViewArgs args) {
-  const int r = static_cast<int>(blockIdx.x);
-  const int live = args.are_drafting ? args.num_rows[1] : args.main.num_runs;
-  if (r >= live && r < args.sequences && Thread() == 0) args.view_runs[r] = RunInfo{};
-  if (r == 0 && Thread() == 0) *args.live_rows = args.num_rows[args.are_drafting ? 1 : 0];
-  if (r < args.main.num_runs) WriteRun(args, r);
+  const int r = static_cast<int>(blockIdx.x), runs = args.counts[2];
+  const int live = args.are_drafting ? args.counts[1] : runs;
+  if (r >= live && Thread() == 0) args.view_runs[r] = RunInfo{};
+  if (r == 0 && Thread() == 0) *args.live_rows = args.counts[args.are_drafting ? 1 : 0];
+  if (r < runs) WriteRun(args, r);
 }
 
 __global__ void __launch_bounds__(kThreads) KeepDraftKernel(KeepDraftArgs args) {
@@ -166,8 +167,7 @@ cudaError_t RunAccept(const AcceptKernelArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t RunDrafterView(const DrafterViewArgs& args, cudaStream_t stream) {
-  const int blocks = args.main.num_runs > args.sequences ? args.main.num_runs : args.sequences;
-  DrafterViewKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
+  DrafterViewKernel<<<static_cast<unsigned>(args.blocks), kThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }
 

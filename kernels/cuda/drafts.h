@@ -47,19 +47,21 @@ struct AcceptKernelArgs {
   const AcceptJob* jobs = nullptr;        // [runs]
   const SampleRowArgs* drafts = nullptr;  // [runs] but logits row and position
   const SampleResult* choices = nullptr;
-  DrafterRun* runs = nullptr;   // [runs], out
-  int32_t* num_rows = nullptr;  // [2], out: known ones, drafting ones
-  KeptDrafts kept;              // its rows, out; none is kept
+  DrafterRun* runs = nullptr;  // [runs], out
+  int32_t* counts = nullptr;   // [3], out: known rows, drafting rows, runs
+  KeptDrafts kept;             // its rows, out; none is kept
 };
 cudaError_t RunAccept(const AcceptKernelArgs& args, cudaStream_t stream);
 
-// The view of the drafter's rows, and where each finds the main model's H.
+// The view of the drafter's rows, and where each finds the main model's H. Nothing but device
+// memory tells one step's from another's, so that it can be recorded.
 struct DrafterViewArgs {
-  MainStep main;
-  bool are_drafting = false;          // else the known ones
-  int sequences = 0;                  // to launch for
-  const DrafterRun* runs = nullptr;   // [runs]
-  const int32_t* num_rows = nullptr;  // [2]
+  const RunInfo* main_runs = nullptr;
+  const int32_t* main_token = nullptr;
+  bool are_drafting = false;         // else the known ones
+  int blocks = 0;                    // runs to launch for; the view's too
+  const DrafterRun* runs = nullptr;  // [runs]
+  const int32_t* counts = nullptr;   // [3]
   SlotLayout slots;
   const uint16_t* streams = nullptr;  // of the main step, [rows, S, H]
 

@@ -176,7 +176,7 @@ class Checker {
 
   // RunModel, with a look at the streams after each layer.
   absl::Status RunLayers(const GoldenSequence& s, int first, int rows, std::vector<double>& worst) {
-    if (worst.empty()) return engine::RunModel(model_.ops(), model_.weights());
+    if (worst.empty()) return engine::RunModel(model_.ops(), model_.weights(), /*has_head=*/false);
     const auto width = static_cast<int64_t>(model_.Streams(0).size());
     RETURN_IF_ERROR(
         model_.ops().Embed({.step = model_.ops().view(), .embed = model_.weights().embed}));
