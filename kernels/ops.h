@@ -161,7 +161,7 @@ class Ops {
   // Runs `phases`: a fixed list of such whose arguments are the view and weights (Embed to Head of
   // all rows; AdvanceDrafter to KeepDraft), the same for every call of `part` with `drafts`. A back
   // end may record what they queue and repeat the record for a step of the same size instead of
-  // calling them; the view is not to be looked at afterwards.
+  // calling them; the drafter's view is not to be looked at afterwards.
   virtual absl::Status Repeat(StepPart part, int drafts,
                               const std::function<absl::Status()>& phases) = 0;
 

@@ -21,7 +21,7 @@ struct CudaOptions {
   int max_context = 0;
   // Verify or replay rows of one sequence in one step; window ring = window + this.
   int max_draft_rows = 64;
-  // Phases between AdvanceStep and Head are recorded as CUDA graphs and replayed (Ops::Repeat).
+  // Phases that recur with every step are recorded as CUDA graphs and replayed (Ops::Repeat).
   bool has_graphs = true;
   // Tests: linears bit-equal to the CPU back end's, slow and without tensor cores.
   bool has_reference_linears = false;
