@@ -26,6 +26,7 @@ using engine::Sequence;
 constexpr char kFolder[] = "models/demo";
 constexpr int kPrompt = 512, kAnswer = 255;
 constexpr int kMaxSequences = 8, kMaxRows = 1024, kPages = 64;
+constexpr int kMaxHeadRows = 4 * kMaxSequences;
 
 struct Setting {
   int num_drafts = 0;
@@ -54,7 +55,7 @@ class Engine final : public engine::LoopObserver {
     options.num_pages = kPages;
     options.num_tail_slots = options.max_sequences = kMaxSequences;
     options.max_rows = kMaxRows;
-    options.max_head_rows = 2 * kMaxSequences;  // fewer than rows to be chosen from
+    options.max_head_rows = kMaxHeadRows;
     options.max_context = kPrompt + kAnswer + 8;
     options.has_graphs = setting.has_graphs;
     auto ops = kernels::cuda::MakeCudaOps(std::move(options), *device_);
@@ -65,8 +66,7 @@ class Engine final : public engine::LoopObserver {
     pool_->UseDevice(*device_, *device_->MakeMemoryQueue());
     runner_ = std::make_unique<engine::ModelRunner>(
         *ops_, weights_, checkpoint.config(),
-        engine::ModelRunnerOptions{.num_tail_slots = kMaxSequences,
-                                   .max_head_rows = 2 * kMaxSequences});
+        engine::ModelRunnerOptions{.num_tail_slots = kMaxSequences, .max_head_rows = kMaxHeadRows});
     loop_ = std::make_unique<engine::EngineLoop>(*pool_, planner_, *runner_, clock_, layout_);
     loop_->SetObserver(this);
   }
