@@ -55,10 +55,6 @@ ModelRunner::Run ModelRunner::MakeRun(const SequenceRun& plan, const Sequence& s
   CHECK(num_drafts == 0 || plan.kind == RowKind::kVerify);
   run.tokens.insert(run.tokens.end(), sequence.drafts.begin(),
                     sequence.drafts.begin() + num_drafts);
-  if (plan.kind == RowKind::kPrefill) return run;
-  run.generated.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
-  run.generated.insert(run.generated.end(), sequence.drafts.begin(),
-                       sequence.drafts.begin() + num_drafts);
   return run;
 }
 
@@ -320,7 +316,14 @@ absl::StatusOr<Harvest> ModelRunner::HarvestStep(StepId step,
 
 absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable&) {
   CHECK(!harvest_ && runs_.size() == plan.runs.size());
-  for (size_t i = 0; i < runs_.size(); ++i) runs_[i].plan.masks = plan.runs[i].masks;
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    Run& run = runs_[i];
+    run.plan.masks = plan.runs[i].masks;
+    if (run.plan.kind == RowKind::kPrefill) continue;
+    const Sequence& s = *run.sequence;  // only now: the device is busy meanwhile
+    run.generated.assign(s.tokens.begin() + s.prompt_tokens, s.tokens.end());
+    run.generated.insert(run.generated.end(), s.drafts.begin(), s.drafts.end());
+  }
   for (Run& run : runs_) RETURN_IF_ERROR(ScorePrompt(run));
   MakeChoices();
   RETURN_IF_ERROR(SampleChoices(fetched_, /*are_kept=*/false));

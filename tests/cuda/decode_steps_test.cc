@@ -3,6 +3,7 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,43 @@ struct Setting {
   int num_drafts = 0;
   bool has_graphs = false;
   int sequences = 1;
+};
+
+double Microseconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double, std::micro>(now).count();
+}
+
+// The runner, and how long the device has nothing to do because of the host: from the end of a step
+// until the next one's model is queued.
+class TimedRunner final : public engine::StepRunner {
+ public:
+  explicit TimedRunner(StepRunner& runner) : runner_(runner) {}
+  absl::Status LaunchForward(const engine::StepPlan& plan,
+                             const engine::SequenceTable& sequences) override {
+    const absl::Status status = runner_.LaunchForward(plan, sequences);
+    if (last_end_ > 0) idle_us += Microseconds() - last_end_;
+    return status;
+  }
+  absl::Status LaunchFinish(const engine::StepPlan& plan,
+                            const engine::SequenceTable& sequences) override {
+    const absl::Status status = runner_.LaunchFinish(plan, sequences);
+    last_end_ = Microseconds();
+    return status;
+  }
+  std::optional<engine::Harvest> Poll() override { return runner_.Poll(); }
+  void ResetTail(int tail_slot) override { runner_.ResetTail(tail_slot); }
+  absl::Status PackTail(const kernels::TailArgs& args) override { return runner_.PackTail(args); }
+  absl::Status UnpackTail(const kernels::TailArgs& args) override {
+    return runner_.UnpackTail(args);
+  }
+  int num_tail_slots() const override { return runner_.num_tail_slots(); }
+
+  double idle_us = 0;
+
+ private:
+  StepRunner& runner_;
+  double last_end_ = 0;
 };
 
 // The engine of a worker without the worker.
@@ -67,7 +105,8 @@ class Engine final : public engine::LoopObserver {
     runner_ = std::make_unique<engine::ModelRunner>(
         *ops_, weights_, checkpoint.config(),
         engine::ModelRunnerOptions{.num_tail_slots = kMaxSequences, .max_head_rows = kMaxHeadRows});
-    loop_ = std::make_unique<engine::EngineLoop>(*pool_, planner_, *runner_, clock_, layout_);
+    timed_ = std::make_unique<TimedRunner>(*runner_);
+    loop_ = std::make_unique<engine::EngineLoop>(*pool_, planner_, *timed_, clock_, layout_);
     loop_->SetObserver(this);
   }
 
@@ -80,17 +119,18 @@ class Engine final : public engine::LoopObserver {
       loop_->Continue(id, records[id.value].back().token);
     }
     const engine::LoopCounters before = loop_->counters();
-    const auto start = std::chrono::steady_clock::now();
+    const double start = Microseconds();
+    timed_->idle_us = 0;
     while (loop_->num_sequences() > 0) Step();
-    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
     const auto steps = static_cast<double>(loop_->counters().steps - before.steps);
-    step_us = time.count() / steps;
+    step_us = (Microseconds() - start) / steps;
+    idle_us = timed_->idle_us / steps;
     tokens_a_step = static_cast<double>(loop_->counters().decode_tokens) / steps;
     accepted_drafts = loop_->counters().accepted_drafts;
   }
 
   std::map<uint64_t, std::vector<TokenRecord>> records;  // by sequence
-  double step_us = 0, tokens_a_step = 0;
+  double step_us = 0, idle_us = 0, tokens_a_step = 0;
   uint64_t accepted_drafts = 0;
 
  private:
@@ -140,6 +180,7 @@ class Engine final : public engine::LoopObserver {
   std::unique_ptr<kernels::Ops> ops_;
   std::unique_ptr<engine::PagePool> pool_;
   std::unique_ptr<engine::ModelRunner> runner_;
+  std::unique_ptr<TimedRunner> timed_;
   std::unique_ptr<engine::EngineLoop> loop_;
   int num_first_ = 0;
 };
@@ -156,8 +197,10 @@ TEST(CudaSteps, DraftsGraphsAndCompanyChangeNoToken) {
         if (!device.ok()) GTEST_SKIP() << device.status();
         Engine engine(*checkpoint, *std::move(device), {num_drafts, has_graphs, sequences});
         engine.Run(sequences);
-        std::printf("  %d sequences, %d drafts, graphs %d: %.1f us a step, %.2f tokens\n",
-                    sequences, num_drafts, has_graphs, engine.step_us, engine.tokens_a_step);
+        std::printf(
+            "  %d sequences, %d drafts, graphs %d: %.1f us a step (%.1f idle), %.2f tokens\n",
+            sequences, num_drafts, has_graphs, engine.step_us, engine.idle_us,
+            engine.tokens_a_step);
         if (expected.empty()) expected = engine.records;
         for (const auto& [id, records] : engine.records) {
           ASSERT_EQ(records.size(), size_t{kAnswer} + 1);
