@@ -27,10 +27,10 @@ struct LeaveInput {
   uint4 branch, old[kFewStreams];
   float4 post, comb[kFewStreams];
 };
-// Here and now, whatever depends on it, and from where all blocks write.
+// Here and now, whatever depends on it.
 __device__ __forceinline__ uint4 LoadNow(const void* from) {
   uint4 x;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                : "l"(from));
   return x;
