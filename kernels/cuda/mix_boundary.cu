@@ -1,5 +1,6 @@
 #include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/bulk.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mix.h"
 #include "kernels/cuda/mix_site.cuh"
 
@@ -48,17 +49,23 @@ class BoundaryCluster {
         hidden_(enter.shape.hidden),
         width_(kFewStreams * hidden_),
         rank_(static_cast<int>(blockIdx.x) % kRanks),
-        first_row_(static_cast<int>(blockIdx.x) / kRanks * kRows) {
-    const int live = min(enter.rows, *enter.num_rows) - first_row_;
-    rows_ = live < kRows ? live : kRows;
-  }
+        first_row_(static_cast<int>(blockIdx.x) / kRanks * kRows) {}
 
+  // fn needs no earlier kernel.
   __device__ void Run() {
-    if (rows_ <= 0) return;
+    const int first_pieces = min(kFnStages, width_ / kFnColumns);
     if (threadIdx.x == 0) {
       for (uint64_t& barrier : s_.come) BarrierInit(SharedAddress(&barrier), 1);
       FenceAsyncProxy();
-      for (int piece = 0; piece < min(kFnStages, width_ / kFnColumns); ++piece) FetchFn(piece);
+      for (int piece = 0; piece < first_pieces; ++piece) FetchFn(piece);
+    }
+    WaitForEarlier();
+    rows_ = min(kRows, min(enter_.rows, *enter_.num_rows) - first_row_);
+    if (rows_ <= 0) {
+      for (int piece = 0; piece < first_pieces && threadIdx.x == 0; ++piece) {
+        BarrierWait(SharedAddress(&s_.come[piece]), 0);
+      }
+      return;
     }
     ClusterSync();  // all blocks are there
     LeavePiece();
@@ -201,7 +208,7 @@ class BoundaryCluster {
   const float* fn_;
   Shared& s_;
   const int hidden_, width_, rank_, first_row_;
-  int rows_;
+  int rows_ = 0;
 };
 
 template <int kRanks, int kRows>
@@ -210,6 +217,7 @@ __global__ void __launch_bounds__(kThreads + kRows * kWarp)
                    const __grid_constant__ MatrixView fn,
                    const __grid_constant__ EnterSiteArgs enter) {
   extern __shared__ __align__(128) uint8_t raw_shared[];
+  LetNextStart();
   BoundaryCluster<kRanks, kRows>(leave, fn, enter,
                                  *reinterpret_cast<BoundaryShared<kRanks, kRows>*>(raw_shared))
       .Run();
@@ -224,17 +232,9 @@ cudaError_t LaunchBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
-  config.blockDim = dim3(kThreads + kRows * kWarp);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kRanks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, leave, fn, enter);
+  const dim3 grid(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
+  return EarlyLaunch(grid, kThreads + kRows * kWarp, kBytes, stream, kRanks)
+      .Run(kernel, leave, fn, enter);
 }
 
 }  // namespace
