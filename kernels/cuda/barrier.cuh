@@ -61,7 +61,8 @@ __device__ __forceinline__ void ClusterSync() {
   ClusterArrive();
   ClusterWait();
 }
-// Makes barriers known to the cluster's other blocks, once it has met.
+// Makes barriers known to copies once the block's threads have met, and to the cluster's other
+// blocks once it has.
 __device__ __forceinline__ void FenceBarrierInit() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -90,12 +91,27 @@ template <typename T>
 __device__ __forceinline__ T* AtRank(T* own, int rank) {
   return static_cast<T*>(__cluster_map_shared_rank(own, static_cast<unsigned>(rank)));
 }
-// fp32 at `address` of the shared memory of block `rank` of the cluster.
+__device__ __forceinline__ uint32_t ClusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// fp32 at `address` of the shared memory of block `rank` of the cluster; four of them.
 __device__ __forceinline__ float LoadFromRank(uint32_t address, uint32_t rank) {
   uint32_t there;
   float value;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+  return value;
+}
+__device__ __forceinline__ float4 LoadFourFromRank(uint32_t address, uint32_t rank) {
+  uint32_t there;
+  float4 value;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(there)
+               : "memory");
   return value;
 }
 

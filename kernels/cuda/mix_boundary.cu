@@ -50,6 +50,7 @@ class BoundaryCluster {
         rank_(static_cast<int>(blockIdx.x) % kRanks),
         first_row_(static_cast<int>(blockIdx.x) / kRanks * kRows) {}
 
+  // fn needs no earlier kernel.
   __device__ void Run() {
     const int warp = WarpIndex() - kColumnThreads / kWarp;  // of those without columns
     const bool fetches = warp == kProductWarps && LaneIndex() == 0;
@@ -57,8 +58,7 @@ class BoundaryCluster {
       InitBarriers();
       for (int piece = 0; piece < min(kStages, pieces_); ++piece) FetchFn(piece);
     }
-    AllowNextLaunch();
-    WaitForLaunchBefore();
+    StartAfterEarlier();
     const LeaveInput input = LoadPiece();
     rows_ = min(*enter_.num_rows - first_row_, kRows);
     if (rows_ <= 0) {
@@ -377,18 +377,8 @@ cudaError_t LaunchBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0] = EarlyLaunch();
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kRanks, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, leave, fn, enter);
+  const dim3 grid(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
+  return EarlyLaunch(grid, kThreads, kBytes, stream, kRanks).Run(kernel, leave, fn, enter);
 }
 
 }  // namespace

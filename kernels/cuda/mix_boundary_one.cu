@@ -43,8 +43,7 @@ class OneRow {
     const int warp = WarpIndex() - kColumnThreads / kWarp;  // of those without columns
     const bool fetches = warp == kProductWarps && LaneIndex() == 0;
     if (fetches) Fetch();
-    AllowNextLaunch();
-    WaitForLaunchBefore();
+    StartAfterEarlier();
     const int live = *enter_.num_rows;
     if (warp < 0) {
       RunColumns(live);
@@ -237,18 +236,8 @@ cudaError_t RunBoundaryOfOne(const LeaveSiteArgs& leave, const MatrixView& fn,
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(enter.rows * kRanks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0] = EarlyLaunch();
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kRanks, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, leave, fn, enter);
+  const dim3 grid(static_cast<unsigned>(enter.rows * kRanks));
+  return EarlyLaunch(grid, kThreads, kBytes, stream, kRanks).Run(kernel, leave, fn, enter);
 }
 
 }  // namespace baton::kernels::cuda

@@ -572,8 +572,7 @@ template <int kRanks, bool kKeepsScores>
 __global__ void __launch_bounds__(kSampleThreads, 2) SampleKernel(SampleKernelArgs args) {
   extern __shared__ __align__(16) float scores[];
   __shared__ SampleShared shared;
-  AllowNextLaunch();
-  WaitForLaunchBefore();
+  StartAfterEarlier();
   const int number = static_cast<int>(blockIdx.x) / kRanks;
   const SampleRowArgs row = args.rows[number];
   const float* logits = args.logits + static_cast<int64_t>(row.logits_row) * args.vocabulary;
@@ -585,27 +584,18 @@ __global__ void __launch_bounds__(kSampleThreads, 2) SampleKernel(SampleKernelAr
 template <int kRanks, bool kKeepsScores>
 cudaError_t Launch(const SampleKernelArgs& args, cudaStream_t stream) {
   const auto kernel = SampleKernel<kRanks, kKeepsScores>;
-  cudaLaunchConfig_t config = {};
+  size_t bytes = 0;
   if (kKeepsScores) {
     if (const cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  kMaxSlice * static_cast<int>(sizeof(float)))) {
       return error;
     }
-    config.dynamicSmemBytes =
-        static_cast<size_t>(RowSampler<kRanks, kKeepsScores>::SliceOf(args.vocabulary)) *
-        sizeof(float);
+    bytes = static_cast<size_t>(RowSampler<kRanks, kKeepsScores>::SliceOf(args.vocabulary)) *
+            sizeof(float);
   }
-  config.gridDim = dim3(static_cast<unsigned>(args.num_rows * kRanks));
-  config.blockDim = dim3(kSampleThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attributes[2];
-  attributes[0] = EarlyLaunch();
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kRanks, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, args);
+  const dim3 grid(static_cast<unsigned>(args.num_rows * kRanks));
+  return EarlyLaunch(grid, kSampleThreads, bytes, stream, kRanks).Run(kernel, args);
 }
 
 }  // namespace
