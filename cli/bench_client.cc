@@ -7,34 +7,25 @@
 
 #include "absl/strings/str_format.h"
 #include "cli/event_reader.h"
+#include "cli/http_connection.h"
 #include "cli/replies.h"
 #include "cli/tls.h"
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/connect.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http.hpp>
-#include <boost/beast/ssl/ssl_stream.hpp>
 #include <nlohmann/json.hpp>
 
 namespace baton::cli {
 namespace {
 
 namespace asio = boost::asio;
-namespace beast = boost::beast;
-namespace http = boost::beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
-using TlsStream = beast::ssl_stream<beast::tcp_stream>;
-using Request = http::request<http::string_body>;
 
 constexpr absl::Duration kProgressInterval = absl::Milliseconds(200);
 constexpr size_t kShownError = 120;
@@ -72,15 +63,9 @@ std::string ErrorKind(int status, const std::string& body) {
                          message.substr(0, kShownError));
 }
 
-struct Connection {
-  Connection(asio::io_context& io, asio::ssl::context& tls) : stream(io, tls) {}
-  TlsStream stream;  // of a URL without TLS only its lower layer is used
-  beast::flat_buffer buffer;
-};
-
 // What one request is about; lives as long as its attempt.
 struct Attempt {
-  const Request& request;
+  const std::string& request;
   StreamRecorder* recorder = nullptr;
   std::optional<StreamRecorder> made;
   RequestRecord record{};
@@ -125,7 +110,7 @@ class Load {
  private:
   // Takes one planned request after the other, each not before its time.
   asio::awaitable<void> Work() {
-    std::unique_ptr<Connection> connection;
+    std::unique_ptr<HttpConnection> connection;
     asio::steady_timer timer(io_);
     while (next_ < load_.size()) {
       const PlannedRequest& planned = load_[next_++];
@@ -147,19 +132,14 @@ class Load {
     io_.stop();
   }
 
-  Request MakeRequest(const std::string& body) const {
-    Request request(http::verb::post, target_.url.path, 11);
-    SetCommonHeaders(target_.url, target_.api_key, request);
-    request.set(http::field::content_type, "application/json");
-    request.body() = body;
-    request.prepare_payload();
-    return request;
-  }
-
   // A connection kept from the request before may have been closed meanwhile: then once more.
-  asio::awaitable<void> Ask(const std::string& body, std::unique_ptr<Connection>& connection,
+  asio::awaitable<void> Ask(const std::string& body, std::unique_ptr<HttpConnection>& connection,
                             RequestRecord& record) {
-    const Request request = MakeRequest(body);
+    const std::string request = RequestText({.url = target_.url,
+                                             .method = "POST",
+                                             .body = body,
+                                             .api_key = target_.api_key,
+                                             .keeps_connection = true});
     const bool is_kept = connection != nullptr;
     Attempt attempt{.request = request, .made = {}};
     co_await Try(connection, attempt);
@@ -173,52 +153,30 @@ class Load {
     if (attempt.error || !attempt.keeps) connection.reset();
   }
 
-  asio::awaitable<void> Try(std::unique_ptr<Connection>& connection, Attempt& attempt) {
+  asio::awaitable<void> Try(std::unique_ptr<HttpConnection>& connection, Attempt& attempt) {
     attempt.record = {};
     const absl::Time sent = clock_.Now();  // connecting counts
     attempt.made.emplace(sent, attempt.record);
     attempt.recorder = &*attempt.made;
     if (connection == nullptr) {
-      connection = std::make_unique<Connection>(io_, tls_);
-      co_await Open(*connection, attempt.error);
+      connection = std::make_unique<HttpConnection>(io_, target_.timeout);
+      co_await connection->Open(target_.url, addresses_, tls_, attempt.error);
     }
-    if (attempt.error) co_return;
-    if (target_.url.is_tls) {
-      co_await Exchange(connection->stream, *connection, attempt);
-    } else {
-      co_await Exchange(connection->stream.next_layer(), *connection, attempt);
-    }
+    if (!attempt.error) co_await Exchange(*connection, attempt);
   }
 
-  asio::awaitable<void> Open(Connection& connection, error_code& error) {
-    beast::tcp_stream& socket = connection.stream.next_layer();
-    socket.expires_after(absl::ToChronoNanoseconds(target_.timeout));
-    co_await socket.async_connect(addresses_, Into(error));
-    if (error) co_return;
-    socket.socket().set_option(tcp::no_delay(true), error);
-    if (!target_.url.is_tls || error) co_return;
-    error = NameTlsHost(target_.url.host, connection.stream.native_handle());
-    if (error) co_return;
-    co_await connection.stream.async_handshake(asio::ssl::stream_base::client, Into(error));
-  }
-
-  template <typename Stream>
-  asio::awaitable<void> Exchange(Stream& stream, Connection& connection, Attempt& attempt) {
-    const auto timeout = absl::ToChronoNanoseconds(target_.timeout);
-    beast::tcp_stream& socket = connection.stream.next_layer();
-    socket.expires_after(timeout);
-    co_await http::async_write(stream, attempt.request, Into(attempt.error));
+  asio::awaitable<void> Exchange(HttpConnection& connection, Attempt& attempt) {
+    co_await connection.Send(attempt.request, attempt.error);
     if (attempt.error) co_return;
-    http::response_parser<http::string_body> parser;
+    HttpConnection::Parser parser;
     parser.body_limit(boost::none);
-    co_await http::async_read_header(stream, connection.buffer, parser, Into(attempt.error));
+    co_await connection.ReadHeader(parser, attempt.error);
     if (attempt.error) co_return;
     attempt.has_answer = true;
     const int status = static_cast<int>(parser.get().result_int());
     EventReader events;
     while (!parser.is_done()) {
-      socket.expires_after(timeout);
-      co_await http::async_read_some(stream, connection.buffer, parser, Into(attempt.error));
+      co_await connection.ReadSome(parser, attempt.error);
       if (attempt.error) co_return;
       if (status == 200) TakePiece(parser.get().body(), events, attempt);
     }

@@ -1,125 +1,42 @@
 #include "cli/http_client.h"
 
 #include "absl/strings/str_format.h"
+#include "cli/http_connection.h"
 #include "cli/tls.h"
-#include <boost/asio/connect.hpp>
+#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/context.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http.hpp>
-#include <boost/beast/ssl/ssl_stream.hpp>
-
-#include "common/status.h"
 
 namespace baton::cli {
 namespace {
 
 namespace asio = boost::asio;
-namespace beast = boost::beast;
-namespace http = boost::beast::http;
 using boost::system::error_code;
 
 absl::Status Failed(const HttpUrl& url, const error_code& error) {
   return absl::UnavailableError(absl::StrFormat("%s:%s: %s", url.host, url.port, error.message()));
 }
 
-// Beast's timeouts need asynchronous calls: each is started and the loop run until it is over.
-class Connection {
- public:
-  Connection(const HttpUrl& url, absl::Duration timeout) : url_(url), timeout_(timeout) {}
-
-  absl::Status Open() {
-    error_code error;
-    asio::ip::tcp::resolver resolver(io_);
-    const auto addresses = resolver.resolve(url_.host, url_.port, error);
-    if (error) return Failed(url_, error);
-    Wait(
-        [&](auto done) {
-          socket().async_connect(addresses, [done](error_code e, const auto&) { done(e); });
-        },
-        error);
-    if (!error && url_.is_tls) Handshake(error);
-    return error ? Failed(url_, error) : absl::OkStatus();
+// Asio's timeouts need asynchronous calls.
+asio::awaitable<void> Exchange(const HttpCall& call, const std::string& request,
+                               HttpConnection& connection, HttpReply& reply, error_code& error) {
+  co_await connection.Send(request, error);
+  if (error) co_return;
+  HttpConnection::Parser parser;
+  parser.body_limit(boost::none);
+  co_await connection.ReadHeader(parser, error);
+  if (error) co_return;
+  reply.status = static_cast<int>(parser.get().result_int());
+  std::string& body = parser.get().body();
+  while (!error && !parser.is_done()) {
+    co_await connection.ReadSome(parser, error);
+    if (!call.on_piece || reply.status != 200) continue;
+    call.on_piece(body);
+    body.clear();
   }
-
-  absl::Status Send(const http::request<http::string_body>& request) {
-    error_code error;
-    Wait(
-        [&](auto done) {
-          const auto end = [done](error_code e, size_t) { done(e); };
-          OnStream([&](auto& stream) { http::async_write(stream, request, end); });
-        },
-        error);
-    return error ? Failed(url_, error) : absl::OkStatus();
-  }
-
-  absl::StatusOr<HttpReply> Receive(const std::function<void(std::string_view)>& on_piece) {
-    http::response_parser<http::string_body> parser;
-    parser.body_limit(boost::none);
-    error_code error;
-    Wait(
-        [&](auto done) {
-          const auto end = [done](error_code e, size_t) { done(e); };
-          OnStream([&](auto& stream) { http::async_read_header(stream, buffer_, parser, end); });
-        },
-        error);
-    const int status = error ? 0 : parser.get().result_int();
-    while (!error && !parser.is_done()) {
-      Wait(
-          [&](auto done) {
-            const auto end = [done](error_code e, size_t) { done(e); };
-            OnStream([&](auto& stream) { http::async_read_some(stream, buffer_, parser, end); });
-          },
-          error);
-      std::string& body = parser.get().body();
-      if (!on_piece || status != 200) continue;
-      on_piece(body);
-      body.clear();
-    }
-    if (error) return Failed(url_, error);
-    return HttpReply{.status = status, .body = parser.get().body()};
-  }
-
- private:
-  beast::tcp_stream& socket() { return stream_.next_layer(); }
-
-  template <typename Action>
-  void OnStream(const Action& action) {
-    if (url_.is_tls) {
-      action(stream_);
-    } else {
-      action(socket());
-    }
-  }
-
-  void Handshake(error_code& error) {
-    error = NameTlsHost(url_.host, stream_.native_handle());
-    if (error) return;
-    Wait(
-        [&](auto done) {
-          stream_.async_handshake(asio::ssl::stream_base::client,
-                                  [done](error_code e) { done(e); });
-        },
-        error);
-  }
-
-  template <typename Start>
-  void Wait(Start start, error_code& error) {
-    socket().expires_after(absl::ToChronoNanoseconds(timeout_));
-    start([&error](error_code e) { error = e; });
-    io_.restart();
-    io_.run();
-  }
-
-  const HttpUrl url_;
-  const absl::Duration timeout_;
-  asio::io_context io_;
-  asio::ssl::context tls_ = MakeTlsClient();
-  beast::ssl_stream<beast::tcp_stream> stream_{io_, tls_};
-  beast::flat_buffer buffer_;
-};
+  reply.body = std::move(body);
+}
 
 }  // namespace
 
@@ -157,17 +74,26 @@ absl::StatusOr<HttpUrl> ParseUrl(std::string_view text) {
 }
 
 absl::StatusOr<HttpReply> Fetch(const HttpCall& call) {
-  Connection connection(call.url, call.timeout);
-  RETURN_IF_ERROR(connection.Open());
-  http::request<http::string_body> request(http::string_to_verb(call.method),
-                                           call.url.path.empty() ? "/" : call.url.path, 11);
-  SetCommonHeaders(call.url, call.api_key, request);
-  request.set(http::field::connection, "close");
-  if (!call.body.empty()) request.set(http::field::content_type, "application/json");
-  request.body() = call.body;
-  request.prepare_payload();
-  RETURN_IF_ERROR(connection.Send(request));
-  return connection.Receive(call.on_piece);
+  error_code error;
+  asio::io_context io;
+  asio::ip::tcp::resolver resolver(io);
+  const auto addresses = resolver.resolve(call.url.host, call.url.port, error);
+  if (error) return Failed(call.url, error);
+  asio::ssl::context tls = MakeTlsClient();
+  HttpConnection connection(io, call.timeout);
+  const std::string request = RequestText(
+      {.url = call.url, .method = call.method, .body = call.body, .api_key = call.api_key});
+  HttpReply reply;
+  const auto steps = [&]() -> asio::awaitable<void> {
+    co_await connection.Open(call.url, addresses, tls, error);
+    if (!error) co_await Exchange(call, request, connection, reply, error);
+  };
+  asio::co_spawn(io, steps, [](const std::exception_ptr& thrown) {
+    if (thrown) std::rethrow_exception(thrown);  // by on_piece
+  });
+  io.run();
+  if (error) return Failed(call.url, error);
+  return reply;
 }
 
 }  // namespace baton::cli

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cli/http_connection.h"
+
 namespace baton::cli {
 namespace {
 
@@ -25,6 +27,19 @@ TEST(ParseUrl, SaysWhatIsWrong) {
   for (const char* text :
        {"", "http://", "http://:80", "a:", "a:b", "http://]", "[::1", "http://a:1:2"})
     EXPECT_NE(Parsed(text).find("want http://host:port"), std::string::npos) << text;
+}
+
+TEST(RequestText, NamesTheHostAndItsBody) {
+  const HttpUrl url = {.host = "a.example", .port = "80", .path = "/v1/x"};
+  EXPECT_EQ(
+      RequestText(
+          {.url = url, .method = "POST", .body = "{}", .api_key = "key", .keeps_connection = true}),
+      "POST /v1/x HTTP/1.1\r\nHost: a.example:80\r\nUser-Agent: baton\r\n"
+      "Authorization: Bearer key\r\nContent-Type: application/json\r\n"
+      "Content-Length: 2\r\n\r\n{}");
+  const HttpUrl bare = {.host = "::1", .port = "8000", .path = ""};
+  EXPECT_EQ(RequestText({.url = bare, .method = "GET", .body = {}, .api_key = {}}),
+            "GET / HTTP/1.1\r\nHost: [::1]:8000\r\nUser-Agent: baton\r\nConnection: close\r\n\r\n");
 }
 
 }  // namespace

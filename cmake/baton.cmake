@@ -20,8 +20,11 @@ if(BATON_FUZZ)  # a finding ends the program; g++ is the compiler whose warnings
   target_compile_options(baton_options INTERFACE -fno-sanitize-recover=undefined -Wno-error)
 endif()
 if(MOLD)
-  target_link_options(baton_options INTERFACE -fuse-ld=mold)
+  target_link_options(baton_options INTERFACE $<$<NOT:$<BOOL:$<TARGET_PROPERTY:BATON_BUNDLED>>>:-fuse-ld=mold>)
 endif()
+
+# For code that runs once a start or a request, not once a token: half as large. See deploy/bundle.sh.
+set(BATON_COLD $<$<CONFIG:Release>:-Os>)
 
 # baton_library(name SOURCES ... [PUBLIC libs...] [PRIVATE libs...]): baton_<name> with alias baton::<name>.
 function(baton_library name)
@@ -31,12 +34,17 @@ function(baton_library name)
   target_link_libraries(baton_${name} PUBLIC baton_options ${arg_PUBLIC} PRIVATE ${arg_PRIVATE})
 endfunction()
 
-# baton_program(name SOURCES ... LIBS ...): an executable in bin/.
+# baton_program(name SOURCES ... LIBS ... [BUNDLED]): an executable in bin/; BUNDLED: `make bundle` packs it.
 function(baton_program name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
+  cmake_parse_arguments(arg "BUNDLED" "" "SOURCES;LIBS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
   target_link_libraries(${name} PRIVATE baton_options ${arg_LIBS})
+  if(arg_BUNDLED AND BATON_CUDA)
+    # Relative relocations packed: 1 MB less. glibc (2.36) takes GNU ld's, and refuses those of Debian 12's mold.
+    set_target_properties(${name} PROPERTIES BATON_BUNDLED ON)
+    target_link_options(${name} PRIVATE -fuse-ld=bfd -Wl,-z,pack-relative-relocs)
+  endif()
 endfunction()
 
 # What the sanitizer runs build: all unit tests, and those of parts with threads of their own (not HTTP:

@@ -1,6 +1,7 @@
 #include "common/grammar.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -81,6 +82,40 @@ bool HasComplement(std::string_view text) {
   return false;
 }
 
+// The properties that JSON schemas in a lark grammar name, or require if those are more.
+int CountProperties(std::string_view text) {
+  enum class Frame { kOther, kProperties, kRequired };
+  std::vector<Frame> frames;
+  Frame next = Frame::kOther;  // what a bracket opens
+  int named = 0, required = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/'))) {
+      at = std::min(text.find('\n', at), text.size());
+    } else if (c == '/') {
+      at = EndOf(text, at, c);
+    } else if (c == '"') {
+      const size_t end = EndOf(text, at, c);
+      const std::string_view name = text.substr(at + 1, std::max(end, at + 1) - at - 1);
+      at = end;
+      const Frame frame = frames.empty() ? Frame::kOther : frames.back();
+      const size_t colon = text.find_first_not_of(" \t\r\n", std::min(end + 1, text.size()));
+      const bool is_key = colon != text.npos && text[colon] == ':';
+      if (frame == Frame::kRequired) ++required;
+      if (frame == Frame::kProperties && is_key) ++named;
+      next = Frame::kOther;
+      if (frame != Frame::kOther || !is_key) continue;
+      if (name == "properties" || name == "patternProperties") next = Frame::kProperties;
+      if (name == "required") next = Frame::kRequired;
+    } else if (c == '{' || c == '[') {
+      frames.push_back(std::exchange(next, Frame::kOther));
+    } else if ((c == '}' || c == ']') && !frames.empty()) {
+      frames.pop_back();
+    }
+  }
+  return std::max(named, required);
+}
+
 absl::Status CheckText(std::string_view grammar) {
   if (grammar.size() > kMaxGrammarBytes) {
     return absl::InvalidArgumentError(
@@ -95,6 +130,11 @@ absl::Status CheckText(std::string_view grammar) {
   if (links > kMaxGrammarLinks) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "grammar has %d rules and \"$ref\"s, the limit is %d", links, kMaxGrammarLinks));
+  }
+  const int properties = CountProperties(grammar);
+  if (properties > kMaxGrammarProperties) {
+    return absl::InvalidArgumentError(absl::StrFormat("grammar has %d properties, the limit is %d",
+                                                      properties, kMaxGrammarProperties));
   }
   if (HasComplement(grammar))
     return absl::InvalidArgumentError(

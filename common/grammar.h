@@ -24,6 +24,9 @@ namespace baton {
 
 inline constexpr int kMaxGrammarDepth = 128;   // brackets inside one another, outside strings
 inline constexpr int kMaxGrammarLinks = 2000;  // rules, terminals and "$ref"s
+// Of its JSON schemas together, as OpenAI has it: compiling optional ones takes time by the square
+// of their number, 3,000 about 1.4 s.
+inline constexpr int kMaxGrammarProperties = 5000;
 // Of one text's way through a grammar: what its lexer has built so far, and the parser's rows.
 // Twice what 100,000 tokens of JSON by a schema take; one step adds at most 55 MiB.
 inline constexpr size_t kMaxMatcherBytes = size_t{64} << 20;

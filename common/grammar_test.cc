@@ -1,7 +1,5 @@
 #include "common/grammar.h"
 
-#include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -10,6 +8,7 @@
 #include "nlohmann/json.hpp"
 
 #include "common/byte_alphabet.h"
+#include "common/demo_vocabulary.h"
 #include "common/rng.h"
 
 namespace baton {
@@ -17,20 +16,10 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string ReadDemo() {
-  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-const std::string& DemoJson() {
-  static const std::string json = ReadDemo();
-  return json;
-}
-
 class GrammarTest : public testing::Test {
  protected:
   GrammarTest() : words_(vocabulary_.mask_words()) {
-    const auto json = nlohmann::json::parse(DemoJson());
+    const auto json = nlohmann::json::parse(DemoTokenizerJson());
     for (const auto& [name, id] : json["model"]["vocab"].items())
       if (const auto bytes = BytesOfTokenName(name)) tokens_[*bytes] = id;
   }
@@ -74,7 +63,7 @@ class GrammarTest : public testing::Test {
     return matcher.IsAccepting();
   }
 
-  Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(DemoJson());
+  Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(DemoTokenizerJson());
   std::map<std::string, int32_t, std::less<>> tokens_;  // by bytes
   std::vector<uint32_t> words_;
 };
@@ -137,15 +126,15 @@ constexpr char kDoubling[] = "start: /(a|b)*a(a|b){24}/";
 absl::Status WalkDoubling(Matcher& matcher, int32_t a, int32_t b, std::vector<uint32_t>& words) {
   SeededRng rng(5);
   for (int i = 0; i < 100'000; ++i) {
-    if (const absl::Status status = matcher.ComputeMask(words); !status.ok()) return status;
-    const absl::Status status = matcher.Consume(rng.Below(2) == 0 ? a : b);
+    if (absl::Status status = matcher.ComputeMask(words); !status.ok()) return status;
+    absl::Status status = matcher.Consume(rng.Below(2) == 0 ? a : b);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 TEST_F(GrammarTest, EndsAMatcherAtItsLimitAndNoOther) {
-  const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoJson(), 0, size_t{2} << 20);
+  const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoTokenizerJson(), 0, size_t{2} << 20);
   Matcher matcher = *Matcher::Create(small, kDoubling);
   const Matcher start = *matcher.Clone();
   EXPECT_LT(start.StateBytes(), 100'000u);
@@ -220,6 +209,25 @@ TEST_F(GrammarTest, BoundsSizeDepthAndMessages) {
   EXPECT_LE(ErrorOf("start: " + std::string(50'000, 'x')).size(), 1100u);
 }
 
+TEST_F(GrammarTest, BoundsTheProperties) {
+  const auto members = [](int first, int end, const char* value) {
+    std::string list;
+    for (int i = first; i < end; ++i)
+      absl::StrAppendFormat(&list, "%s\"p%d\"%s", i == first ? "" : ", ", i, value);
+    return list;
+  };
+  const std::string half = members(0, 2500, ": {\"const\": 1}");
+  const std::string rest = members(2500, 5001, ": {}");
+  const std::string two = "start: one two\none: %json {\"properties\": {" + half +
+                          "}}\ntwo: %json {\"patternProperties\" : {" + rest + "}}\n";
+  EXPECT_THAT(ErrorOf(two), HasSubstr("grammar has 5001 properties, the limit is 5000"));
+  EXPECT_THAT(ErrorOf("start: /\"/ %json {\"required\": [" + members(0, 5001, "") + "]}"),
+              HasSubstr("5001 properties"));
+  EXPECT_TRUE(Accepts("start: %json {\"properties\": {\"properties\": {\"enum\": [" +
+                          members(0, 5001, "") + R"(]}}, "additionalProperties": false})",
+                      R"({"properties": "p5000"})"));
+}
+
 // What special tokens are to the back end are bytes beside all text, which a complement allows.
 TEST_F(GrammarTest, RefusesComplements) {
   for (const char* grammar :
@@ -267,8 +275,8 @@ TEST(Vocabulary, RefusesWhatItCannotRead) {
   EXPECT_THAT(error(R"({"model":{"vocab":{"a":0}},"added_tokens":[{"id":1}]})"),
               HasSubstr("no id or no content"));
   EXPECT_THAT(error(R"({"model":{"vocab":{"a":0}},"added_tokens":[]})"), HasSubstr("end▁of"));
-  EXPECT_THAT(error(DemoJson(), 100), HasSubstr("the model's vocabulary is 100"));
-  EXPECT_EQ(error(DemoJson(), 5000), "");
+  EXPECT_THAT(error(DemoTokenizerJson(), 100), HasSubstr("the model's vocabulary is 100"));
+  EXPECT_EQ(error(DemoTokenizerJson(), 5000), "");
 }
 
 }  // namespace

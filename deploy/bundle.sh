@@ -43,7 +43,12 @@ if [ -n "$ucx" ]; then
   cp "$ucx"/libucx/lib/ucx/{libucm_cuda,libuct_cuda,libuct_cma}.so.0 "$stage/ucx-cuda/lib/ucx/"
   strip --strip-unneeded "$stage"/ucx-cuda/lib/*.so.0 "$stage"/ucx-cuda/lib/ucx/*.so.0
 fi
-echo "programs, stripped: $(cat "$stage"/bin/* | wc -c | awk '{printf "%.1f MiB", $1 / 1048576}')"
+size=$(cat "$stage"/bin/* | wc -c)
+echo "programs, stripped: $(awk -v size="$size" 'BEGIN {printf "%.1f MiB", size / 1048576}')"
 find "$stage/bin" -type f -printf '  %f %s bytes\n' | sort
+if [ "$size" -gt $((20 << 20)) ]; then
+  echo "the programs have $size bytes together, the limit is $((20 << 20))" >&2
+  exit 1
+fi
 XZ_OPT=-9e tar -cJf "$out" -C "$stage" .
 du -h "$out"

@@ -367,7 +367,8 @@ absl::Status EngineLoop::MakeMasksOf(Sequence& s, SequenceRun& run, MaskBuffer& 
 }
 
 void EngineLoop::CountMaskFailure(const absl::Status& status) {
-  ++(absl::IsInvalidArgument(status) ? counters_.mask_limits : counters_.mask_failures);
+  if (absl::IsInvalidArgument(status)) ++counters_.mask_limits;
+  if (IsMaskFailure(status)) ++counters_.mask_failures;
 }
 
 void EngineLoop::Fail(SequenceId id, absl::Status status) {

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 
 #include "common/ids.h"
-#include "common/sampling_spec.h"
+#include "kernels/choices.h"
 #include "kernels/model_config.h"
 #include "kernels/page_layout.h"
 #include "kernels/weights.h"
@@ -55,8 +55,6 @@ struct SequenceRows {
 // (positions below first_position that are still raw) into its compressor state (contracts.md 1.4).
 struct AdvanceArgs {
   std::span<const SequenceRows> runs;  // in row order
-  bool is_drafter = false;  // rows of the MTP block alone: nothing is folded, the main model's rows
-                            // stay unverified
 };
 
 // streams[r][s] = embed[token[r]], four copies.
@@ -92,34 +90,14 @@ struct HeadArgs {
   const Matrix* head;
 };
 
-// What one row's sampling needs (contracts.md 2.2). Spans stay valid during the call.
-struct SampleRow {
-  const SamplingSpec* spec = nullptr;
-  const FinishRules* finish =
-      nullptr;             // stop tokens are banned while generated.size() + 1 <= min_tokens
-  uint64_t key = 0;        // Mix64(seed + choice)
-  int64_t position = 0;    // of the token being chosen
-  int32_t logits_row = 0;  // index into the last Head's rows
-  std::span<const int32_t> prompt;
-  std::span<const int32_t> generated;    // emitted tokens and the drafts this row sits on
-  std::span<const uint32_t> token_mask;  // bit v allows token v; empty: all
-  bool is_draft = false;  // 2.4: penalties, masks and truncation skipped, no logprobs
-};
-struct SampleArgs {
-  std::span<const SampleRow> rows;
-  std::span<TokenRecord> chosen;  // [rows], out
-  std::span<uint8_t> is_empty;    // [rows], out: 1 = no token left after the masks
-};
-
 // Inputs of the MTP block: streams[r][s] = e_proj.norm(embed[token[r]]) + h_proj.norm(H[s])
-// (model.md 8.1). H is the streams row source_row[r] as they are before the call, or, for
-// kFromTail, the slot's saved H of position[r].
+// (model.md 8.1). H is the main model's at position[r], of the step or kept in the slot, or what
+// the row's streams are before the call.
 struct DraftInputArgs {
-  static constexpr int32_t kFromTail = -1;
   const StepView& step;
   const Matrix* embed;
   const MtpWeights& mtp;
-  std::span<const int32_t> source_row;  // [live rows]; empty: every row is its own source
+  bool goes_on = false;  // from the row's own streams, which the block has left there
 };
 
 // A tail between its device slot and the wire form (contracts.md 3.4). Section 7 and the header are
@@ -144,7 +122,7 @@ struct DigestArgs {
 };
 
 // Runs of phases that recur with every step.
-enum class StepPart { kModel, kDrafterRows, kDraft, kNextDraft };
+enum class StepPart { kModel, kModelAndHead, kDrafter };
 
 class Ops {
  public:
@@ -169,22 +147,25 @@ class Ops {
   virtual absl::Status UnpackTail(const TailArgs& args) = 0;
   virtual absl::Status Digest(const DigestArgs& args) = 0;
 
-  // Drafting goes on from token to token without the caller. BeginDrafts comes after AdvanceStep
-  // with one row for each sequence, and says how each row's drafts are sampled (is_draft; logits
-  // row i; specs valid until TakeDrafts). KeepDraft samples from the last Head of all rows; a row's
-  // token becomes its input at the next position. TakeDrafts hands out what was kept since
-  // BeginDrafts, [drafts, rows], kMaxKeptDrafts at most.
+  // From the choices to the drafts without the caller, once a step. Accept says which rows stay;
+  // AdvanceDrafter then writes the view of the MTP block's rows, for which nothing is folded and no
+  // page is needed. What is accepted decides how many rows are live. KeepDraft samples each row
+  // that drafts from the last Head of all rows and keeps its token, which becomes the row's input
+  // at the next position; kMaxKeptDrafts at most. Harvest waits for all that is queued.
   static constexpr int kMaxKeptDrafts = 8;
-  virtual absl::Status BeginDrafts(std::span<const SampleRow> rows) = 0;
+  virtual absl::Status Accept(const AcceptArgs& args) = 0;
+  virtual absl::Status AdvanceDrafter(DrafterRows rows) = 0;
   virtual absl::Status KeepDraft() = 0;
-  virtual absl::Status TakeDrafts(std::span<int32_t> tokens) = 0;
+  virtual absl::Status Harvest(const HarvestArgs& args) = 0;
 
-  // Runs `phases`: a fixed list of such whose arguments are the view and weights (KeepDraft among
-  // them), the same for every call of `part`. A back end may record what they queue and repeat the
-  // record for a step of the same size instead of calling them.
-  virtual absl::Status Repeat(StepPart part, const std::function<absl::Status()>& phases) = 0;
+  // Runs `phases`: a fixed list of such whose arguments are the view and weights (Embed to Head of
+  // all rows; AdvanceDrafter to KeepDraft), the same for every call of `part` with `drafts`. A back
+  // end may record what they queue and repeat the record for a step of the same size instead of
+  // calling them; the drafter's view is not to be looked at afterwards.
+  virtual absl::Status Repeat(StepPart part, int drafts,
+                              const std::function<absl::Status()>& phases) = 0;
 
-  // The view AdvanceStep fills.
+  // The view AdvanceStep or AdvanceDrafter has filled last.
   virtual const StepView& view() const = 0;
   // Slots are zeroed (compressor scores -inf) before a sequence starts in them.
   virtual void ResetTail(int32_t tail_slot) = 0;

@@ -1,5 +1,7 @@
 #include "kernels/slot_progress.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_format.h"
 
 #include "common/ids.h"
@@ -9,14 +11,13 @@
 namespace baton::kernels {
 namespace {
 
-absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, bool is_drafter) {
+absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress) {
   const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
   if (run.num_rows <= 0 || run.first_position < 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("AdvanceStep: slot %d has %d rows from position %d", run.tail_slot,
                         run.num_rows, run.first_position));
   }
-  if (is_drafter) return absl::OkStatus();
   if (static_cast<int64_t>(run.num_pages) * kPageTokens < end) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "AdvanceStep: slot %d has %d pages, rows up to position %d need %d", run.tail_slot,
@@ -26,6 +27,30 @@ absl::Status CheckRun(const SequenceRows& run, const SlotProgress& progress, boo
     return absl::InvalidArgumentError(
         absl::StrFormat("AdvanceStep: slot %d stands at positions %d..%d, the run starts at %d",
                         run.tail_slot, progress.folded, progress.end, run.first_position));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAcceptRun(const AcceptRun& accept, const StepRun& run, size_t num_kept) {
+  constexpr int32_t kNone = AcceptRun::kNone;
+  const bool is_verify = run.kind == RowKind::kVerify;
+  const int choices = is_verify ? run.num_rows : 1;
+  const bool has_choices =
+      accept.choice >= 0 &&
+      static_cast<size_t>(accept.choice) + static_cast<size_t>(choices) <= num_kept;
+  if (!has_choices && (is_verify || accept.choice != kNone)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Accept: slot %d has %d choices from choice %d on, %d were kept", run.slot,
+                        choices, accept.choice, num_kept));
+  }
+  if (accept.first != kNone && (accept.first < 0 || accept.first < run.first - 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Accept: slot %d has drafter rows from position %d, the run starts at %d",
+                        run.slot, accept.first, run.first));
+  }
+  if (accept.drafts && (accept.first == kNone || accept.spec == nullptr)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Accept: slot %d drafts without rows or parameters", run.slot));
   }
   return absl::OkStatus();
 }
@@ -60,7 +85,7 @@ absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
           absl::StrFormat("AdvanceStep: slot %d has %d verify or replay rows, at most %d",
                           run.tail_slot, run.num_rows, limits.max_draft_rows));
     }
-    RETURN_IF_ERROR(CheckRun(run, progress_of(run.tail_slot), args.is_drafter));
+    RETURN_IF_ERROR(CheckRun(run, progress_of(run.tail_slot)));
     if (run.num_pages > limits.max_pages) {
       return absl::InvalidArgumentError(
           absl::StrFormat("AdvanceStep: slot %d has %d pages, at most %d", run.tail_slot,
@@ -71,6 +96,51 @@ absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
   if (rows > limits.max_rows) {
     return absl::InvalidArgumentError(
         absl::StrFormat("AdvanceStep: %d rows, at most %d", rows, limits.max_rows));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckKept(size_t num_kept, int max_rows) {
+  if (num_kept <= static_cast<size_t>(max_rows)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("Sample: %d choices are to be kept, at most %d", num_kept, max_rows));
+}
+
+absl::Status CheckHarvest(const HarvestArgs& args, size_t num_kept, size_t num_runs,
+                          size_t num_drafts) {
+  if (args.chosen.size() == num_kept && args.is_empty.size() == num_kept &&
+      args.accepted.size() == num_runs && args.drafts.size() == num_drafts * num_runs) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("Harvest: room for %d choices, %d runs, %d drafts; there are %d, %d and %d",
+                      args.chosen.size(), args.accepted.size(), args.drafts.size(), num_kept,
+                      num_runs, num_drafts * num_runs));
+}
+
+int64_t MostDrafterRows(const AcceptRun& accept, const StepRun& run) {
+  if (accept.first == AcceptRun::kNone) return 0;
+  const bool has_next = accept.choice != AcceptRun::kNone || accept.next_token != AcceptRun::kNone;
+  return std::max<int64_t>(run.end() - (has_next ? 0 : 1) - accept.first, 0);
+}
+
+absl::Status CheckAccept(const AcceptArgs& args, std::span<const StepRun> runs,
+                         const AcceptLimits& limits) {
+  if (args.runs.size() != runs.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("Accept: %d runs, the step has %d", args.runs.size(), runs.size()));
+  }
+  int64_t rows = 0;
+  int drafting = 0;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    RETURN_IF_ERROR(CheckAcceptRun(args.runs[i], runs[i], limits.num_kept));
+    rows += MostDrafterRows(args.runs[i], runs[i]);
+    drafting += args.runs[i].drafts ? 1 : 0;
+  }
+  if (rows > limits.max_rows || drafting > limits.max_head_rows) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "Accept: up to %d drafter rows, at most %d; %d runs draft, the head has at most %d rows",
+        rows, limits.max_rows, drafting, limits.max_head_rows));
   }
   return absl::OkStatus();
 }

@@ -2,13 +2,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 
 #include "kernels/ops.h"
 
-// What AdvanceStep does alike on every back end: which runs it refuses, and where a slot stands.
+// What AdvanceStep and Accept do alike on every back end: which runs they refuse, and where a slot
+// stands.
 namespace baton::kernels {
 
 // How far a slot's sequence has come. Rows [folded, end) of a verify run are accepted only if a
@@ -25,11 +27,39 @@ struct SlotProgress {
   void Begin(const SequenceRows& run);
 };
 
+// One sequence's rows in the step, as the back ends remember them.
+struct StepRun {
+  int slot = 0;
+  RowKind kind = RowKind::kPrefill;
+  int first_row = 0;
+  int num_rows = 0;
+  int64_t first = 0;  // position
+  int64_t end() const { return first + num_rows; }
+};
+
 struct AdvanceLimits {
   int max_sequences = 0, num_tail_slots = 0, max_draft_rows = 0, max_pages = 0, max_rows = 0;
 };
 absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
                        const std::function<const SlotProgress&(int slot)>& progress_of);
+
+// Whether a step may keep so many choices (SampleArgs).
+absl::Status CheckKept(size_t num_kept, int max_rows);
+
+// Rows the drafter makes for a run at most: if all its rows stay and a token is chosen.
+int64_t MostDrafterRows(const AcceptRun& accept, const StepRun& run);
+
+// Which acceptances Accept refuses, of a step with `runs` that has kept `num_kept` choices.
+struct AcceptLimits {
+  size_t num_kept = 0;
+  int max_rows = 0, max_head_rows = 0;
+};
+absl::Status CheckAccept(const AcceptArgs& args, std::span<const StepRun> runs,
+                         const AcceptLimits& limits);
+
+// The outputs of Harvest have the sizes of what there is.
+absl::Status CheckHarvest(const HarvestArgs& args, size_t num_kept, size_t num_runs,
+                          size_t num_drafts);
 
 // fn(page, layer, position, ratio) for what rejected rows wrote into pages: entries whose last
 // token is at or after `position`, of every layer that has some there.

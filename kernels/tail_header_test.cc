@@ -8,6 +8,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
+#include "kernels/test_layout.h"
+
 namespace baton::kernels {
 namespace {
 
@@ -18,19 +20,6 @@ Id Counting(uint8_t first) {
   Id id;
   for (size_t i = 0; i < id.bytes.size(); ++i) id.bytes[i] = static_cast<uint8_t>(first + i);
   return id;
-}
-
-PageLayout SmallLayout() {
-  return PageLayout({.head_dim = 512,
-                     .rope_dim = 64,
-                     .index_head_dim = 128,
-                     .window = 128,
-                     .hc_mult = 4,
-                     .hidden_size = 128,
-                     .num_layers = 2,
-                     .num_mtp_layers = 1,
-                     .csa_layers = {1},
-                     .hca_layers = {0}});
 }
 
 TailHeader Header() {

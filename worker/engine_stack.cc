@@ -281,8 +281,7 @@ void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
   runner_ = std::make_unique<engine::ModelRunner>(
       *ops_, weights_, model_config_,
       engine::ModelRunnerOptions{.num_tail_slots = NumTailSlots(config),
-                                 .max_head_rows = NumHeadRows(config),
-                                 .device = device_.get()});
+                                 .max_head_rows = NumHeadRows(config)});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
   loop_->SetParallelFor(threads_->AsParallelFor());
 }
@@ -304,7 +303,9 @@ absl::Status EngineStack::LoadVocabulary(const WorkerConfig& config, const Clock
         absl::StrFormat("%s: %s", path, vocabulary.status().message()));
   }
   vocabulary_ = *std::move(vocabulary);
-  grammars_ = std::make_unique<engine::GrammarCache>(*vocabulary_, clock);
+  grammars_ = std::make_unique<engine::GrammarCache>(
+      *vocabulary_, clock,
+      engine::GrammarLimits{.memory_bytes = static_cast<size_t>(config.grammar_mib) << 20});
   LogF(LogLevel::kInfo, "vocabulary_loaded", "tokens=%d seconds=%.2f", vocabulary_->size(),
        absl::ToDoubleSeconds(clock.Now() - start));
   return absl::OkStatus();

@@ -77,12 +77,11 @@ TEST_F(LandingTableTest, InADryPoolTheNewAttemptGetsWhatComesBack) {
   while (const auto buffer = tails_->Take()) other_tails.push_back(*buffer);
   table_->Retarget(kSession, {.transfer = transfer_, .attempt = 2}, out_);
   out_.commands.clear();
-  table_->On(
-      kvtransfer::LandingRetargeted{.transfer = transfer_,
-                                    .attempt = 2,
-                                    .verified = std::vector<bool>(6),
-                                    .quarantined = {credit[0], credit[1], credit[2], tail}},
-      out_);
+  table_->On(kvtransfer::LandingRetargeted{.transfer = transfer_,
+                                           .attempt = 2,
+                                           .verified = std::vector<bool>(6),
+                                           .quarantined = {credit[0], credit[1], credit[2], tail}},
+             out_);
   EXPECT_EQ(TakeCredit(false).size(), 3u);  // two booked before, and the pool's last one
   EXPECT_TRUE(TakeCredit(true).empty());
   EXPECT_EQ(table_->Find(transfer_)->num_owed, 2);

@@ -1,8 +1,6 @@
 #include "worker/test_worker.h"
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "common/check.h"
@@ -46,16 +44,6 @@ WorkerSetup MakeSetup(const TestWorkerOptions& options) {
 }
 
 }  // namespace
-
-std::string DemoTokenizerJson() {
-  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-const Vocabulary& DemoVocabulary() {
-  static const Vocabulary vocabulary = *Vocabulary::FromTokenizerJson(DemoTokenizerJson());
-  return vocabulary;
-}
 
 kernels::PageLayout TestLayout() {
   return kernels::PageLayout({.head_dim = 128,
@@ -215,7 +203,7 @@ TestWorker::TestWorker(const TestWorkerOptions& options, kvtransfer::InprocNetwo
       transport(network.Create(options.name, setup.incarnation)),
       watch(clock, absl::Seconds(2)) {
   if (options.vocabulary != nullptr) {
-    grammars.emplace(*options.vocabulary, clock);
+    grammars.emplace(*options.vocabulary, clock, options.grammar_limits);
     masks.emplace(*grammars, [this](std::function<void()> task) {
       if (mask_tasks.size() == kMaxMaskTasks) return false;
       mask_tasks.push_back(std::move(task));

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/clock.h"
-#include "common/grammar.h"
+#include "common/demo_vocabulary.h"
 #include "common/rng.h"
 #include "engine/grammar/mask_maker.h"
 #include "engine/loop.h"
@@ -26,8 +26,6 @@
 namespace baton::worker {
 
 kernels::PageLayout TestLayout();
-std::string DemoTokenizerJson();  // of models/demo
-const Vocabulary& DemoVocabulary();
 
 class HashRunner final : public engine::StepRunner {
  public:
@@ -81,6 +79,7 @@ struct TestWorkerOptions {
   int num_drafts = 0;
   WorkerLimits limits = {};
   const Vocabulary* vocabulary = nullptr;  // of masks
+  engine::GrammarLimits grammar_limits = {};
 };
 
 // Collects what a worker says.
@@ -106,11 +105,11 @@ class TestWorker final : private AgentLink {
   std::vector<std::byte> memory, tail_memory;
   WorkerSetup setup;
   SeededRng rng;
+  std::optional<engine::GrammarCache> grammars;  // outlives the loop's sequences
   engine::PagePool pool;
   engine::MixedPlanner planner;
   HashRunner runner;
   engine::EngineLoop loop;
-  std::optional<engine::GrammarCache> grammars;
   std::optional<engine::MaskMaker> masks;
   std::deque<std::function<void()>> mask_tasks;  // at most kMaxMaskTasks
   bool makes_masks = true;                       // false: they wait

@@ -82,6 +82,10 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
               "pages between the boundary tails of a prompt; 0: only at its last full page");
   reader.Bind("limits.cached_tail_mib", &c.cached_tail_mib, 0, int64_t{1} << 20,
               "host memory for boundary tails");
+  reader.Bind(
+      "limits.grammar_mib", &c.grammar_mib, 256, int64_t{1} << 20,
+      "host memory for grammars and what each text under way needs of its own; without room "
+      "a request waits or goes elsewhere");
 }
 
 absl::Status Validate(const WorkerConfig& config) {

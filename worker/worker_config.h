@@ -36,6 +36,7 @@ struct WorkerConfig {
   int chunk_tokens = 512;  // of a prompt in one step
   int num_drafts = 1;
   int64_t cached_tail_mib = 256;
+  int64_t grammar_mib = 2048;
   absl::Duration drain_timeout = absl::Seconds(60);
   absl::Duration wedge_floor = absl::Seconds(2);
   WorkerLimits limits;

@@ -160,7 +160,7 @@ bool WorkerCore::StartLandings() {
   while (auto ref = landings_.NextToStart()) {
     engine::PendingMasks* masks = ref->landing->masks.get();
     if (masks != nullptr && !masks->status().ok()) {
-      if (!absl::IsInvalidArgument(masks->status())) ++counters_.mask_failures;
+      if (engine::IsMaskFailure(masks->status())) ++counters_.mask_failures;
       FailSequence(*ref, masks->status());
       has_started = true;
       continue;

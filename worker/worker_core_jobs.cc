@@ -41,7 +41,7 @@ bool WorkerCore::FailMaskless() {
   }
   for (PrefillJob* job : failed) {
     const absl::Status status = job->masks()->status();
-    if (!absl::IsInvalidArgument(status)) ++counters_.mask_failures;
+    if (engine::IsMaskFailure(status)) ++counters_.mask_failures;
     StopJob(*job, &status);
   }
   return !failed.empty();

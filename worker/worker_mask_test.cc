@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -21,6 +22,8 @@ constexpr char kGrammar[] =
     R"(start: %json {"type":"object","properties":{"name":{"type":"string","maxLength":8},)"
     R"("n":{"type":"integer","minimum":0,"maximum":99999}},"required":["name","n"],)"
     R"("additionalProperties":false,"x-guidance":{"whitespace_flexible":false}})";
+// The lexer's states double with every place that the regex looks back.
+constexpr char kGrowing[] = "start: /(a|b)*a(a|b){90}/";
 
 TransferId Transfer(uint8_t i) {
   TransferId transfer;
@@ -39,8 +42,10 @@ class WorkerMaskTest : public testing::Test {
     rules_.thinking_budget = 3;
     rules_.reasoning_bans = {DemoVocabulary().eos()};
   }
-  void Add(const std::string& name, int num_drafts, const Vocabulary* vocabulary) {
+  void Add(const std::string& name, int num_drafts, const Vocabulary* vocabulary,
+           const engine::GrammarLimits& grammar_limits = {}) {
     TestWorkerOptions options;
+    options.grammar_limits = grammar_limits;
     options.name = name;
     options.incarnation = 11 + workers_.size();
     options.num_drafts = num_drafts;
@@ -88,7 +93,7 @@ class WorkerMaskTest : public testing::Test {
   }
   void Send(const std::string& prefill, const std::string& decode, uint8_t transfer,
             std::vector<int32_t> received = {}) {
-    const wire::Reserve reserve = MakeReserve(transfer, received);
+    const wire::Reserve reserve = MakeReserve(transfer, std::move(received));
     wire::RouterMessage booking;
     booking.reserves = {reserve};
     booking.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
@@ -304,13 +309,12 @@ TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsLanding) {
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
 }
 
-// The lexer's states double with every place that the regex looks back.
 TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
   const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoTokenizerJson(), 0, 200'000);
   Add("p", 0, &DemoVocabulary());
   Add("d", 3, &small);
   rules_ = {};
-  rules_.grammar = "start: /(a|b)*a(a|b){90}/";
+  rules_.grammar = kGrowing;
   Send("p", "d", 1);
   rules_.grammar = "start: /[0-9]{9}/";
   Send("p", "d", 2);
@@ -324,6 +328,58 @@ TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
   EXPECT_EQ(workers_.at("d")->loop.counters().mask_failures, 0u) << "the client's fault";
   StepUntil([] { return false; }, 50);
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
+}
+
+// It may be tried elsewhere, and the worker's other sequences go on.
+TEST_F(WorkerMaskTest, AGrammarThatFindsNoMoreMemoryEndsItsRequestAlone) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 3, &DemoVocabulary(), {.memory_bytes = size_t{1} << 20, .cache_bytes = 0});
+  rules_ = {};
+  rules_.grammar = "start: /(a|b)*a(a|b){900}/";  // likewise, and long
+  Send("p", "d", 1);
+  rules_.grammar = "start: /[0-9]{9}/";
+  Send("p", "d", 2);
+  EXPECT_TRUE(StepUntil([&] { return HasFinished("d", 2); }));
+  EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
+  const auto all = Said("d", &wire::WorkerMessage::failed);
+  ASSERT_EQ(all.size(), 1u);
+  EXPECT_EQ(all[0].handle->value, 1u) << all[0].message;
+  EXPECT_EQ(all[0].code, absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(all[0].message, HasSubstr("of 1048576 bytes"));
+  StepUntil([] { return false; }, 50);
+  const TestWorker& d = *workers_.at("d");
+  EXPECT_EQ(d.loop.counters().mask_limits, 0u) << "another worker may have room";
+  EXPECT_EQ(d.loop.counters().mask_failures, 0u);
+  EXPECT_EQ(d.num_leaked(), 0);
+  EXPECT_EQ(d.grammars->counters().memory_bytes, 0u);
+  EXPECT_EQ(d.grammars->counters().memory_refusals, 1u);
+}
+
+TEST_F(WorkerMaskTest, RefusesWhileGrammarsFillItsMemory) {
+  Add("p", 0, &DemoVocabulary());
+  Add("d", 0, &DemoVocabulary(), {.memory_bytes = size_t{3} << 18, .cache_bytes = 0});
+  TestWorker& d = *workers_.at("d");
+  const auto ask = [&](uint8_t transfer) {
+    wire::RouterMessage message;
+    message.reserves = {MakeReserve(transfer, {})};
+    Tell("d", std::move(message));
+    StepUntil([] { return false; }, 5);
+    return Said("d", &wire::WorkerMessage::refused);
+  };
+  d.makes_masks = false;  // what waits has its room
+  EXPECT_TRUE(ask(1).empty());
+  const auto refused = ask(2);
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(refused[0].code, absl::StatusCode::kResourceExhausted);
+  EXPECT_GT(refused[0].retry_after_ms, 0u);
+  wire::RouterMessage message;
+  message.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = "left"}};
+  Tell("d", std::move(message));
+  d.makes_masks = true;
+  StepUntil([] { return false; }, 20);
+  EXPECT_EQ(d.grammars->counters().memory_bytes, 0u);
+  EXPECT_EQ(d.num_leaked(), 0);
+  EXPECT_FALSE(Answer("p", "d", 3).empty()) << "there is room again";
 }
 
 // Whoever makes the masks of a step, and in what order.

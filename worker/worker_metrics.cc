@@ -29,8 +29,9 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
       experts_promoted_(
           registry.AddGauge("baton_experts_promoted_per_32",
                             "Experts whose scales are too far apart for one factor per 128")),
-      block_seconds_sum_(registry.AddCounter("baton_kv_block_seconds_sum_total",
-                                             "Seconds from offer to verified, over all blocks")),
+      block_seconds_sum_(registry.AddCounter(
+          "baton_kv_block_seconds_sum_total",
+          "Seconds from a block's announcement to verified, over all that came in")),
       mask_seconds_(registry.AddCounter("baton_grammar_mask_seconds_total",
                                         "Seconds spent on masks of next tokens")),
       mask_failures_(registry.AddCounter("baton_grammar_failures_total",
@@ -43,9 +44,18 @@ WorkerMetrics::WorkerMetrics(MetricRegistry& registry)
       grammars_reused_(
           registry.AddCounter("baton_grammar_reuses_total", "Grammars that were compiled already")),
       grammars_refused_(registry.AddCounter("baton_grammar_refused_total",
-                                            "Grammars that could not be compiled")),
-      grammar_bytes_(registry.AddGauge("baton_grammar_cache_bytes",
-                                       "Memory of the compiled grammars that are kept, estimated")),
+                                            "Grammars that are not valid or not supported")),
+      grammars_failed_(registry.AddCounter(
+          "baton_grammar_compile_failures_total",
+          "Grammars that were not compiled for want of a thread, or by a fault of ours")),
+      grammar_memory_refusals_(registry.AddCounter(
+          "baton_grammar_memory_refusals_total",
+          "Grammars and texts that found no room below limits.grammar_mib, or no more of it")),
+      grammar_cache_bytes_(registry.AddGauge(
+          "baton_grammar_cache_bytes", "Memory of the compiled grammars that are kept, estimated")),
+      grammar_memory_bytes_(registry.AddGauge(
+          "baton_grammar_memory_bytes",
+          "Memory of all grammars, kept ones included, and of the texts under way, estimated")),
       step_histogram_(registry.AddHistogram("baton_worker_step_seconds", "Duration of engine steps",
                                             StepBounds())) {
   AddEngineMetrics(registry);
@@ -199,7 +209,8 @@ void WorkerMetrics::AddTransferMetrics(MetricRegistry& registry) {
   for (size_t i = 0; i <= bounds.size(); ++i) {
     const std::string limit = i < bounds.size() ? absl::StrFormat("%g", bounds[i]) : "+Inf";
     block_seconds_.push_back(registry.AddCounter(
-        "baton_kv_block_seconds_total", "Blocks by seconds from offer to verified, cumulative",
+        "baton_kv_block_seconds_total",
+        "Blocks that came in, by seconds from announcement to verified, cumulative",
         {{"at_most", limit}}));
   }
 }
@@ -259,8 +270,11 @@ void WorkerMetrics::Update(const engine::GrammarCounters& grammars) {
   compile_seconds_.RaiseTo(absl::ToDoubleSeconds(grammars.compile_time));
   grammars_compiled_.RaiseTo(static_cast<double>(grammars.compiled));
   grammars_reused_.RaiseTo(static_cast<double>(grammars.reused));
-  grammar_bytes_.Set(static_cast<double>(grammars.bytes));
   grammars_refused_.RaiseTo(static_cast<double>(grammars.refused));
+  grammars_failed_.RaiseTo(static_cast<double>(grammars.failures));
+  grammar_memory_refusals_.RaiseTo(static_cast<double>(grammars.memory_refusals));
+  grammar_cache_bytes_.Set(static_cast<double>(grammars.cache_bytes));
+  grammar_memory_bytes_.Set(static_cast<double>(grammars.memory_bytes));
 }
 
 void WorkerMetrics::ObserveStep(const engine::LoopCounters& loop) {

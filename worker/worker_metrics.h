@@ -94,8 +94,9 @@ class WorkerMetrics {
   GaugeMetric step_seconds_, prefill_rate_, is_wedged_, self_test_, experts_promoted_;
   CounterMetric block_seconds_sum_;
   CounterMetric mask_seconds_, mask_failures_, compile_seconds_;
-  CounterMetric grammars_compiled_, grammars_reused_, grammars_refused_;
-  GaugeMetric grammar_bytes_;
+  CounterMetric grammars_compiled_, grammars_reused_, grammars_refused_, grammars_failed_;
+  CounterMetric grammar_memory_refusals_;
+  GaugeMetric grammar_cache_bytes_, grammar_memory_bytes_;
   HistogramMetric step_histogram_;
   uint64_t seen_steps_ = 0;
 };

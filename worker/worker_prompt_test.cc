@@ -28,9 +28,8 @@ class WorkerPromptTest : public testing::Test {
   void StartWorker(const WorkerLimits& limits) {
     ++incarnation_;
     worker_ = std::make_unique<TestWorker>(
-        TestWorkerOptions{.name = std::to_string(incarnation_),
-                          .incarnation = incarnation_,
-                          .limits = limits},
+        TestWorkerOptions{
+            .name = std::to_string(incarnation_), .incarnation = incarnation_, .limits = limits},
         network_, clock_);
     worker_->core->Apply(SessionOpened{.session = kSession, .hello = {}});
   }
@@ -51,7 +50,7 @@ class WorkerPromptTest : public testing::Test {
   Answer RunAlone(const std::vector<int32_t>& prompt) {
     auto kept = std::move(worker_);
     StartWorker({});
-    const Answer answer = Run(prompt);
+    Answer answer = Run(prompt);
     worker_ = std::move(kept);
     return answer;
   }

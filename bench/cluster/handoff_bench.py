@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the hand-off of prompts between two workers on GPUs: pages through pinned host memory and TCP beside pages from GPU to GPU.
 
---ucx names the lib folder of a UCX that reaches GPU memory (deploy/ucx.sh). Every path gets the same prompts, in turns, and every
-answer must be equal. --gpus 2: the decode worker has a GPU of its own.
+--ucx names the lib folder of a UCX that reaches GPU memory (deploy/ucx.sh). Every path gets the same prompts, and every answer
+must be equal. --gpus 2: the decode worker has a GPU of its own.
 """
 import csv
 import os
@@ -17,6 +17,7 @@ import cluster  # noqa: E402  tests/e2e/cluster.py: one way to run a cluster fro
 
 PROMPT_TOKENS = (1024, 8192, 32000)
 NEW_TOKENS = 32
+WARM_UP_TOKENS = 16
 ROUNDS = 5
 DIRECT = "tcp,cuda_ipc,cuda_copy,self"
 FIELDS = ["machine", "commit", "command", "path", "gpus", "prompt_tokens", "mib", "block_ms", "transfer_ms", "first_token_ms", "second_token_ms"]
@@ -54,7 +55,7 @@ class Path:
         return self.cluster.__exit__(*what)
 
     def counters(self):
-        """(blocks landed, seconds from offer to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
+        """(blocks landed, seconds from announcement to verified over all of them, bytes offered, requests, seconds of the transfer stage)."""
         prefill, decode, router = (self.cluster.processes(role)[0] for role in ("prefill", "decode", "router"))
         time.sleep(0.6)  # workers update their metrics every 250 ms
         stage = "baton_router_stage_seconds"
@@ -74,25 +75,19 @@ class Path:
         return times[0] - started, times[1] - times[0], text
 
 
-def measure(paths, tokens):
-    """Runs ROUNDS prompts that share no prefix through every path -> {path: row's figures}."""
-    before = {path: path.counters() for path in paths}
-    times = {path: [] for path in paths}
+def measure(path, tokens):
+    """Runs ROUNDS prompts that share no prefix -> (the row's figures, the answers)."""
+    before = path.counters()
+    times, texts = [], []
     for number in range(ROUNDS):
         prompt = [300 + (7 * number + 13 * i + i * i + tokens) % 3000 for i in range(tokens)]
-        texts = set()
-        for path in paths[number % len(paths):] + paths[:number % len(paths)]:
-            first, second, text = path.ask(prompt)
-            times[path].append((first, second))
-            texts.add(text)
-        cluster.expect_equal(len(texts), 1, f"different answers to prompt {number} of {tokens} tokens")
-    figures = {}
-    for path in paths:
-        blocks, seconds, size, requests, transfer = (after - b for after, b in zip(path.counters(), before[path]))
-        first, second = (statistics.median(column) for column in zip(*times[path]))
-        figures[path] = [f"{size / ROUNDS / 2**20:.1f}", f"{seconds / blocks * 1e3:.3f}", f"{transfer / requests * 1e3:.2f}",
-                         f"{first * 1e3:.1f}", f"{second * 1e3:.2f}"]
-    return figures
+        first, second, text = path.ask(prompt)
+        times.append((first, second))
+        texts.append(text)
+    blocks, seconds, size, requests, transfer = (after - b for after, b in zip(path.counters(), before))
+    first, second = (statistics.median(column) for column in zip(*times))
+    return [f"{size / ROUNDS / 2**20:.1f}", f"{seconds / blocks * 1e3:.3f}", f"{transfer / requests * 1e3:.2f}", f"{first * 1e3:.1f}",
+            f"{second * 1e3:.2f}"], texts
 
 
 def main():
@@ -104,17 +99,22 @@ def main():
     parser.add_argument("--gpus", type=int, choices=(1, 2), default=1)
     args = parser.parse_args()
     is_new = not os.path.exists(args.csv)
-    with Path(args, "staged", "tcp,self", None) as staged, Path(args, "staged, UCX with CUDA", "tcp,self", args.ucx) as other, \
-            Path(args, "direct", DIRECT, args.ucx) as direct, open(args.csv, "a", encoding="utf-8") as file:
+    answers = {}  # by prompt's tokens, of the first path
+    with open(args.csv, "a", encoding="utf-8") as file:
         writer = csv.writer(file)
         if is_new:
             writer.writerow(FIELDS)
-        for tokens in PROMPT_TOKENS:
-            for path, figures in measure([staged, other, direct], tokens).items():
-                row = [args.machine, args.commit, "bench/cluster/handoff_bench.py", path.name, args.gpus, tokens, *figures]
-                writer.writerow(row)
-                file.flush()
-                print(", ".join(f"{name} {value}" for name, value in zip(FIELDS[3:], row[3:])), flush=True)
+        # One cluster at a time: even idle processes on a GPU cost the others milliseconds.
+        for name, transports, library in (("staged", "tcp,self", None), ("staged, UCX with CUDA", "tcp,self", args.ucx), ("direct", DIRECT, args.ucx)):
+            with Path(args, name, transports, library) as path:
+                measure(path, WARM_UP_TOKENS)
+                for tokens in PROMPT_TOKENS:
+                    figures, texts = measure(path, tokens)
+                    cluster.expect_equal(texts, answers.setdefault(tokens, texts), f"answers to prompts of {tokens} tokens, {name}")
+                    row = [args.machine, args.commit, "bench/cluster/handoff_bench.py", name, args.gpus, tokens, *figures]
+                    writer.writerow(row)
+                    file.flush()
+                    print(", ".join(f"{field} {value}" for field, value in zip(FIELDS[3:], row[3:])), flush=True)
     return 0
 
 

@@ -5,8 +5,7 @@
 #include <memory>
 
 #include "common/check.h"
-#include "router/openai/api.h"
-#include "router/openai/api_fakes.h"
+#include "router/openai/api_setup.h"
 #include "router/text/run_cache.h"
 #include "router/text/test_data.h"
 
@@ -64,24 +63,9 @@ StageSeconds TimeStages(const std::vector<std::string>& bodies) {
 }
 
 double FormatMicroseconds(const std::vector<int32_t>& tokens) {
-  const router::Tokenizer& tokenizer = RealTokenizer();
-  router::ApiConfig config;
-  config.max_context = 1 << 20;
-  const auto markup = *router::MarkupIds::Find(tokenizer);
-  const router::ChatEncoder encoder = *router::ChatEncoder::Create(tokenizer);
-  router::FakeDispatcher dispatcher;
-  CpuPool pool(1, 4);
-  router::GrammarChecker grammars([](std::string_view) { return absl::OkStatus(); }, {});
-  const SteadyClock clock;
-  router::Api api({.config = config,
-                   .tokenizer = tokenizer,
-                   .grammars = grammars,
-                   .markup = markup,
-                   .encoder = encoder,
-                   .dispatcher = dispatcher,
-                   .cpu_pool = pool,
-                   .clock = clock,
-                   .render_metrics = nullptr});
+  router::ApiSetup setup(RealTokenizer(), [](std::string_view) { return absl::OkStatus(); });
+  setup.config.max_context = 1 << 20;
+  router::Api api(setup.Parts());
   auto exchange = std::make_shared<router::FakeExchange>();
   router::HttpRequest request;
   request.method = "POST";
@@ -89,9 +73,9 @@ double FormatMicroseconds(const std::vector<int32_t>& tokens) {
   request.headers = {{"content-type", "application/json"}};
   request.body = R"({"messages": [{"role": "user", "content": "hi"}], "stream": true,)"
                  R"("chat_template_kwargs": {"thinking": false}})";
-  request.arrival = clock.Now();
+  request.arrival = setup.clock.Now();
   api.Handle(std::move(request), exchange);
-  const router::RequestSink& sink = dispatcher.submitted.at(0).sink;
+  const router::RequestSink& sink = setup.dispatcher.submitted.at(0).sink;
   sink({router::RequestAccepted{}});
   const double start = ThreadSeconds();
   for (const int32_t token : tokens) {

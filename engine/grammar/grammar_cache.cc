@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/status.h"
+
 namespace baton::engine {
 namespace {
 
@@ -14,29 +16,45 @@ constexpr size_t kBytesPerByte = 140;
 
 GrammarCounters GrammarCache::counters() const {
   MutexLock lock(mutex_);
-  return counters_;
+  GrammarCounters counters = counters_;
+  counters.memory_bytes = memory_.used();
+  counters.memory_refusals = memory_.refusals();
+  return counters;
 }
 
-absl::StatusOr<Matcher> GrammarCache::Get(std::string_view grammar) {
-  if (const std::shared_ptr<const Matcher> known = Find(grammar)) return known->Clone();
+absl::StatusOr<Matcher> GrammarCache::Compile(std::string_view grammar) {
   const absl::Time start = clock_.Now();
   absl::StatusOr<Matcher> compiled = Matcher::CreateWithMask(vocabulary_, grammar);
   const absl::Duration took = clock_.Now() - start;
-  std::shared_ptr<const Matcher> matcher;
-  if (compiled.ok()) matcher = std::make_shared<const Matcher>(*std::move(compiled));
-  {
-    MutexLock lock(mutex_);
-    counters_.compile_time += took;
-    ++(matcher ? counters_.compiled : counters_.refused);
-  }
-  if (matcher == nullptr) return compiled.status();
-  Keep({.grammar = std::string(grammar),
-        .matcher = matcher,
-        .bytes = matcher->StateBytes() + kBytesPerByte * grammar.size()});
-  return matcher->Clone();
+  MutexLock lock(mutex_);
+  counters_.compile_time += took;
+  if (compiled.ok())
+    ++counters_.compiled;
+  else
+    ++(absl::IsInvalidArgument(compiled.status()) ? counters_.refused : counters_.failures);
+  return compiled;
 }
 
-std::shared_ptr<const Matcher> GrammarCache::Find(std::string_view grammar) {
+absl::StatusOr<MeteredMatcher> GrammarCache::Get(std::string_view grammar, GrammarCharge room) {
+  if (const std::shared_ptr<const MeteredMatcher> known = Find(grammar))
+    return known->Clone(std::move(room));
+  ASSIGN_OR_RETURN(Matcher compiled, Compile(grammar));
+  auto rules = std::make_shared<GrammarCharge>(memory_);
+  RETURN_IF_ERROR(rules->Resize(kBytesPerByte * grammar.size()));
+  ASSIGN_OR_RETURN(MeteredMatcher matcher, MeteredMatcher::Create(std::move(compiled), rules,
+                                                                  grammar.size(), std::move(room)));
+  const size_t bytes = matcher.bytes() + rules->bytes();
+  if (bytes > limits_.cache_bytes || matcher.bytes() > memory_.room()) return matcher;
+  absl::StatusOr<MeteredMatcher> kept = matcher.Clone(Room());
+  if (kept.ok()) {
+    Keep({.grammar = std::string(grammar),
+          .matcher = std::make_shared<const MeteredMatcher>(*std::move(kept)),
+          .bytes = bytes});
+  }
+  return matcher;
+}
+
+std::shared_ptr<const MeteredMatcher> GrammarCache::Find(std::string_view grammar) {
   MutexLock lock(mutex_);
   const auto found =
       std::ranges::find_if(entries_, [&](const Entry& entry) { return entry.grammar == grammar; });
@@ -50,11 +68,11 @@ void GrammarCache::Keep(Entry entry) {
   MutexLock lock(mutex_);
   const bool is_known = std::ranges::any_of(
       entries_, [&](const Entry& known) { return known.grammar == entry.grammar; });
-  if (is_known || entry.bytes > max_bytes_) return;  // compiled twice at once, or too large
-  counters_.bytes += entry.bytes;
+  if (is_known) return;  // compiled twice at once
+  counters_.cache_bytes += entry.bytes;
   entries_.push_front(std::move(entry));
-  while (counters_.bytes > max_bytes_) {
-    counters_.bytes -= entries_.back().bytes;
+  while (counters_.cache_bytes > limits_.cache_bytes) {
+    counters_.cache_bytes -= entries_.back().bytes;
     entries_.pop_back();
   }
 }

@@ -13,31 +13,41 @@
 #include "common/clock.h"
 #include "common/grammar.h"
 #include "common/mutex.h"
+#include "engine/grammar/grammar_memory.h"
+#include "engine/grammar/metered_matcher.h"
 
 namespace baton::engine {
+
+struct GrammarLimits {
+  size_t memory_bytes = size_t{2} << 30;  // of all grammars and matchers, kept ones included
+  size_t cache_bytes = size_t{64} << 20;  // kept
+};
 
 struct GrammarCounters {
   uint64_t compiled = 0;
   uint64_t reused = 0;
-  uint64_t refused = 0;
+  uint64_t refused = 0;   // the grammar's fault
+  uint64_t failures = 0;  // ours
   absl::Duration compile_time;
-  size_t bytes = 0;  // kept
+  size_t cache_bytes = 0;
+  size_t memory_bytes = 0;       // of all, kept ones included
+  uint64_t memory_refusals = 0;  // matchers that had no room, or no more
 };
 
 // Grammars compiled once each, the last used of them kept: many requests come with the same schema,
-// and each request comes to a prefill and to a decode worker. Compiles outside its lock. Any
-// thread.
+// and each request comes to a prefill and to a decode worker. Bounds what they and their matchers
+// take together. Compiles outside its lock. Any thread.
 class GrammarCache {
  public:
-  static constexpr size_t kMaxBytes = size_t{64} << 20;
+  // Both outlive it, and it outlives its matchers.
+  GrammarCache(const Vocabulary& vocabulary, const Clock& clock, const GrammarLimits& limits = {})
+      : vocabulary_(vocabulary), clock_(clock), limits_(limits), memory_(limits.memory_bytes) {}
 
-  // Both outlive it. What is kept takes about `max_bytes` at most.
-  GrammarCache(const Vocabulary& vocabulary, const Clock& clock, size_t max_bytes = kMaxBytes)
-      : vocabulary_(vocabulary), clock_(clock), max_bytes_(max_bytes) {}
-
-  // A matcher at the grammar's start, whose first mask costs little. An error:
-  // CheckGrammar's.
-  absl::StatusOr<Matcher> Get(std::string_view grammar);
+  // A matcher at the grammar's start, whose first mask costs little; `room`, of Room, is used
+  // first. Errors: CheckGrammar's; kResourceExhausted: there is no memory for it.
+  absl::StatusOr<MeteredMatcher> Get(std::string_view grammar, GrammarCharge room);
+  absl::StatusOr<MeteredMatcher> Get(std::string_view grammar) { return Get(grammar, Room()); }
+  GrammarCharge Room() { return GrammarCharge(memory_); }
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   GrammarCounters counters() const;
@@ -45,16 +55,18 @@ class GrammarCache {
  private:
   struct Entry {
     std::string grammar;
-    std::shared_ptr<const Matcher> matcher;  // what a request's text needs stays with its copy
+    std::shared_ptr<const MeteredMatcher> matcher;  // a text's own needs stay with its copy
     size_t bytes = 0;
   };
 
-  std::shared_ptr<const Matcher> Find(std::string_view grammar);
+  absl::StatusOr<Matcher> Compile(std::string_view grammar);
+  std::shared_ptr<const MeteredMatcher> Find(std::string_view grammar);
   void Keep(Entry entry);
 
   const Vocabulary& vocabulary_;
   const Clock& clock_;
-  const size_t max_bytes_;
+  const GrammarLimits limits_;
+  GrammarMemory memory_;
   mutable Mutex mutex_;
   std::list<Entry> entries_ GUARDED_BY(mutex_);  // the last used first
   GrammarCounters counters_ GUARDED_BY(mutex_);

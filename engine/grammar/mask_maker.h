@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -12,6 +13,7 @@
 
 #include "common/sampling_spec.h"
 #include "engine/grammar/grammar_cache.h"
+#include "engine/grammar/grammar_memory.h"
 #include "engine/grammar/mask_source.h"
 
 namespace baton::engine {
@@ -21,13 +23,17 @@ namespace baton::engine {
 class PendingMasks {
  public:
   bool IsReady() const { return is_ready_.load(std::memory_order_acquire); }
-  // Once ready. kInvalidArgument: the grammar is the client's fault; else the worker failed.
+  // Once ready. kInvalidArgument: the grammar is the client's fault; kResourceExhausted: there is
+  // no memory for it; else the worker failed.
   const absl::Status& status() const { return status_; }
   // Once ready and OK: those of sequence `index`, once.
   MaskSource Take(size_t index) { return std::move(sources_.at(index)); }
 
  private:
   friend class MaskMaker;
+  explicit PendingMasks(GrammarCharge room) : room_(std::move(room)) {}
+
+  GrammarCharge room_;  // of what is not made yet
   absl::Status status_;
   std::vector<MaskSource> sources_;
   std::atomic<bool> is_ready_ = false;  // set last
@@ -47,7 +53,7 @@ class MaskMaker {
   // cannot follow. What it says of the grammar comes with the masks.
   absl::Status Check(const MaskRules& rules) const;
   // One source for each list of tokens that are taken already, in their order; null for empty
-  // rules. kResourceExhausted: too many wait.
+  // rules. kResourceExhausted: too many wait, or there is no memory for usual ones.
   absl::StatusOr<std::shared_ptr<PendingMasks>> Start(const MaskRules& rules,
                                                       std::vector<std::vector<int32_t>> taken);
 

@@ -2,8 +2,10 @@
 
 #include <deque>
 #include <fstream>
-#include <iterator>
 #include <string>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
@@ -11,20 +13,12 @@
 
 #include "common/clock.h"
 #include "common/cpu_pool.h"
+#include "common/demo_vocabulary.h"
 
 namespace baton::engine {
 namespace {
 
 using testing::HasSubstr;
-
-const Vocabulary& Demo() {
-  static const Vocabulary vocabulary = [] {
-    std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-    return *Vocabulary::FromTokenizerJson(
-        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
-  }();
-  return vocabulary;
-}
 
 MaskRules RulesOf(const std::string& grammar) {
   MaskRules rules;
@@ -47,7 +41,7 @@ class MaskMakerTest : public testing::Test {
   }
 
   ManualClock clock_;
-  GrammarCache grammars_{Demo(), clock_};
+  GrammarCache grammars_{DemoVocabulary(), clock_};
   std::deque<std::function<void()>> tasks_;
   MaskMaker maker_{grammars_, [this](std::function<void()> task) {
                      if (tasks_.size() == 2) return false;
@@ -98,6 +92,24 @@ TEST_F(MaskMakerTest, SaysWhatIsWrong) {
   EXPECT_EQ(maker_.Check(rules).code(), absl::StatusCode::kInvalidArgument);
 }
 
+// Without address space for the thread that compiles it.
+TEST_F(MaskMakerTest, CountsItsOwnFailuresApart) {
+  EXPECT_FALSE(grammars_.Get("start: nothing").ok());
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit tight = before;
+  tight.rlim_cur = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{128} << 20);
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &tight), 0);
+  const absl::Status status = grammars_.Get(Digits(3)).status();
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(grammars_.counters().refused, 1u);
+  EXPECT_EQ(grammars_.counters().failures, 1u);
+  EXPECT_TRUE(grammars_.Get(Digits(3)).ok()) << "there may be one later";
+}
+
 // A grammar that takes no text at all is the client's error.
 TEST_F(MaskMakerTest, RefusesAGrammarWithAnEmptyFirstMask) {
   const absl::Status status = grammars_.Get("start: a\na: b\nb: a\n").status();
@@ -117,14 +129,14 @@ TEST_F(MaskMakerTest, TakesWhatWasReceived) {
 }
 
 TEST_F(MaskMakerTest, KeepsTheGrammarsThatWereUsedLast) {
-  GrammarCache all(Demo(), clock_);
+  GrammarCache all(DemoVocabulary(), clock_);
   for (int i = 1; i <= 3; ++i) ASSERT_TRUE(all.Get(Digits(i)).ok());
-  const size_t three = all.counters().bytes;
+  const size_t three = all.counters().cache_bytes;
   EXPECT_GT(three, 0u);
 
-  GrammarCache two(Demo(), clock_, three - 1);
+  GrammarCache two(DemoVocabulary(), clock_, {.cache_bytes = three - 1});
   for (int i = 1; i <= 3; ++i) ASSERT_TRUE(two.Get(Digits(i)).ok());
-  EXPECT_LT(two.counters().bytes, three);
+  EXPECT_LT(two.counters().cache_bytes, three);
   ASSERT_TRUE(two.Get(Digits(2)).ok());
   EXPECT_EQ(two.counters().compiled, 3u);
   EXPECT_EQ(two.counters().reused, 1u);
@@ -132,16 +144,17 @@ TEST_F(MaskMakerTest, KeepsTheGrammarsThatWereUsedLast) {
   ASSERT_TRUE(two.Get(Digits(2)).ok());
   EXPECT_EQ(two.counters().compiled, 4u);
 
-  GrammarCache none(Demo(), clock_, 1);
+  GrammarCache none(DemoVocabulary(), clock_, {.cache_bytes = 1});
   for (int i = 0; i < 2; ++i) EXPECT_TRUE(none.Get(Digits(1)).ok());
   EXPECT_EQ(none.counters().compiled, 2u);
-  EXPECT_EQ(none.counters().bytes, 0u);
+  EXPECT_EQ(none.counters().cache_bytes, 0u);
 }
 
 // Two threads at once, the same grammar and others.
 TEST_F(MaskMakerTest, ThreadsShareTheCache) {
   CpuPool pool(2, 100);
-  MaskMaker maker(grammars_, [&](std::function<void()> task) { return pool.TryRun(task); });
+  MaskMaker maker(grammars_,
+                  [&](std::function<void()> task) { return pool.TryRun(std::move(task)); });
   std::vector<std::shared_ptr<PendingMasks>> all;
   for (int i = 0; i < 40; ++i) all.push_back(*maker.Start(RulesOf(Digits(1 + i % 4)), {{}, {}}));
   for (const auto& masks : all) {

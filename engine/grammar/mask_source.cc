@@ -1,6 +1,7 @@
 #include "engine/grammar/mask_source.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
@@ -29,6 +30,10 @@ absl::Status CheckIds(const Vocabulary& vocabulary, std::string_view field,
 
 }  // namespace
 
+bool IsMaskFailure(const absl::Status& status) {
+  return !status.ok() && !absl::IsInvalidArgument(status) && !absl::IsResourceExhausted(status);
+}
+
 std::span<uint32_t> MaskBuffer::Take(size_t words) {
   if (used_ == rows_.size()) rows_.emplace_back();
   std::vector<uint32_t>& row = rows_[used_++];
@@ -44,12 +49,13 @@ absl::Status MaskSource::Check(const Vocabulary& vocabulary, const MaskRules& ru
       "masks.starts_in_reasoning is set, but the vocabulary has no token </think>");
 }
 
-absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const MaskRules& rules) {
+absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const MaskRules& rules,
+                                              GrammarCharge room) {
   const Vocabulary& vocabulary = grammars.vocabulary();
   RETURN_IF_ERROR(Check(vocabulary, rules));
   MaskSource source(vocabulary);
   if (!rules.grammar.empty()) {
-    absl::StatusOr<Matcher> matcher = grammars.Get(rules.grammar);
+    absl::StatusOr<MeteredMatcher> matcher = grammars.Get(rules.grammar, std::move(room));
     if (!matcher.ok()) {
       return absl::Status(matcher.status().code(),
                           absl::StrFormat("masks.grammar: %s", matcher.status().message()));
@@ -113,8 +119,7 @@ absl::Status MaskSource::TakeMatched(int32_t token) {
     return absl::OkStatus();
   }
   const absl::Status taken = matcher_->Consume(token);
-  if (absl::IsInvalidArgument(taken)) return taken;
-  if (!taken.ok()) return NotAllowed(token);
+  if (!taken.ok()) return IsMaskFailure(taken) ? NotAllowed(token) : taken;
   ++state_.num_matched;
   if (matcher_->IsStopped()) state_.phase = Phase::kEnd;
   return absl::OkStatus();

@@ -13,6 +13,8 @@
 #include "common/grammar.h"
 #include "common/sampling_spec.h"
 #include "engine/grammar/grammar_cache.h"
+#include "engine/grammar/grammar_memory.h"
+#include "engine/grammar/metered_matcher.h"
 
 namespace baton::engine {
 
@@ -30,6 +32,9 @@ class MaskBuffer {
   size_t used_ = 0;
 };
 
+// Whether masks failed by an error of ours: the client is not at fault, and memory does not lack.
+bool IsMaskFailure(const absl::Status& status);
+
 // Says which tokens of one sequence may come next: reasoning up to and with </think>, the forced
 // prefix, the grammar, then eos alone (MaskRules). A pure function of the rules and of the tokens
 // taken since the prompt, so a replay makes the same masks. One thread at a time.
@@ -38,11 +43,17 @@ class MaskSource {
   // kInvalidArgument names the field that a worker with this vocabulary cannot follow, but for the
   // grammar's text.
   static absl::Status Check(const Vocabulary& vocabulary, const MaskRules& rules);
-  // `rules` are not empty; `grammars` outlives it. Errors: as Check, and the grammar's own.
-  static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules);
+  // `rules` are not empty; `grammars` outlives it; `room` is its. Errors: as Check, and the
+  // grammar's own.
+  static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules,
+                                           GrammarCharge room);
+  static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules) {
+    return Create(grammars, rules, grammars.Room());
+  }
 
   // The next generated token. An error is final: kInternal if the rules do not allow the token,
-  // kInvalidArgument if the grammar is beyond a limit.
+  // kInvalidArgument if the grammar is beyond a limit, kResourceExhausted if the worker has no more
+  // memory for it.
   absl::Status Take(int32_t token);
   int num_taken() const { return state_.num_taken; }
 
@@ -72,7 +83,7 @@ class MaskSource {
   TokenMask OnlyToken(int32_t token, MaskBuffer& buffer) const;
 
   const Vocabulary* vocabulary_;
-  std::optional<Matcher> matcher_;
+  std::optional<MeteredMatcher> matcher_;
   std::vector<int32_t> forced_prefix_;
   std::optional<int64_t> thinking_budget_;
   std::vector<uint32_t> reasoning_mask_;  // empty: no bans

@@ -1,13 +1,11 @@
 #include "engine/grammar/mask_source.h"
 
-#include <fstream>
-#include <iterator>
-
 #include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 #include "common/clock.h"
+#include "common/demo_vocabulary.h"
 #include "common/rng.h"
 
 namespace baton::engine {
@@ -23,26 +21,13 @@ constexpr char kSchema[] =
     R"("n":{"type":"integer"},"tags":{"type":"array","items":{"enum":["a","bc"]},"maxItems":3}},)"
     R"("required":["name","n","tags"],"additionalProperties":false})";
 
-Vocabulary ReadDemo() {
-  std::ifstream file("models/demo/tokenizer.json", std::ios::binary);
-  const std::string json((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  return *Vocabulary::FromTokenizerJson(json);
-}
-
-std::vector<int32_t> Ids(TokenMask mask) {
-  std::vector<int32_t> ids;
-  for (size_t v = 0; v < 32 * mask.size(); ++v)
-    if ((mask[v / 32] >> (v % 32) & 1) != 0) ids.push_back(static_cast<int32_t>(v));
-  return ids;
-}
-
 class MaskSourceTest : public testing::Test {
  protected:
   MaskSource Make(const MaskRules& rules) { return *MaskSource::Create(grammars_, rules); }
   std::vector<int32_t> Next(MaskSource& source) {
     std::vector<TokenMask> masks;
     EXPECT_TRUE(source.AppendMasks({}, buffer_, masks).ok());
-    return Ids(masks.at(0));
+    return AllowedIds(masks.at(0));
   }
   std::string ErrorOf(const MaskRules& rules) {
     const absl::Status status = MaskSource::Create(grammars_, rules).status();
@@ -65,7 +50,7 @@ class MaskSourceTest : public testing::Test {
     return tokens;
   }
 
-  const Vocabulary vocabulary_ = ReadDemo();
+  const Vocabulary& vocabulary_ = DemoVocabulary();
   const int32_t end_of_thinking_ = *vocabulary_.FindSpecial("</think>");
   ManualClock clock_;
   GrammarCache grammars_{vocabulary_, clock_};
@@ -184,7 +169,7 @@ TEST_F(MaskSourceTest, MasksOfDraftsAreThoseOfTheirTexts) {
       ASSERT_EQ(masks.size(), count + 1);
       for (size_t i = 0; i <= count; ++i) {
         if (at + i == expected.size()) break;
-        EXPECT_EQ(Ids(masks[i]), i <= valid ? expected[at + i] : std::vector<int32_t>());
+        EXPECT_EQ(AllowedIds(masks[i]), i <= valid ? expected[at + i] : std::vector<int32_t>());
       }
       ASSERT_TRUE(source.Take(tokens[at]).ok());
     }
@@ -210,7 +195,7 @@ TEST_F(MaskSourceTest, AReplayMakesTheSameMasks) {
       buffer_.Clear();
       std::vector<TokenMask> masks;
       ASSERT_TRUE(source.AppendMasks(run.first(rows - 1), buffer_, masks).ok());
-      for (size_t i = 0; i < rows; ++i) EXPECT_EQ(Ids(masks[i]), expected[at + i]);
+      for (size_t i = 0; i < rows; ++i) EXPECT_EQ(AllowedIds(masks[i]), expected[at + i]);
       for (const int32_t token : run) ASSERT_TRUE(source.Take(token).ok());
       at += rows;
     }

@@ -4,38 +4,43 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
-#include "engine/pages/sequence.h"
 #include "kernels/ops.h"
 #include "kernels/weights.h"
 
 namespace baton::engine {
 
-// What a main step left of one sequence: rows first .. end - 1 stay, and the tokens after them are
-// known.
+// One run of the main step, before its tokens are known.
 struct DraftRequest {
   int tail_slot = 0;
-  int first_row = 0;  // of the step, its row of position `first`
-  int first = 0;
-  std::vector<int32_t>
-      tokens;  // positions first .. end, or .. end - 1 where token `end` is not known yet
-  bool wants_drafts = false;  // token `end` is known and the sequence goes on here
-  uint64_t key = 0;           // of its sampling noise
-  const SamplingSpec* spec = nullptr;
-  std::vector<int32_t> drafts;  // out: for positions end + 1 ..
+  int first = 0, rows = 0;  // the run's
+  bool is_verify = false;
+  // `first` and `drafts` (in: whether the sequence goes on here) are the drafter's to set.
+  kernels::AcceptRun accept;
+
+  // Whether the token after the last row that stays is known, or will be if nothing fails.
+  bool HasNext() const {
+    return accept.choice != kernels::AcceptRun::kNone ||
+           accept.next_token != kernels::AcceptRun::kNone;
+  }
 };
 
 // Keeps the MTP's window rows up with the main model, and drafts (model.md 8.2, 8.3). Row i is made
 // when token i + 1 is known: in the step that computed position i, or in the next one, from the H
 // the slot has kept. Of a long chunk only the last `window` rows are made: older ones are out of
-// every later row's sight. Changes speed, never text. Engine thread.
+// every later row's sight. What is accepted is known only when the step is harvested, so plans look
+// at what may be. Changes speed, never text. Engine thread.
 class Drafter {
  public:
   Drafter(kernels::Ops& ops, const kernels::ModelWeights& weights, int window, int num_tail_slots);
 
-  // After the main step's samples, before any other step. num_drafts = 0: only the rows.
-  absl::Status Run(std::span<DraftRequest> requests, int num_drafts);
+  // After the main step's choices are queued: accepts, makes rows, drafts. num_drafts = 0: only the
+  // rows. Returns how many drafts of each run that drafts there will be.
+  absl::StatusOr<int> Run(std::span<DraftRequest> requests, int num_drafts);
+  // When the step is harvested, before the next one: `accepted` rows of the run stay, and the token
+  // after them is known or not.
+  void Note(const DraftRequest& request, int accepted, bool has_next);
 
   void Reset(int tail_slot);
   void Resume(int tail_slot, int num_tokens, bool has_drafter_state);
@@ -48,16 +53,13 @@ class Drafter {
     int next = 0;
     int valid_from = 0;
   };
-  struct Plan {
-    DraftRequest* request = nullptr;
-    int first = 0;  // rows first .. last
-    int last = 0;
-    bool drafts = false;
+  // Rows there may be.
+  struct RowCounts {
+    int rows = 0;
+    int drafting = 0;  // of these
   };
 
-  std::vector<Plan> MakePlans(std::span<DraftRequest> requests, int num_drafts);
-  absl::Status StoreRows(std::span<const Plan> plans);
-  absl::Status Draft(std::span<const Plan> plans, int num_drafts);
+  RowCounts Plan(std::span<DraftRequest> requests, int num_drafts) const;
 
   kernels::Ops& ops_;
   const kernels::ModelWeights& weights_;

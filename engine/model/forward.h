@@ -22,7 +22,8 @@ absl::Status StoreLayerRows(kernels::Ops& ops, const kernels::LayerWeights& laye
 // Merges the last branch: afterwards the streams are the layer's output.
 absl::Status FinishLayers(kernels::Ops& ops);
 
-// Embedding, all layers, last merge: the streams of every row of the step, before hc_head.
-absl::Status RunModel(kernels::Ops& ops, const kernels::ModelWeights& weights);
+// Embedding, all layers, last merge: the streams of every row of the step, before hc_head; with
+// `has_head` the logits of every row too.
+absl::Status RunModel(kernels::Ops& ops, const kernels::ModelWeights& weights, bool has_head);
 
 }  // namespace baton::engine

@@ -55,10 +55,6 @@ ModelRunner::Run ModelRunner::MakeRun(const SequenceRun& plan, const Sequence& s
   CHECK(num_drafts == 0 || plan.kind == RowKind::kVerify);
   run.tokens.insert(run.tokens.end(), sequence.drafts.begin(),
                     sequence.drafts.begin() + num_drafts);
-  if (plan.kind == RowKind::kPrefill) return run;
-  run.generated.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
-  run.generated.insert(run.generated.end(), sequence.drafts.begin(),
-                       sequence.drafts.begin() + num_drafts);
   return run;
 }
 
@@ -81,13 +77,16 @@ absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTabl
                     .num_pages = static_cast<int32_t>(pages.size())});
   }
   RETURN_IF_ERROR(ops_.AdvanceStep({.runs = rows}));
-  return RunModel(ops_, weights_);
+  const auto is_prefill = [](const Run& run) { return run.plan.kind == RowKind::kPrefill; };
+  has_logits_ = row <= options_.max_head_rows && std::ranges::none_of(runs_, is_prefill);
+  return RunModel(ops_, weights_, has_logits_);
 }
 
 // Every row of a verify or replay run, and the last row of a prompt once per choice; rows
 // ascending.
-std::vector<ModelRunner::Choice> ModelRunner::MakeChoices() {
-  std::vector<Choice> choices;
+void ModelRunner::MakeChoices() {
+  kept_.clear();
+  fetched_.clear();
   for (size_t r = 0; r < runs_.size(); ++r) {
     Run& run = runs_[r];
     const int rows = run.plan.rows;
@@ -96,12 +95,14 @@ std::vector<ModelRunner::Choice> ModelRunner::MakeChoices() {
     if (is_prefill) count = run.plan.samples_first_token ? run.sequence->choices.size() : 0;
     run.chosen.resize(count);
     run.is_empty.resize(count);
+    // Several choices part ways here, each with a tail of its own: the drafter takes none.
+    const bool is_kept = !is_prefill || count == 1;
+    if (is_kept) run.first_kept = static_cast<int>(kept_.size());
     for (size_t i = 0; i < count; ++i) {
       const int row = run.first_row + (is_prefill ? rows - 1 : static_cast<int>(i));
-      choices.push_back({.row = row, .run = r, .record = i});
+      (is_kept ? kept_ : fetched_).push_back({.row = row, .run = r, .record = i});
     }
   }
-  return choices;
 }
 
 // logits_row is filled in by the caller.
@@ -123,8 +124,17 @@ SampleRow ModelRunner::SampleRowOf(const Choice& choice) const {
   return row;
 }
 
-// Logits and choices in groups of at most max_head_rows rows. The choices of one row stay together.
-absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices) {
+absl::Status ModelRunner::HeadOf(std::span<const int32_t> rows) {
+  return ops_.Head({.step = ops_.view(),
+                    .rows = rows,
+                    .mix = weights_.head_mix,
+                    .norm = weights_.norm,
+                    .head = weights_.head});
+}
+
+// Logits, unless all rows have them, and choices in groups of at most max_head_rows rows. The
+// choices of one row stay together.
+absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices, bool are_kept) {
   size_t done = 0;
   while (done < choices.size()) {
     std::vector<int32_t> head_rows;
@@ -137,15 +147,11 @@ absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices) {
       rows.push_back(SampleRowOf(choices[end]));
       rows.back().logits_row = static_cast<int32_t>(head_rows.size()) - 1;
     }
-    std::vector<TokenRecord> chosen(rows.size());
-    std::vector<uint8_t> is_empty(rows.size());
-    RETURN_IF_ERROR(ops_.Head({.step = ops_.view(),
-                               .rows = head_rows,
-                               .mix = weights_.head_mix,
-                               .norm = weights_.norm,
-                               .head = weights_.head}));
+    if (!has_logits_) RETURN_IF_ERROR(HeadOf(head_rows));
+    std::vector<TokenRecord> chosen(are_kept ? 0 : rows.size());
+    std::vector<uint8_t> is_empty(chosen.size());
     RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}));
-    for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t i = 0; i < chosen.size(); ++i) {
       Run& run = runs_[choices[done + i].run];
       run.chosen[choices[done + i].record] = std::move(chosen[i]);
       run.is_empty[choices[done + i].record] = is_empty[i];
@@ -189,11 +195,7 @@ absl::Status ModelRunner::ScorePromptRows(Run& run, int begin, int end) {
   }
   std::vector<TokenRecord> scored(count);
   std::vector<uint8_t> is_empty(count);
-  RETURN_IF_ERROR(ops_.Head({.step = ops_.view(),
-                             .rows = head_rows,
-                             .mix = weights_.head_mix,
-                             .norm = weights_.norm,
-                             .head = weights_.head}));
+  RETURN_IF_ERROR(HeadOf(head_rows));
   RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = scored, .is_empty = is_empty}));
   for (size_t i = 0; i < count; ++i) {
     if (is_empty[i] != 0) {  // its logit is -inf
@@ -208,7 +210,6 @@ absl::Status ModelRunner::ScorePromptRows(Run& run, int begin, int end) {
 
 SequenceTokens ModelRunner::AcceptPrefill(const Run& run) const {
   SequenceTokens result;
-  result.accepted_rows = run.plan.rows;
   for (size_t i = 0; i < run.chosen.size(); ++i) {
     if (run.is_empty[i] != 0) {
       result.status = NoTokenLeft(*run.sequence, run.plan.first_position + run.plan.rows);
@@ -221,7 +222,6 @@ SequenceTokens ModelRunner::AcceptPrefill(const Run& run) const {
 // The record wins; the sampler's choices are only compared.
 SequenceTokens ModelRunner::AcceptReplay(const Run& run) const {
   SequenceTokens result;
-  result.accepted_rows = run.plan.rows;
   result.tokens.resize(1);
   for (size_t i = 0; i < run.chosen.size(); ++i) {
     const size_t position = static_cast<size_t>(run.plan.first_position) + i + 1;
@@ -234,16 +234,9 @@ SequenceTokens ModelRunner::AcceptReplay(const Run& run) const {
 
 SequenceTokens ModelRunner::AcceptVerify(const Run& run) const {
   SequenceTokens result;
-  std::vector<TokenRecord>& tokens = result.tokens.emplace_back();
-  for (size_t i = 0; i < run.chosen.size(); ++i) {
-    if (run.is_empty[i] != 0) break;
-    tokens.push_back(run.chosen[i]);
-    const bool is_draft_right =
-        i + 1 < run.tokens.size() && run.tokens[i + 1] == tokens.back().token;
-    if (!is_draft_right) break;
-  }
-  result.accepted_rows = static_cast<int>(tokens.size());
-  if (tokens.empty()) result.status = NoTokenLeft(*run.sequence, run.plan.first_position + 1);
+  const auto chosen = std::span(run.chosen).first(static_cast<size_t>(run.accepted_rows));
+  result.tokens.emplace_back(chosen.begin(), chosen.end());
+  if (chosen.empty()) result.status = NoTokenLeft(*run.sequence, run.plan.first_position + 1);
   return result;
 }
 
@@ -261,57 +254,85 @@ SequenceTokens ModelRunner::Accept(const Run& run) const {
       break;
   }
   result.sequence = run.plan.sequence;
+  result.accepted_rows = run.accepted_rows;
   return result;
 }
 
-DraftRequest ModelRunner::DraftRequestOf(const Run& run, const SequenceTokens& accepted) const {
+DraftRequest ModelRunner::DraftRequestOf(const Run& run) const {
   const Sequence& sequence = *run.sequence;
-  const int first = run.plan.first_position, end = first + accepted.accepted_rows;
+  const int end = run.plan.first_position + run.plan.rows;
   DraftRequest request;
   request.tail_slot = sequence.tail_slot;
-  request.first_row = run.first_row;
-  request.first = first;
-  request.key = KeyOf(sequence, 0);
-  request.spec = &sequence.sampling;
-  request.tokens.assign(run.tokens.begin(), run.tokens.begin() + accepted.accepted_rows);
-  if (end < Size(sequence.tokens)) {
-    request.tokens.push_back(sequence.tokens[static_cast<size_t>(end)]);
-    request.wants_drafts = run.plan.kind == RowKind::kReplay && end + 1 == Size(sequence.tokens);
-    return request;
+  request.first = run.plan.first_position;
+  request.rows = run.plan.rows;
+  request.is_verify = run.plan.kind == RowKind::kVerify;
+  kernels::AcceptRun& accept = request.accept;
+  accept.key = KeyOf(sequence, 0);
+  accept.spec = &sequence.sampling;
+  if (request.is_verify) {
+    accept.choice = run.first_kept;
+    accept.drafts = true;
+  } else if (end < Size(sequence.tokens)) {
+    accept.next_token = sequence.tokens[static_cast<size_t>(end)];
+    accept.drafts = run.plan.kind == RowKind::kReplay && end + 1 == Size(sequence.tokens);
+  } else if (run.chosen.size() == 1) {
+    const bool is_recorded = !sequence.received.empty() && !sequence.received[0].empty();
+    if (is_recorded) accept.next_token = sequence.received[0][0];
+    accept.choice = run.first_kept;
+    accept.drafts = true;
   }
-  // Several choices part ways here, each with a tail of its own.
-  if (sequence.choices.size() != 1 || accepted.tokens.empty()) return request;
-  const bool is_recorded = run.plan.kind == RowKind::kPrefill && !sequence.received.empty() &&
-                           !sequence.received[0].empty();
-  request.tokens.push_back(is_recorded ? sequence.received[0][0] : accepted.tokens[0].back().token);
-  request.wants_drafts = true;
   return request;
+}
+
+// Waits for the device, and sorts what it hands out into the runs.
+absl::StatusOr<Harvest> ModelRunner::HarvestStep(StepId step,
+                                                 std::span<const DraftRequest> requests,
+                                                 int num_drafts) {
+  std::vector<TokenRecord> chosen(kept_.size());
+  std::vector<uint8_t> is_empty(kept_.size());
+  std::vector<int32_t> accepted(runs_.size());
+  std::vector<int32_t> drafts(static_cast<size_t>(num_drafts) * runs_.size());
+  RETURN_IF_ERROR(ops_.Harvest(
+      {.chosen = chosen, .is_empty = is_empty, .accepted = accepted, .drafts = drafts}));
+  for (size_t i = 0; i < kept_.size(); ++i) {
+    Run& run = runs_[kept_[i].run];
+    run.chosen[kept_[i].record] = std::move(chosen[i]);
+    run.is_empty[kept_[i].record] = is_empty[i];
+  }
+  Harvest harvest;
+  harvest.step = step;
+  for (size_t r = 0; r < runs_.size(); ++r) {
+    Run& run = runs_[r];
+    run.accepted_rows = accepted[r];
+    SequenceTokens& result = harvest.sequences.emplace_back(Accept(run));
+    result.prompt_logprobs = std::move(run.prompt_logprobs);
+    drafter_.Note(requests[r], run.accepted_rows, requests[r].HasNext() && result.status.ok());
+    for (size_t d = r; d < drafts.size() && drafts[d] >= 0; d += runs_.size()) {
+      result.next_drafts.push_back(drafts[d]);
+    }
+  }
+  return harvest;
 }
 
 absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable&) {
   CHECK(!harvest_ && runs_.size() == plan.runs.size());
-  for (size_t i = 0; i < runs_.size(); ++i) runs_[i].plan.masks = plan.runs[i].masks;
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    Run& run = runs_[i];
+    run.plan.masks = plan.runs[i].masks;
+    if (run.plan.kind == RowKind::kPrefill) continue;
+    const Sequence& s = *run.sequence;  // only now: the device is busy meanwhile
+    run.generated.assign(s.tokens.begin() + s.prompt_tokens, s.tokens.end());
+    run.generated.insert(run.generated.end(), s.drafts.begin(), s.drafts.end());
+  }
   for (Run& run : runs_) RETURN_IF_ERROR(ScorePrompt(run));
-  const std::vector<Choice> choices = MakeChoices();
-  RETURN_IF_ERROR(SampleChoices(choices));
-  Harvest harvest;
-  harvest.step = plan.step;
+  MakeChoices();
+  RETURN_IF_ERROR(SampleChoices(fetched_, /*are_kept=*/false));
+  RETURN_IF_ERROR(SampleChoices(kept_, /*are_kept=*/true));
   std::vector<DraftRequest> requests;
-  std::vector<size_t> requesters;
-  for (Run& run : runs_) {
-    SequenceTokens& accepted = harvest.sequences.emplace_back(Accept(run));
-    accepted.prompt_logprobs = std::move(run.prompt_logprobs);
-    if (!accepted.status.ok()) continue;
-    requests.push_back(DraftRequestOf(run, accepted));
-    requesters.push_back(harvest.sequences.size() - 1);
-  }
-  RETURN_IF_ERROR(drafter_.Run(requests, plan.num_drafts));
-  for (size_t i = 0; i < requests.size(); ++i) {
-    harvest.sequences[requesters[i]].next_drafts = std::move(requests[i].drafts);
-  }
+  for (const Run& run : runs_) requests.push_back(DraftRequestOf(run));
+  ASSIGN_OR_RETURN(const int num_drafts, drafter_.Run(requests, plan.num_drafts));
+  ASSIGN_OR_RETURN(harvest_, HarvestStep(plan.step, requests, num_drafts));
   runs_.clear();
-  if (options_.device != nullptr) RETURN_IF_ERROR(options_.device->Synchronize());
-  harvest_ = std::move(harvest);
   return absl::OkStatus();
 }
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 #include "engine/model/drafter.h"
 #include "engine/step.h"
@@ -18,14 +18,12 @@ namespace baton::engine {
 struct ModelRunnerOptions {
   int num_tail_slots = 0;  // of the ops
   int max_head_rows = 0;   // of the ops; at least the sequences of a step
-  // Of the ops: waited for before a step counts as done, since pages travel then. Null: phases are
-  // done when they return.
-  kernels::Device* device = nullptr;
 };
 
 // Runs steps of one model on one back end: Forward, then sampling, acceptance and drafting
-// (contracts.md 2.4). Every step's effects on a sequence depend on its tokens alone (L0); drafts
-// change how many rows a step keeps, never which tokens. `ops`, `weights` outlive it. Engine
+// (contracts.md 2.4), which the back end goes through without a word from here; it is waited for
+// once, when all is queued. Every step's effects on a sequence depend on its tokens alone (L0);
+// drafts change how many rows a step keeps, never which tokens. `ops`, `weights` outlive it. Engine
 // thread. A planner's rows a step must not exceed the ops' max_rows.
 class ModelRunner final : public StepRunner {
  public:
@@ -52,7 +50,9 @@ class ModelRunner final : public StepRunner {
     std::vector<int32_t> generated;   // emitted tokens and the drafts of this run
     std::vector<TokenRecord> chosen;  // by row, or by choice of a prefill run
     std::vector<uint8_t> is_empty;
-    std::vector<TokenRecord> prompt_logprobs;  // of a prefill run that reports them
+    std::vector<TokenRecord> prompt_logprobs;    // of a prefill run that reports them
+    int first_kept = kernels::AcceptRun::kNone;  // of its records in kept_
+    int accepted_rows = 0;
   };
   // One token to be chosen: row of the step, its run, and which of the run's records it becomes.
   struct Choice {
@@ -62,8 +62,9 @@ class ModelRunner final : public StepRunner {
   };
 
   Run MakeRun(const SequenceRun& plan, const Sequence& sequence, int first_row) const;
-  std::vector<Choice> MakeChoices();
-  absl::Status SampleChoices(std::span<const Choice> choices);
+  void MakeChoices();
+  absl::Status HeadOf(std::span<const int32_t> rows);
+  absl::Status SampleChoices(std::span<const Choice> choices, bool are_kept);
   absl::Status ScorePrompt(Run& run);
   absl::Status ScorePromptRows(Run& run, int begin, int end);
   kernels::SampleRow SampleRowOf(const Choice& choice) const;
@@ -71,13 +72,19 @@ class ModelRunner final : public StepRunner {
   SequenceTokens AcceptPrefill(const Run& run) const;
   SequenceTokens AcceptReplay(const Run& run) const;
   SequenceTokens AcceptVerify(const Run& run) const;
-  DraftRequest DraftRequestOf(const Run& run, const SequenceTokens& accepted) const;
+  DraftRequest DraftRequestOf(const Run& run) const;
+  absl::StatusOr<Harvest> HarvestStep(StepId step, std::span<const DraftRequest> requests,
+                                      int num_drafts);
 
   kernels::Ops& ops_;
   const kernels::ModelWeights& weights_;
   const ModelRunnerOptions options_;
   Drafter drafter_;
   std::vector<Run> runs_;
+  bool has_logits_ = false;  // of every row of the step, in order
+  // The step's choices: what the device keeps, in its order, and first tokens of prompts with
+  // several, which are fetched at once.
+  std::vector<Choice> kept_, fetched_;
   std::optional<Harvest> harvest_;
 };
 

@@ -6,10 +6,9 @@
 namespace baton::engine {
 namespace {
 
-absl::Status EnterDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                          std::span<const int32_t> source_row) {
+absl::Status EnterDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights, bool goes_on) {
   return ops.DraftInput(
-      {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .source_row = source_row});
+      {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .goes_on = goes_on});
 }
 
 absl::Status DraftOnce(kernels::Ops& ops, const kernels::ModelWeights& weights) {
@@ -24,30 +23,21 @@ absl::Status DraftOnce(kernels::Ops& ops, const kernels::ModelWeights& weights) 
   return ops.KeepDraft();
 }
 
-absl::Status DraftAgain(kernels::Ops& ops, const kernels::ModelWeights& weights) {
-  RETURN_IF_ERROR(EnterDrafter(ops, weights, {}));
-  return DraftOnce(ops, weights);
-}
-
 }  // namespace
 
-absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                              std::span<const int32_t> source_row) {
-  RETURN_IF_ERROR(EnterDrafter(ops, weights, source_row));
-  return ops.Repeat(kernels::StepPart::kDrafterRows, [&] {
-    return StoreLayerRows(ops, weights.mtp.block, /*finishes_previous=*/false);
+absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights, int num_drafts) {
+  return ops.Repeat(kernels::StepPart::kDrafter, num_drafts, [&]() -> absl::Status {
+    RETURN_IF_ERROR(ops.AdvanceDrafter(kernels::DrafterRows::kKnown));
+    RETURN_IF_ERROR(EnterDrafter(ops, weights, /*goes_on=*/false));
+    RETURN_IF_ERROR(StoreLayerRows(ops, weights.mtp.block, /*finishes_previous=*/false));
+    if (num_drafts == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(ops.AdvanceDrafter(kernels::DrafterRows::kDrafting));
+    for (int i = 0; i < num_drafts; ++i) {
+      RETURN_IF_ERROR(EnterDrafter(ops, weights, /*goes_on=*/i > 0));
+      RETURN_IF_ERROR(DraftOnce(ops, weights));
+    }
+    return absl::OkStatus();
   });
-}
-
-absl::Status RunDrafts(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                       std::span<const int32_t> source_row, int count) {
-  RETURN_IF_ERROR(EnterDrafter(ops, weights, source_row));
-  RETURN_IF_ERROR(ops.Repeat(kernels::StepPart::kDraft, [&] { return DraftOnce(ops, weights); }));
-  for (int i = 1; i < count; ++i) {
-    RETURN_IF_ERROR(
-        ops.Repeat(kernels::StepPart::kNextDraft, [&] { return DraftAgain(ops, weights); }));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace baton::engine

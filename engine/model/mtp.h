@@ -1,26 +1,18 @@
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "absl/status/status.h"
 
 #include "kernels/ops.h"
 #include "kernels/weights.h"
 
 // The drafter (model.md 8): row i takes H of position i and token i + 1, and predicts token i + 2.
-// Engine thread; AdvanceStep with is_drafter has set up the rows, the token of row i being token i
-// + 1.
+// Engine thread.
 namespace baton::engine {
 
-// Makes the rows' window rows and nothing else: the block is one layer deep over H, so that is all
-// a later row needs.
-absl::Status StoreDrafterRows(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                              std::span<const int32_t> source_row);
-
-// Drafts `count` tokens of every row, after BeginDrafts: the whole block, draft logits, a sample;
-// the rows' streams become the block's output, from which the next draft goes on.
-absl::Status RunDrafts(kernels::Ops& ops, const kernels::ModelWeights& weights,
-                       std::span<const int32_t> source_row, int count);
+// After Accept. Of rows that nothing is drafted from it makes the window rows and nothing else: the
+// block is one layer deep over H, so that is all a later row needs. Then, if num_drafts > 0, drafts
+// so many tokens of every row that drafts: the whole block, draft logits, a sample; the rows'
+// streams become the block's output, from which the next draft goes on.
+absl::Status RunDrafter(kernels::Ops& ops, const kernels::ModelWeights& weights, int num_drafts);
 
 }  // namespace baton::engine

@@ -7,10 +7,11 @@
 // AdvanceStep: the rows of a step become the view, and what the last step left unverified is
 // settled.
 namespace baton::kernels::cpu {
-void AttentionPhases::WriteView(const AdvanceArgs& args) {
+
+void AttentionPhases::WriteView(std::span<const SequenceRows> runs) {
   state_.runs.clear();
   int row = 0;
-  for (const SequenceRows& run : args.runs) {
+  for (const SequenceRows& run : runs) {
     const auto index = state_.runs.size();
     state_.runs.push_back({.slot = run.tail_slot,
                            .kind = run.kind,
@@ -100,8 +101,9 @@ absl::Status AttentionPhases::Advance(const AdvanceArgs& args) {
                  .max_pages = ops_.view_.max_pages,
                  .max_rows = options.max_rows},
                 [this](int slot) -> const SlotProgress& { return state_.slots.progress(slot); }));
-  WriteView(args);
-  if (args.is_drafter) return absl::OkStatus();
+  WriteView(args.runs);
+  ops_.kept_.clear();
+  ops_.kept_empty_.clear();
   state_.has_unsaved_streams = true;
   for (const SequenceRows& run : args.runs) {
     Settle(run.tail_slot, run.first_position);

@@ -25,6 +25,8 @@ class AttentionPhases {
   absl::Status PackTail(const TailArgs& args);    // tail.cc
   absl::Status UnpackTail(const TailArgs& args);
   void SaveStreams();  // advance.cc
+  // Makes the runs the view (advance.cc).
+  void WriteView(std::span<const SequenceRows> runs);
 
  private:
   class RowAttention;  // attend.cc
@@ -35,7 +37,6 @@ class AttentionPhases {
     int64_t entry;
   };
 
-  void WriteView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void FoldVerified(int slot, int64_t position);
   void ClearUnverifiedEntries(int slot, int64_t position);

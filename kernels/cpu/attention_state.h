@@ -14,16 +14,6 @@ inline constexpr int kMaxHeadDim = 512;  // stack buffers; MakeCpuOps refuses mo
 inline constexpr int kMaxIndexDim = 128;
 inline constexpr int kSelectRows = 32;  // queries scored at a time
 
-// One sequence's rows in the step.
-struct StepRun {
-  int slot = 0;
-  RowKind kind = RowKind::kPrefill;
-  int first_row = 0;
-  int num_rows = 0;
-  int64_t first = 0;  // position
-  int64_t end() const { return first + num_rows; }
-};
-
 // What the attention phases keep between calls: the tails' device form, the runs of the step,
 // scratch.
 struct AttentionState {

@@ -122,15 +122,24 @@ absl::Status CpuOps::Sample(const SampleArgs& args) {
         absl::StrFormat("Sample: logits row %d, have %d", row.logits_row, options_.max_head_rows));
   }
   if (rows == 0) return absl::OkStatus();
+  std::span<TokenRecord> chosen = args.chosen;
+  std::span<uint8_t> empty = args.is_empty;
+  if (chosen.empty()) {
+    const size_t before = kept_.size(), count = args.rows.size();
+    RETURN_IF_ERROR(CheckKept(before + count, options_.max_rows));
+    kept_.resize(before + count);
+    kept_empty_.resize(before + count);
+    chosen = std::span(kept_).subspan(before);
+    empty = std::span(kept_empty_).subspan(before);
+  }
   const int piece = (rows + kSampleParts - 1) / kSampleParts;
   ForRows(rows, piece, [&](int begin, int end) {
     SampleScratch& scratch = sample_scratch_[static_cast<size_t>(begin / piece)];
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const auto first = static_cast<size_t>(args.rows[i].logits_row) * vocabulary;
       bool is_empty = false;
-      SampleRowOnCpu(args.rows[i], {&act_.logits[first], vocabulary}, args.chosen[i], is_empty,
-                     scratch);
-      args.is_empty[i] = is_empty ? 1 : 0;
+      SampleRowOnCpu(args.rows[i], {&act_.logits[first], vocabulary}, chosen[i], is_empty, scratch);
+      empty[i] = is_empty ? 1 : 0;
     }
   });
   return absl::OkStatus();

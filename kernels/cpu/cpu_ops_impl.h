@@ -16,6 +16,7 @@
 #include "kernels/cpu/rope.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/swiglu.h"
+#include "kernels/slot_progress.h"
 
 namespace baton::kernels::cpu {
 
@@ -62,10 +63,11 @@ class CpuOps final : public Ops {
   absl::Status PackTail(const TailArgs& args) override;
   absl::Status UnpackTail(const TailArgs& args) override;
   absl::Status Digest(const DigestArgs& args) override;
-  absl::Status BeginDrafts(std::span<const SampleRow> rows) override;  // drafts.cc
+  absl::Status Accept(const AcceptArgs& args) override;  // drafts.cc
+  absl::Status AdvanceDrafter(DrafterRows rows) override;
   absl::Status KeepDraft() override;
-  absl::Status TakeDrafts(std::span<int32_t> tokens) override;
-  absl::Status Repeat(StepPart, const std::function<absl::Status()>& phases) override {
+  absl::Status Harvest(const HarvestArgs& args) override;
+  absl::Status Repeat(StepPart, int, const std::function<absl::Status()>& phases) override {
     return phases();
   }
   const StepView& view() const override { return view_; }
@@ -113,6 +115,17 @@ class CpuOps final : public Ops {
   void LeaveSite(size_t row);
   void EnterSite(const MixWeights& mix, Vector norm, size_t row);
 
+  // drafts.cc. What the drafter does after one run of the main step.
+  struct DrafterRun {
+    StepRun main;
+    int first = 0;                // position of its first row
+    std::vector<int32_t> tokens;  // by row, each the one after the row's position
+    bool drafts = false;          // from the last row
+    SampleRow sample;             // of its drafts
+  };
+  int AcceptedRows(const StepRun& run, int first_choice) const;
+  DrafterRun FollowRun(const StepRun& run, const AcceptRun& args, int accepted) const;
+
   // experts.cc
   void RunExpertSlice(const LayerWeights& layer, int first_row, int num_rows);
   void RunExpertPart(const ExpertPart& part, int first_row);
@@ -150,8 +163,17 @@ class CpuOps final : public Ops {
   ExpertScratch expert_scratch_;
   std::vector<SampleScratch> sample_scratch_;  // one for each part
   std::vector<int32_t> all_rows_;              // 0, 1, .. [max head rows]
-  std::vector<SampleRow> draft_rows_;
-  std::vector<int32_t> drafts_;  // kept, [drafts, rows]
+
+  // The step's choices and what follows from them, drafts.cc.
+  std::vector<TokenRecord> kept_;
+  std::vector<uint8_t> kept_empty_;       // [kept]
+  std::vector<int32_t> accepted_;         // by run
+  std::vector<DrafterRun> drafter_runs_;  // by run
+  std::vector<int32_t> source_rows_;      // by row of AdvanceDrafter's view; kFromSlot
+  std::vector<SampleRow> draft_rows_;     // by row that drafts
+  std::vector<size_t> drafting_;          // the same rows' runs
+  std::vector<int32_t> drafts_;           // kept, [drafts, runs]
+  static constexpr int32_t kFromSlot = -1;
 };
 
 }  // namespace baton::kernels::cpu

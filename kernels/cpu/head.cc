@@ -68,9 +68,8 @@ absl::Status CpuOps::DraftInput(const DraftInputArgs& args) {
   const PreparedMatrix& embed = Prepared(*args.embed);
   ForRows(rows, kRowPiece, [&](int begin, int end) {
     for (int row = begin; row < end; ++row) {
-      const int32_t source =
-          args.source_row.empty() ? row : args.source_row[static_cast<size_t>(row)];
-      const float* h = source == DraftInputArgs::kFromTail
+      const int32_t source = args.goes_on ? row : source_rows_[static_cast<size_t>(row)];
+      const float* h = source == kFromSlot
                            ? attention_->slots.Streams(args.step.tail_slot[args.step.sequence[row]],
                                                        args.step.position[row])
                            : &act_.streams[static_cast<size_t>(source) * width];

@@ -10,14 +10,6 @@
 namespace baton::kernels::cuda {
 namespace {
 
-// What to launch for: few different numbers, so that a step can be captured once for each.
-int Bucket(int64_t count, int64_t smallest, int64_t limit) {
-  int64_t bucket = smallest;
-  while (bucket < count && bucket < 128) bucket *= 2;
-  if (bucket < count) bucket = (count + 127) / 128 * 128;
-  return static_cast<int>(std::min(bucket, limit));
-}
-
 int PowerOfTwoBucket(int64_t count, int64_t smallest, int64_t limit) {
   int64_t bucket = smallest;
   while (bucket < count) bucket *= 2;
@@ -28,38 +20,18 @@ uint8_t* Bytes(std::byte* data) { return reinterpret_cast<uint8_t*>(data); }
 
 }  // namespace
 
-// The host's copy of the runs, and the device's view: arrays packed as in step_memory_.
-absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
+// What to launch for: few different numbers, so that a step can be captured once for each.
+int CudaOps::RowBucket(int64_t count, int64_t limit) {
+  int64_t bucket = 8;
+  while (bucket < count && bucket < 128) bucket *= 2;
+  if (bucket < count) bucket = (count + 127) / 128 * 128;
+  return static_cast<int>(std::min(bucket, limit));
+}
+
+// The host's copy of the runs, and copies of the device's view, from the open batch.
+void CudaOps::AddView(const AdvanceArgs& args) {
+  Use(main_view_);
   runs_.clear();
-  positions_.clear();
-  std::vector<int32_t> token, sequence, slots;
-  std::vector<RunInfo> infos;
-  std::vector<PageId> pages(args.runs.size() * static_cast<size_t>(view_.max_pages));
-  for (const SequenceRows& run : args.runs) {
-    const auto index = static_cast<int32_t>(runs_.size());
-    const auto row = static_cast<int32_t>(token.size());
-    runs_.push_back({run.tail_slot, run.kind, row, run.num_rows, run.first_position});
-    infos.push_back({run.tail_slot, run.kind == RowKind::kVerify ? 1 : 0, row, run.num_rows,
-                     run.first_position});
-    slots.push_back(run.tail_slot);
-    std::copy_n(run.pages, run.num_pages, pages.begin() + int64_t{index} * view_.max_pages);
-    token.insert(token.end(), run.tokens, run.tokens + run.num_rows);
-    sequence.insert(sequence.end(), static_cast<size_t>(run.num_rows), index);
-    for (int i = 0; i < run.num_rows; ++i) positions_.push_back(run.first_position + i);
-  }
-  const auto num_rows = static_cast<int32_t>(token.size());
-  int64_t entries = 0;
-  int longest = 0;
-  for (const StepRun& run : runs_) {
-    entries = std::max(entries, run.end() / kCsaRatio);
-    longest = std::max(longest, run.num_rows);
-  }
-  launch_ = {.rows = Bucket(num_rows, 8, options_.max_rows),
-             .sequences = Bucket(static_cast<int64_t>(runs_.size()), 8, options_.max_sequences),
-             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
-             .has_short_runs = longest <= options_.max_draft_rows};
-  infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
-  RETURN_IF_ERROR(staging_.Begin());
   const auto copy = [this](const auto& values, const void* to) {
     using Value = typename std::remove_cvref_t<decltype(values)>::value_type;
     const Value* from = staging_.Put(std::span<const Value>(values));
@@ -67,17 +39,39 @@ absl::Status CudaOps::WriteView(const AdvanceArgs& args) {
                      .to = static_cast<uint8_t*>(const_cast<void*>(to)),
                      .bytes = static_cast<uint32_t>(values.size() * sizeof(Value))});
   };
-  jobs_.clear();
-  copy(std::vector<int32_t>{num_rows}, view_.num_rows);
+  std::vector<int32_t> token, position, sequence, slots;
+  std::vector<RunInfo> infos;
+  for (const SequenceRows& run : args.runs) {
+    const auto index = static_cast<int32_t>(runs_.size());
+    const auto row = static_cast<int32_t>(token.size());
+    runs_.push_back({run.tail_slot, run.kind, row, run.num_rows, run.first_position});
+    infos.push_back({run.tail_slot, run.kind == RowKind::kVerify ? 1 : 0, row, run.num_rows,
+                     run.first_position});
+    slots.push_back(run.tail_slot);
+    copy(std::span(run.pages, static_cast<size_t>(run.num_pages)),
+         view_.page_table + int64_t{index} * view_.max_pages);
+    token.insert(token.end(), run.tokens, run.tokens + run.num_rows);
+    sequence.insert(sequence.end(), static_cast<size_t>(run.num_rows), index);
+    for (int i = 0; i < run.num_rows; ++i) position.push_back(run.first_position + i);
+  }
+  num_rows_ = static_cast<int>(token.size());
+  int64_t entries = 0;
+  int longest = 0;
+  for (const StepRun& run : runs_) {
+    entries = std::max(entries, run.end() / kCsaRatio);
+    longest = std::max(longest, run.num_rows);
+  }
+  launch_ = {.rows = RowBucket(num_rows_, options_.max_rows),
+             .sequences = RowBucket(static_cast<int64_t>(runs_.size()), options_.max_sequences),
+             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
+             .has_short_runs = longest <= options_.max_draft_rows};
+  infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
+  copy(std::vector<int32_t>{num_rows_}, view_.num_rows);
   copy(token, view_.token);
-  copy(positions_, view_.position);
+  copy(position, view_.position);
   copy(sequence, view_.sequence);
   copy(slots, view_.tail_slot);
   copy(infos, step_runs_);
-  copy(pages, view_.page_table);
-  const CopyJob* jobs = staging_.Put(std::span<const CopyJob>(jobs_));
-  RETURN_IF_ERROR(staging_.Flush());
-  return ToStatus(RunCopies(jobs, static_cast<int>(jobs_.size()), stream()), "write the view");
 }
 
 absl::Status CudaOps::RunCopyJobs(std::span<const CopyJob> jobs) {
@@ -120,25 +114,21 @@ void CudaOps::Settle(int slot, int64_t position) {
   progress.pages.clear();
 }
 
-// Queues what Settle collected.
+// Closes the batch and queues what AddView and Settle collected: copies and clears touch different
+// memory.
 absl::Status CudaOps::RunSettled() {
-  const std::vector<CopyJob> clears = std::move(jobs_);
+  const CopyJob* jobs = staging_.Put(std::span<const CopyJob>(jobs_));
+  const FoldJob* folds = staging_.Put(std::span<const FoldJob>(folds_));
+  RETURN_IF_ERROR(staging_.Flush());
+  RETURN_IF_ERROR(
+      ToStatus(RunCopies(jobs, static_cast<int>(jobs_.size()), stream()), "write the view"));
+  const FoldArgs fold = {.slots = slots_.layout(),
+                         .jobs = folds,
+                         .num_jobs = static_cast<int>(folds_.size()),
+                         .num_layers = static_cast<int>(options_.layout.shape().hca_layers.size())};
   jobs_.clear();
-  RETURN_IF_ERROR(RunCopyJobs(clears));
-  const auto num_hca = static_cast<int>(options_.layout.shape().hca_layers.size());
-  if (!folds_.empty() && num_hca > 0) {
-    RETURN_IF_ERROR(staging_.Begin());
-    const FoldJob* folds = staging_.Put(std::span<const FoldJob>(folds_));
-    RETURN_IF_ERROR(staging_.Flush());
-    RETURN_IF_ERROR(ToStatus(RunFold({.slots = slots_.layout(),
-                                      .jobs = folds,
-                                      .num_jobs = static_cast<int>(folds_.size()),
-                                      .num_layers = num_hca},
-                                     stream()),
-                             "fold verified rows"));
-  }
   folds_.clear();
-  return absl::OkStatus();
+  return ToStatus(RunFold(fold, stream()), "fold verified rows");
 }
 
 // The streams of the last main step are still the activations' when the next step, the drafter or a
@@ -165,8 +155,14 @@ absl::Status CudaOps::SaveStreams() {
       rows.push_back({.from = from, .to = slots_.Streams(run.slot, run.first + i), .bytes = bytes});
     }
   }
-  RETURN_IF_ERROR(RunCopyJobs(kept));
-  return RunCopyJobs(rows);
+  RETURN_IF_ERROR(staging_.Begin());
+  const CopyJob* device_kept = staging_.Put(std::span<const CopyJob>(kept));
+  const CopyJob* device_rows = staging_.Put(std::span<const CopyJob>(rows));
+  RETURN_IF_ERROR(staging_.Flush());
+  RETURN_IF_ERROR(ToStatus(RunCopies(device_kept, static_cast<int>(kept.size()), stream()),
+                           "keep the streams before the runs"));
+  return ToStatus(RunCopies(device_rows, static_cast<int>(rows.size()), stream()),
+                  "keep the streams");
 }
 
 absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
@@ -179,10 +175,11 @@ absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
                  .max_pages = view_.max_pages,
                  .max_rows = options_.max_rows},
                 [this](int slot) -> const SlotProgress& { return slots_.progress(slot); }));
-  RETURN_IF_ERROR(WriteView(args));
-  if (args.is_drafter) return absl::OkStatus();
+  num_choices_ = 0;
   has_unsaved_streams_ = true;
   jobs_.clear();
+  RETURN_IF_ERROR(staging_.Begin());
+  AddView(args);
   for (const SequenceRows& run : args.runs) {
     Settle(run.tail_slot, run.first_position);
     slots_.progress(run.tail_slot).Begin(run);

@@ -16,7 +16,7 @@ namespace baton::kernels::cuda {
 namespace {
 
 constexpr int kWeightBlock = 128;
-constexpr int kMaxRowFloats = 12288;  // a row as fp32 in 48 KiB of shared memory
+constexpr int kMaxRowFloats = 11264;  // a row as fp32 and 4 KiB more fill 48 KiB of shared memory
 constexpr int kMaxRopeDim = 64;       // of heads: what attention holds of a stored row
 constexpr size_t kArgumentBytes = size_t{8} << 20;
 
@@ -126,16 +126,26 @@ BufferSizes SizesOf(const CudaOptions& options) {
           .max_context = options.max_context};
 }
 
+size_t Rounded(size_t bytes) { return (bytes + 15) / 16 * 16; }
+
+// How drafts are sampled, H of the drafter's rows, numbers of rows and drafts.
 size_t DraftBytes(const CudaOptions& options) {
-  const auto rows = static_cast<size_t>(options.max_head_rows);
-  return rows * sizeof(SampleRowArgs) + (Ops::kMaxKeptDrafts * rows + 1) * sizeof(int32_t);
+  return static_cast<size_t>(options.max_head_rows) * sizeof(SampleRowArgs) +
+         static_cast<size_t>(options.max_rows) * sizeof(uint16_t*) + 4 * sizeof(int32_t);
+}
+
+StepOutcome::Sizes OutcomeSizes(const CudaOptions& options) {
+  return {.max_runs = options.max_sequences,
+          .max_draft_rows = options.max_head_rows,
+          .max_choices = options.max_rows};
 }
 
 int MaxPages(const CudaOptions& options) {
   return (options.max_context + kPageTokens - 1) / kPageTokens;
 }
 
-// The step's block of device memory: number of rows, three arrays by row, slots, runs, pages.
+// A view's block of device memory: number of rows, three arrays by row, slots, runs, pages. The
+// drafter's has no pages.
 struct StepOffsets {
   size_t token, position, sequence, slot, runs, pages, end;
 };
@@ -147,7 +157,7 @@ StepOffsets OffsetsOf(const CudaOptions& options, int max_pages) {
   o.position = o.token + rows;
   o.sequence = o.position + rows;
   o.slot = o.sequence + rows;
-  o.runs = (o.slot + sequences * sizeof(int32_t) + 15) / 16 * 16;
+  o.runs = Rounded(o.slot + sequences * sizeof(int32_t));
   o.pages = o.runs + sequences * sizeof(RunInfo);
   o.end = o.pages + sequences * static_cast<size_t>(max_pages) * sizeof(PageId);
   return o;
@@ -172,44 +182,56 @@ absl::Status CudaOps::Initialise() {
   RETURN_IF_ERROR(AllocateBuffers(device_, config_, SizesOf(options_), act_, scratch_));
   RETURN_IF_ERROR(slots_.Create(device_, options_.layout.shape(), options_.num_tail_slots,
                                 options_.max_draft_rows));
-  view_.max_rows = options_.max_rows;
-  view_.max_sequences = options_.max_sequences;
-  view_.max_pages = MaxPages(options_);
-  const StepOffsets offsets = OffsetsOf(options_, view_.max_pages);
-  ASSIGN_OR_RETURN(step_memory_, device_.Allocate(offsets.end));
-  const auto at = [this](size_t offset) {
-    return reinterpret_cast<const int32_t*>(step_memory_ + offset);
-  };
-  view_.num_rows = at(0);
-  view_.token = at(offsets.token);
-  view_.position = at(offsets.position);
-  view_.sequence = at(offsets.sequence);
-  view_.tail_slot = at(offsets.slot);
-  view_.page_table = at(offsets.pages);
-  step_runs_ = reinterpret_cast<RunInfo*>(step_memory_ + offsets.runs);
-  RETURN_IF_ERROR(staging_.Create(device_, offsets.end + kArgumentBytes));
+  RETURN_IF_ERROR(AllocateViews());
   ASSIGN_OR_RETURN(wire_, device_.Allocate(MaxTailBytes(options_.layout, 0)));
-  const size_t results = static_cast<size_t>(options_.max_head_rows) * sizeof(SampleResult);
-  ASSIGN_OR_RETURN(std::byte * device_results, device_.Allocate(results));
-  ASSIGN_OR_RETURN(std::byte * host_results, device_.AllocateHost(results));
-  results_ = reinterpret_cast<SampleResult*>(device_results);
-  host_results_ = reinterpret_cast<SampleResult*>(host_results);
   RETURN_IF_ERROR(AllocateDrafts());
   edit_of_.assign(static_cast<size_t>(config_.vocab_size), -1);
   return MakeFrequencies();
 }
 
+absl::Status CudaOps::AllocateViews() {
+  const int max_pages = MaxPages(options_);
+  const StepOffsets offsets = OffsetsOf(options_, max_pages);
+  ASSIGN_OR_RETURN(std::byte * memory, device_.Allocate(offsets.end + offsets.pages));
+  const auto make = [&](std::byte* block) {
+    const auto at = [block](size_t offset) {
+      return reinterpret_cast<const int32_t*>(block + offset);
+    };
+    View view;
+    view.arrays.max_rows = options_.max_rows;
+    view.arrays.max_sequences = options_.max_sequences;
+    view.arrays.max_pages = max_pages;
+    view.arrays.num_rows = at(0);
+    view.arrays.token = at(offsets.token);
+    view.arrays.position = at(offsets.position);
+    view.arrays.sequence = at(offsets.sequence);
+    view.arrays.tail_slot = at(offsets.slot);
+    view.arrays.page_table = reinterpret_cast<const PageId*>(memory + offsets.pages);
+    view.runs = reinterpret_cast<RunInfo*>(block + offsets.runs);
+    return view;
+  };
+  main_view_ = make(memory);
+  drafter_view_ = make(memory + offsets.end);
+  Use(main_view_);
+  return staging_.Create(device_, offsets.end + kArgumentBytes);
+}
+
 absl::Status CudaOps::AllocateDrafts() {
+  const auto head_rows = static_cast<size_t>(options_.max_head_rows);
+  const size_t results = head_rows * sizeof(SampleResult);
+  ASSIGN_OR_RETURN(std::byte * device_results, device_.Allocate(results));
+  ASSIGN_OR_RETURN(std::byte * host_results, device_.AllocateHost(results));
+  results_ = reinterpret_cast<SampleResult*>(device_results);
+  host_results_ = reinterpret_cast<SampleResult*>(host_results);
+  RETURN_IF_ERROR(outcome_.Create(device_, OutcomeSizes(options_)));
+  ASSIGN_OR_RETURN(std::byte * memory, device_.Allocate(DraftBytes(options_)));
   kept_.max_rows = options_.max_head_rows;
   kept_.max_drafts = kMaxKeptDrafts;
-  const auto rows = static_cast<size_t>(kept_.max_rows);
-  const size_t token_bytes = kMaxKeptDrafts * rows * sizeof(int32_t);
-  ASSIGN_OR_RETURN(std::byte * memory, device_.Allocate(DraftBytes(options_)));
   kept_.rows = reinterpret_cast<SampleRowArgs*>(memory);
-  kept_.tokens = reinterpret_cast<int32_t*>(memory + rows * sizeof(SampleRowArgs));
-  kept_.num_kept = kept_.tokens + kMaxKeptDrafts * rows;
-  ASSIGN_OR_RETURN(std::byte * host, device_.AllocateHost(token_bytes));
-  host_drafts_ = reinterpret_cast<int32_t*>(host);
+  kept_.tokens = outcome_.drafts();
+  sources_ = reinterpret_cast<const uint16_t**>(memory + head_rows * sizeof(SampleRowArgs));
+  drafter_counts_ = reinterpret_cast<int32_t*>(sources_ + options_.max_rows);
+  kept_.num_kept = drafter_counts_ + 3;
   return absl::OkStatus();
 }
 
@@ -279,11 +301,12 @@ LayerPages CudaOps::PagesOf(const LayerWeights& layer) const {
 size_t CudaWorkspaceBytes(const CudaOptions& options) {
   const size_t slot_bytes =
       SlotBook::LayoutOf(options.layout.shape(), options.max_draft_rows).slot_bytes;
-  const size_t step_bytes = OffsetsOf(options, MaxPages(options)).end;
+  const StepOffsets step = OffsetsOf(options, MaxPages(options));
   return BufferBytes(options.config, SizesOf(options)) +
-         static_cast<size_t>(options.num_tail_slots) * slot_bytes + step_bytes +
-         Staging::DeviceBytes(step_bytes + kArgumentBytes) + MaxTailBytes(options.layout, 0) +
-         static_cast<size_t>(options.max_head_rows) * sizeof(SampleResult) + DraftBytes(options);
+         static_cast<size_t>(options.num_tail_slots) * slot_bytes + step.end + step.pages +
+         Staging::DeviceBytes(step.end + kArgumentBytes) + MaxTailBytes(options.layout, 0) +
+         static_cast<size_t>(options.max_head_rows) * sizeof(SampleResult) +
+         StepOutcome::DeviceBytes(OutcomeSizes(options)) + DraftBytes(options);
 }
 
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(CudaOptions options, Device& device) {

@@ -21,7 +21,7 @@ struct CudaOptions {
   int max_context = 0;
   // Verify or replay rows of one sequence in one step; window ring = window + this.
   int max_draft_rows = 64;
-  // Phases between AdvanceStep and Head are recorded as CUDA graphs and replayed (Ops::Repeat).
+  // Phases that recur with every step are recorded as CUDA graphs and replayed (Ops::Repeat).
   bool has_graphs = true;
   // Tests: linears bit-equal to the CPU back end's, slow and without tensor cores.
   bool has_reference_linears = false;
@@ -34,8 +34,9 @@ struct CudaOptions {
 absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal, ParallelFor parallel = nullptr);
 
 // The 17 phases on a device of MakeCudaDevice, which outlives the ops. Work is queued on the
-// device's stream; Sample, Digest, PackTail and UnpackTail wait for it, because their results lie
-// in host memory. kInvalidArgument names a size this back end has no kernel for.
+// device's stream; Harvest, Digest, PackTail and UnpackTail wait for it, and Sample where its
+// results are not kept, because they lie in host memory. kInvalidArgument names a size this back
+// end has no kernel for.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(CudaOptions options, Device& device);
 
 // GPU memory that MakeCudaOps would allocate: activations, scratch, tail slots, arguments.

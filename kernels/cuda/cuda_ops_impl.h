@@ -13,11 +13,13 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/drafts.h"
+#include "kernels/cuda/expert_table.h"
 #include "kernels/cuda/experts.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/slot_book.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/step_outcome.h"
 
 namespace baton::kernels::cuda {
 
@@ -30,27 +32,28 @@ class CudaOps final : public Ops {
   ~CudaOps() override;
   static absl::StatusOr<std::unique_ptr<CudaOps>> Create(CudaOptions options, CudaDevice& device);
 
-  absl::Status AdvanceStep(const AdvanceArgs& args) override;          // advance.cc
-  absl::Status Embed(const EmbedArgs& args) override;                  // streams.cc
-  absl::Status MixBoundary(const MixArgs& args) override;              // streams.cc
-  absl::Status ProjectIn(const LayerArgs& args) override;              // attention.cc
-  absl::Status StoreRows(const LayerArgs& args) override;              // attention.cc
-  absl::Status ProjectQuery(const LayerArgs& args) override;           // attention.cc
-  absl::Status SelectEntries(const LayerArgs& args) override;          // attention.cc
-  absl::Status Attend(const LayerArgs& args) override;                 // attention.cc
-  absl::Status ProjectOut(const LayerArgs& args) override;             // attention.cc
-  absl::Status Route(const LayerArgs& args) override;                  // moe.cc
-  absl::Status Experts(const LayerArgs& args) override;                // moe.cc
-  absl::Status Head(const HeadArgs& args) override;                    // streams.cc
-  absl::Status Sample(const SampleArgs& args) override;                // sampler.cc
-  absl::Status DraftInput(const DraftInputArgs& args) override;        // streams.cc
-  absl::Status PackTail(const TailArgs& args) override;                // tail.cc
-  absl::Status UnpackTail(const TailArgs& args) override;              // tail.cc
-  absl::Status Digest(const DigestArgs& args) override;                // digests.cc
-  absl::Status BeginDrafts(std::span<const SampleRow> rows) override;  // drafts.cc
-  absl::Status KeepDraft() override;                                   // drafts.cc
-  absl::Status TakeDrafts(std::span<int32_t> tokens) override;         // drafts.cc
-  absl::Status Repeat(StepPart part,
+  absl::Status AdvanceStep(const AdvanceArgs& args) override;    // advance.cc
+  absl::Status Embed(const EmbedArgs& args) override;            // streams.cc
+  absl::Status MixBoundary(const MixArgs& args) override;        // streams.cc
+  absl::Status ProjectIn(const LayerArgs& args) override;        // attention.cc
+  absl::Status StoreRows(const LayerArgs& args) override;        // attention.cc
+  absl::Status ProjectQuery(const LayerArgs& args) override;     // attention.cc
+  absl::Status SelectEntries(const LayerArgs& args) override;    // attention.cc
+  absl::Status Attend(const LayerArgs& args) override;           // attention.cc
+  absl::Status ProjectOut(const LayerArgs& args) override;       // attention.cc
+  absl::Status Route(const LayerArgs& args) override;            // moe.cc
+  absl::Status Experts(const LayerArgs& args) override;          // moe.cc
+  absl::Status Head(const HeadArgs& args) override;              // streams.cc
+  absl::Status Sample(const SampleArgs& args) override;          // sampler.cc
+  absl::Status DraftInput(const DraftInputArgs& args) override;  // streams.cc
+  absl::Status PackTail(const TailArgs& args) override;          // tail.cc
+  absl::Status UnpackTail(const TailArgs& args) override;        // tail.cc
+  absl::Status Digest(const DigestArgs& args) override;          // digests.cc
+  absl::Status Accept(const AcceptArgs& args) override;          // drafts.cc
+  absl::Status AdvanceDrafter(DrafterRows rows) override;        // drafts.cc
+  absl::Status KeepDraft() override;                             // drafts.cc
+  absl::Status Harvest(const HarvestArgs& args) override;        // drafts.cc
+  absl::Status Repeat(StepPart part, int drafts,
                       const std::function<absl::Status()>& phases) override;  // graphs.cc
   const StepView& view() const override { return view_; }
   void ResetTail(int32_t tail_slot) override;
@@ -73,33 +76,9 @@ class CudaOps final : public Ops {
   CudaDevice& device() { return device_; }
 
  private:
-  // Runs of the step, as the host remembers them.
-  struct StepRun {
-    int slot = 0;
-    RowKind kind = RowKind::kPrefill;
-    int first_row = 0;
-    int num_rows = 0;
-    int64_t first = 0;  // position
-    int64_t end() const { return first + num_rows; }
-  };
-  // A layer's experts as kernels take them; the shared one is the last.
-  struct ExpertTable {
-    const ExpertWeights* source = nullptr;
-    const MatrixView* matrices = nullptr;  // [3, E + 1] w1, w3, w2
-    const uint8_t* is_promoted = nullptr;  // [E + 1]
-  };
-  // Projections of all experts from one input: one row of the table, or two.
-  struct ExpertStage {
-    const ExpertTable* table = nullptr;
-    int matrix = 0;                // w1 (and w3): 0, w2: 2
-    uint16_t* second_y = nullptr;  // of w3
-    int tile_rows = 0;
-    const Matrix* routed = nullptr;  // any of the routed ones: shape and format
-    LinearArgs linear;               // but the weight
-  };
-
   CudaOps(CudaOptions options, CudaDevice& device);
   absl::Status Initialise();
+  absl::Status AllocateViews();
   absl::Status AllocateDrafts();
   absl::Status MakeFrequencies();
 
@@ -120,14 +99,23 @@ class CudaOps final : public Ops {
   // graphs.cc
   struct GraphKey {
     StepPart part = StepPart::kModel;
-    LaunchShape shape;
+    int drafts = 0;
+    LaunchShape shape, drafting;
     auto operator<=>(const GraphKey&) const = default;
   };
   absl::StatusOr<cudaGraphExec_t> Record(const std::function<absl::Status()>& phases);
   void DropGraphs();
 
+  // drafts.cc
+  struct DrafterPart {
+    LaunchShape launch;
+    int most_rows = 0;
+  };
+  DrafterPart PartOfDrafter(int64_t rows, size_t runs) const;
+
   // advance.cc
-  absl::Status WriteView(const AdvanceArgs& args);
+  static int RowBucket(int64_t count, int64_t limit);
+  void AddView(const AdvanceArgs& args);
   void Settle(int slot, int64_t position);
   void ClearUnverifiedEntries(const SlotProgress& progress, int64_t position);
   absl::Status RunSettled();
@@ -151,7 +139,8 @@ class CudaOps final : public Ops {
   struct RowEdits;
   static SampleRowArgs ArgsOf(const SampleRow& row);  // but its edits
   SampleRowArgs DescribeRow(const SampleRow& row, RowEdits& edits);
-  absl::Status FinishSamples(const SampleArgs& args, size_t first, size_t count);
+  static TokenRecord RecordOf(const SampleResult& result);
+  absl::Status FetchSamples(const SampleArgs& args, size_t first, size_t count);
 
   // tail.cc
   absl::Status DigestOnDevice(const DigestArgs& args,
@@ -171,12 +160,21 @@ class CudaOps final : public Ops {
   SlotBook slots_;
   Staging staging_;
 
-  // The view: one block of device memory, written by AdvanceStep.
-  std::byte* step_memory_ = nullptr;
-  RunInfo* step_runs_ = nullptr;
+  // Views in one block of device memory: of the main step, whose rows the host knows, and of the
+  // drafter after it. The current one:
+  struct View {
+    StepView arrays;
+    RunInfo* runs = nullptr;
+  };
+  View main_view_, drafter_view_;
   StepView view_;
-  std::vector<StepRun> runs_;       // by sequence index
-  std::vector<int32_t> positions_;  // by row
+  RunInfo* step_runs_ = nullptr;
+  int num_rows_ = 0;  // live ones; of the drafter at most
+  void Use(const View& view) {
+    view_ = view.arrays;
+    step_runs_ = view.runs;
+  }
+  std::vector<StepRun> runs_;  // of the main step, by sequence index
   LaunchShape launch_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;
   std::set<GraphKey> seen_;           // run once without a record
@@ -185,10 +183,14 @@ class CudaOps final : public Ops {
   const float *plain_ = nullptr, *compressed_ = nullptr;       // rope frequencies, [rope_dim / 2]
   std::map<int, ExpertTable> tables_;                          // by layer number
   std::byte* wire_ = nullptr;                                  // a tail on its way
-  SampleResult *results_ = nullptr, *host_results_ = nullptr;  // [max_head_rows]
+  SampleResult *results_ = nullptr, *host_results_ = nullptr;  // [max_head_rows], fetched or drafts
+
+  StepOutcome outcome_;
+  size_t num_choices_ = 0, num_accepted_ = 0;  // kept; runs of the last Accept
   KeptDrafts kept_;
-  int32_t* host_drafts_ = nullptr;  // [kMaxKeptDrafts, max_head_rows]
-  int num_draft_rows_ = 0;          // of the last BeginDrafts
+  const uint16_t** sources_ = nullptr;  // [max_rows] H of each drafter row
+  int32_t* drafter_counts_ = nullptr;   // [3], drafts.h
+  DrafterPart drafter_parts_[2];        // by DrafterRows
   std::vector<CopyJob> jobs_;
   std::vector<FoldJob> folds_;
   std::vector<int32_t> edit_of_;  // [V], -1 between rows

@@ -1,41 +1,86 @@
 #include <algorithm>
 
-#include "absl/strings/str_format.h"
-
 #include "common/status.h"
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/cuda_status.h"
 
-// BeginDrafts, KeepDraft, TakeDrafts: the host says once how rows are sampled; tokens, positions
-// and what is kept stay on the device until it takes them. The host's copy of the runs stands at
-// the first draft meanwhile.
+// Accept, AdvanceDrafter, KeepDraft, Harvest: the host says beforehand what follows from any
+// choice; choices, tokens, positions and what is kept stay on the device until Harvest. The host's
+// runs stand at the main step meanwhile.
 namespace baton::kernels::cuda {
 
-absl::Status CudaOps::BeginDrafts(std::span<const SampleRow> rows) {
-  if (rows.size() != runs_.size() || rows.size() != positions_.size() ||
-      static_cast<int>(rows.size()) > options_.max_head_rows) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "BeginDrafts: %d rows, the step has %d of %d sequences and the head at most %d",
-        rows.size(), positions_.size(), runs_.size(), options_.max_head_rows));
+// The MTP block has no entries.
+CudaOps::DrafterPart CudaOps::PartOfDrafter(int64_t rows, size_t runs) const {
+  return {.launch = {.rows = RowBucket(rows, options_.max_rows),
+                     .sequences = RowBucket(static_cast<int64_t>(runs), options_.max_sequences),
+                     .entries = 0,
+                     .has_short_runs = true},
+          .most_rows = static_cast<int>(rows)};
+}
+
+absl::Status CudaOps::Accept(const AcceptArgs& args) {
+  RETURN_IF_ERROR(CheckAccept(args, runs_,
+                              {.num_kept = num_choices_,
+                               .max_rows = options_.max_rows,
+                               .max_head_rows = options_.max_head_rows}));
+  RETURN_IF_ERROR(SaveStreams());
+  std::vector<AcceptJob> jobs;
+  std::vector<SampleRowArgs> drafts;
+  int64_t known = 0, drafting = 0, longest = 0;
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    const AcceptRun& run = args.runs[i];
+    jobs.push_back({run.choice, run.next_token, run.first, run.drafts ? 1 : 0});
+    SampleRow draft;
+    draft.spec = run.spec;
+    draft.key = run.key;
+    draft.is_draft = true;
+    drafts.push_back(run.drafts ? ArgsOf(draft) : SampleRowArgs{});
+    const int64_t rows = MostDrafterRows(run, runs_[i]) - (run.drafts ? 1 : 0);
+    known += std::max<int64_t>(rows, 0);
+    drafting += run.drafts ? 1 : 0;
+    longest = std::max(longest, rows);
   }
-  num_draft_rows_ = static_cast<int>(rows.size());
-  // Rows that fill the bucket choose something and keep nothing.
-  std::vector<SampleRowArgs> described(static_cast<size_t>(kept_.max_rows),
-                                       {.greedy = 1, .is_draft = 1});
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (!rows[i].is_draft || rows[i].logits_row != static_cast<int32_t>(i)) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("BeginDrafts: row %d is no draft from its own logits", i));
-    }
-    described[i] = ArgsOf(rows[i]);
-  }
+  num_accepted_ = runs_.size();
+  drafter_parts_[0] = PartOfDrafter(known, runs_.size());
+  drafter_parts_[0].launch.has_short_runs = longest <= options_.max_draft_rows;
+  drafter_parts_[1] = PartOfDrafter(drafting, static_cast<size_t>(drafting));
   RETURN_IF_ERROR(staging_.Begin());
-  const SampleRowArgs* from = staging_.Put(std::span<const SampleRowArgs>(described));
+  AcceptKernelArgs accept;
+  accept.main = {.runs = main_view_.runs,
+                 .token = main_view_.arrays.token,
+                 .num_runs = static_cast<int>(num_accepted_)};
+  accept.jobs = staging_.Put(std::span<const AcceptJob>(jobs));
+  accept.drafts = staging_.Put(std::span<const SampleRowArgs>(drafts));
+  accept.choices = outcome_.choices();
+  accept.runs = outcome_.runs();
+  accept.counts = drafter_counts_;
+  accept.kept = kept_;
   RETURN_IF_ERROR(staging_.Flush());
-  RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(kept_.rows, from, described.size() * sizeof(*from),
-                                           cudaMemcpyDeviceToDevice, stream()),
-                           "BeginDrafts"));
-  return ToStatus(cudaMemsetAsync(kept_.num_kept, 0, sizeof(int32_t), stream()), "BeginDrafts");
+  return ToStatus(RunAccept(accept, stream()), "Accept");
+}
+
+absl::Status CudaOps::AdvanceDrafter(DrafterRows rows) {
+  const DrafterPart& part = drafter_parts_[rows == DrafterRows::kDrafting ? 1 : 0];
+  Use(drafter_view_);
+  launch_ = part.launch;
+  num_rows_ = part.most_rows;
+  DrafterViewArgs args;
+  args.main_runs = main_view_.runs;
+  args.main_token = main_view_.arrays.token;
+  args.are_drafting = rows == DrafterRows::kDrafting;
+  args.blocks = drafter_parts_[0].launch.sequences;  // as many as the step has
+  args.runs = outcome_.runs();
+  args.counts = drafter_counts_;
+  args.slots = slots_.layout();
+  args.streams = act_.streams;
+  args.live_rows = const_cast<int32_t*>(view_.num_rows);
+  args.token = const_cast<int32_t*>(view_.token);
+  args.position = const_cast<int32_t*>(view_.position);
+  args.sequence = const_cast<int32_t*>(view_.sequence);
+  args.tail_slot = const_cast<int32_t*>(view_.tail_slot);
+  args.view_runs = step_runs_;
+  args.sources = sources_;
+  return ToStatus(RunDrafterView(args, stream()), "AdvanceDrafter");
 }
 
 absl::Status CudaOps::KeepDraft() {
@@ -57,23 +102,23 @@ absl::Status CudaOps::KeepDraft() {
   return ToStatus(RunKeepDraft(keep, stream()), "KeepDraft");
 }
 
-absl::Status CudaOps::TakeDrafts(std::span<int32_t> tokens) {
-  const auto rows = static_cast<size_t>(num_draft_rows_);
-  const size_t drafts = rows == 0 ? 0 : tokens.size() / rows;
-  if (drafts * rows != tokens.size() || drafts > kMaxKeptDrafts) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("TakeDrafts: %d tokens of %d rows, at most %d drafts", tokens.size(), rows,
-                        kMaxKeptDrafts));
+// The step's one wait. How many drafts were kept is the caller's to know: a record of KeepDraft
+// keeps them unseen by the host.
+absl::Status CudaOps::Harvest(const HarvestArgs& args) {
+  const size_t runs = num_accepted_;
+  const size_t drafts = runs == 0 ? 0 : std::min<size_t>(args.drafts.size() / runs, kMaxKeptDrafts);
+  RETURN_IF_ERROR(CheckHarvest(args, num_choices_, runs, drafts));
+  RETURN_IF_ERROR(outcome_.Fetch(num_choices_));
+  for (size_t i = 0; i < num_choices_; ++i) {
+    const SampleResult& choice = outcome_.FetchedChoice(i);
+    args.chosen[i] = RecordOf(choice);
+    args.is_empty[i] = choice.is_empty != 0 ? 1 : 0;
   }
-  const auto stride = static_cast<size_t>(kept_.max_rows);
-  RETURN_IF_ERROR(
-      ToStatus(cudaMemcpyAsync(host_drafts_, kept_.tokens, drafts * stride * sizeof(int32_t),
-                               cudaMemcpyDeviceToHost, stream()),
-               "TakeDrafts"));
-  RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream()), "TakeDrafts"));
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    tokens[i] = host_drafts_[i / rows * stride + i % rows];
+  for (size_t r = 0; r < runs; ++r) {
+    args.accepted[r] = outcome_.FetchedRun(r).accepted;
+    for (size_t d = 0; d < drafts; ++d) args.drafts[d * runs + r] = outcome_.FetchedDraft(d, r);
   }
+  num_choices_ = num_accepted_ = 0;
   return absl::OkStatus();
 }
 

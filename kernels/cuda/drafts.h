@@ -6,8 +6,26 @@
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/step_view.h"
 
-// Drafts that follow one another on the device. Device pointers, asynchronous.
+// From a step's choices to drafts that follow one another. Device pointers, asynchronous.
 namespace baton::kernels::cuda {
+
+// AcceptRun (choices.h), -1 where it has none.
+struct AcceptJob {
+  int32_t choice = -1;
+  int32_t next_token = -1;
+  int32_t first = -1;
+  int32_t drafts = 0;
+};
+
+// What follows for one run of the step.
+struct DrafterRun {
+  int32_t accepted = 0;     // rows that stay
+  int32_t next_token = -1;  // after them
+  int32_t first = -1;       // position of the drafter's first row
+  int32_t num_known = 0;    // rows nothing is drafted from
+  int32_t first_known = 0;  // the first of these in their view
+  int32_t draft_row = -1;   // the row it drafts from in theirs
+};
 
 struct KeptDrafts {
   SampleRowArgs* rows = nullptr;  // [max_rows] how each row is sampled
@@ -15,6 +33,47 @@ struct KeptDrafts {
   int32_t* num_kept = nullptr;    // [1] drafts
   int max_rows = 0, max_drafts = 0;
 };
+
+// The main step, as the drafter needs it.
+struct MainStep {
+  const RunInfo* runs = nullptr;
+  const int32_t* token = nullptr;
+  int num_runs = 0;
+};
+
+// What is accepted (contracts.md 2.4), and where the drafter's rows go.
+struct AcceptKernelArgs {
+  MainStep main;
+  const AcceptJob* jobs = nullptr;        // [runs]
+  const SampleRowArgs* drafts = nullptr;  // [runs] but logits row and position
+  const SampleResult* choices = nullptr;
+  DrafterRun* runs = nullptr;  // [runs], out
+  int32_t* counts = nullptr;   // [3], out: known rows, drafting rows, runs
+  KeptDrafts kept;             // its rows, out; none is kept
+};
+cudaError_t RunAccept(const AcceptKernelArgs& args, cudaStream_t stream);
+
+// The view of the drafter's rows, and where each finds the main model's H. Nothing but device
+// memory tells one step's from another's, so that it can be recorded.
+struct DrafterViewArgs {
+  const RunInfo* main_runs = nullptr;
+  const int32_t* main_token = nullptr;
+  bool are_drafting = false;         // else the known ones
+  int blocks = 0;                    // runs to launch for; the view's too
+  const DrafterRun* runs = nullptr;  // [runs]
+  const int32_t* counts = nullptr;   // [3]
+  SlotLayout slots;
+  const uint16_t* streams = nullptr;  // of the main step, [rows, S, H]
+
+  int32_t* live_rows = nullptr;  // the view, out
+  int32_t* token = nullptr;
+  int32_t* position = nullptr;
+  int32_t* sequence = nullptr;
+  int32_t* tail_slot = nullptr;
+  RunInfo* view_runs = nullptr;
+  const uint16_t** sources = nullptr;  // [rows], out
+};
+cudaError_t RunDrafterView(const DrafterViewArgs& args, cudaStream_t stream);
 
 // What the sampler chose for each row of the view is kept and becomes its input at the next
 // position; every sequence has one row.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "common/check.h"
 #include "common/status.h"
 #include "kernels/cuda/cuda_ops_impl.h"
@@ -27,11 +29,17 @@ void CudaOps::DropGraphs() {
 
 // The first run of a shape is not recorded: it makes what a layer needs once (TableOf), and a shape
 // that never comes back costs no graph. What cannot be recorded runs as it is.
-absl::Status CudaOps::Repeat(StepPart part, const std::function<absl::Status()>& phases) {
-  if (!options_.has_graphs || launch_.rows > kMaxRecordedRows) return phases();
+absl::Status CudaOps::Repeat(StepPart part, int drafts,
+                             const std::function<absl::Status()>& phases) {
+  GraphKey key{.part = part, .drafts = drafts, .shape = launch_, .drafting = {}};
+  if (part == StepPart::kDrafter) {
+    key.shape = drafter_parts_[0].launch;
+    if (drafts > 0) key.drafting = drafter_parts_[1].launch;
+  }
+  if (!options_.has_graphs || std::max(key.shape.rows, key.drafting.rows) > kMaxRecordedRows) {
+    return phases();
+  }
   CHECK(!runs_.empty());  // phases queue less for a step without rows
-  GraphKey key{.part = part, .shape = launch_};
-  if (part != StepPart::kModel) key.shape.entries = 0;  // the MTP block has no entries
   if (!graphs_.contains(key)) {
     if (seen_.insert(key).second) return phases();
     if (graphs_.size() == kMaxGraphs) DropGraphs();

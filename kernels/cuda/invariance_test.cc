@@ -146,7 +146,7 @@ class Model {
     }
     RETURN_IF_ERROR(ops_->AdvanceStep({.runs = runs}));
     if (graph_ == nullptr && has_records_) {
-      RETURN_IF_ERROR(ops_->Repeat(StepPart::kModel, [this] { return Forward(); }));
+      RETURN_IF_ERROR(ops_->Repeat(StepPart::kModel, 0, [this] { return Forward(); }));
     } else if (graph_ == nullptr) {
       RETURN_IF_ERROR(Forward());
     } else {

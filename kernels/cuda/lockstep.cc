@@ -179,8 +179,8 @@ void Lockstep::Compare(const char* name, const Expectation& expected) {
   }
 }
 
-void Lockstep::Advance(std::span<const SequenceRows> runs, bool is_drafter) {
-  const AdvanceArgs args{.runs = runs, .is_drafter = is_drafter};
+void Lockstep::Advance(std::span<const SequenceRows> runs) {
+  const AdvanceArgs args{.runs = runs};
   const absl::Status cpu_status = cpu_->AdvanceStep(args), gpu_status = gpu_->AdvanceStep(args);
   ASSERT_TRUE(cpu_status.ok()) << cpu_status.ToString();
   ASSERT_TRUE(gpu_status.ok()) << gpu_status.ToString();
@@ -197,12 +197,51 @@ void Lockstep::ExpectEqualPages(const char* where) {
   }
 }
 
-void Lockstep::ExpectEqualDrafts(int count) {
-  std::vector<int32_t> cpu(static_cast<size_t>(count * num_rows_)), gpu(cpu.size());
-  ASSERT_TRUE(cpu_->TakeDrafts(cpu).ok());
-  const absl::Status status = gpu_->TakeDrafts(gpu);
+void Lockstep::AdvanceDrafter(DrafterRows rows) {
+  ASSERT_TRUE(cpu_->AdvanceDrafter(rows).ok());
+  const absl::Status status = gpu_->AdvanceDrafter(rows);
   ASSERT_TRUE(status.ok()) << status.ToString();
-  ASSERT_EQ(gpu, cpu);
+  const StepView &cpu = cpu_->view(), &gpu = gpu_->view();
+  num_rows_ = *cpu.num_rows;
+  ASSERT_EQ(Download<int32_t>(device_, gpu.num_rows, 1)[0], num_rows_);
+  const auto count = static_cast<size_t>(num_rows_);
+  const auto position = Download<int32_t>(device_, gpu.position, count);
+  const auto token = Download<int32_t>(device_, gpu.token, count);
+  const auto sequence = Download<int32_t>(device_, gpu.sequence, count);
+  const auto slot = Download<int32_t>(device_, gpu.tail_slot, 4);
+  for (size_t i = 0; i < count; ++i) {
+    ASSERT_EQ(position[i], cpu.position[i]) << "drafter row " << i;
+    ASSERT_EQ(token[i], cpu.token[i]) << "drafter row " << i;
+    ASSERT_EQ(sequence[i], cpu.sequence[i]) << "drafter row " << i;
+    ASSERT_EQ(slot[static_cast<size_t>(sequence[i])], cpu.tail_slot[cpu.sequence[i]]) << i;
+  }
+}
+
+std::vector<int32_t> Lockstep::Harvest(size_t num_choices, size_t num_runs, size_t num_drafts) {
+  struct Outcome {
+    std::vector<TokenRecord> chosen;
+    std::vector<uint8_t> is_empty;
+    std::vector<int32_t> accepted, drafts;
+  };
+  const auto take = [&](Ops& ops) {
+    Outcome outcome{std::vector<TokenRecord>(num_choices), std::vector<uint8_t>(num_choices),
+                    std::vector<int32_t>(num_runs), std::vector<int32_t>(num_drafts * num_runs)};
+    const absl::Status status = ops.Harvest({.chosen = outcome.chosen,
+                                             .is_empty = outcome.is_empty,
+                                             .accepted = outcome.accepted,
+                                             .drafts = outcome.drafts});
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    return outcome;
+  };
+  const Outcome cpu = take(*cpu_), gpu = take(*gpu_);
+  for (size_t i = 0; i < num_choices; ++i) {
+    EXPECT_EQ(gpu.is_empty[i], cpu.is_empty[i]) << "choice " << i;
+    if (cpu.is_empty[i] != 0) continue;
+    EXPECT_EQ(gpu.chosen[i], cpu.chosen[i]) << "choice " << i;
+  }
+  EXPECT_EQ(gpu.accepted, cpu.accepted);
+  EXPECT_EQ(gpu.drafts, cpu.drafts);
+  return cpu.accepted;
 }
 
 void Lockstep::MoveTail(int slot, uint64_t num_tokens, int to_slot) {

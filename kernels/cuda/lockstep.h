@@ -38,10 +38,12 @@ class Lockstep {
     Compare(name, expected);
   }
   // AdvanceStep on both; later phases compare the runs' rows.
-  void Advance(std::span<const SequenceRows> runs, bool is_drafter);
+  void Advance(std::span<const SequenceRows> runs);
+  // The same of the drafter, whose views must be equal.
+  void AdvanceDrafter(DrafterRows rows);
   void ExpectEqualPages(const char* where);
-  // The drafts that both have kept for the rows of the step.
-  void ExpectEqualDrafts(int count);
+  // What both have chosen, accepted and drafted. Returns the rows that stay by run.
+  std::vector<int32_t> Harvest(size_t num_choices, size_t num_runs, size_t num_drafts);
   // Tails of both at position `num_tokens`, which must be equal; then unpacked into another slot.
   void MoveTail(int slot, uint64_t num_tokens, int to_slot);
 

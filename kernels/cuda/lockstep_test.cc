@@ -1,6 +1,8 @@
 #include "kernels/cuda/lockstep.h"
 
-#include <numeric>
+#include <algorithm>
+#include <span>
+#include <vector>
 
 // Every phase on the GPU against the CPU, on equal inputs, over generated models and steps:
 // prefill in chunks, verify runs with accepted and rejected rows, replay, drafter, moved tails.
@@ -21,6 +23,8 @@ struct RunSpec {
   int slot;
   RowKind kind;
   int first, rows;
+  // Rows of a verify run that its choices are made to let stay; 0: whatever comes.
+  int stays = 0;
 };
 
 // Which activations StoreRows leaves behind. Raw compressor rows are part of tails.
@@ -81,18 +85,18 @@ void RunLayer(Lockstep& both, const auto& layer_of, int ratio, bool finishes_pre
            });
 }
 
-void FinishAndHead(Lockstep& both, bool is_drafter) {
+void FinishStreams(Lockstep& both) {
   both.Run("MixBoundary", {.exact = {"streams"}}, [](Ops& ops, const ModelWeights&) {
     return ops.MixBoundary(
         {.step = ops.view(), .finish_previous = true, .next = nullptr, .norm = {}});
   });
-  const int rows = both.num_rows();
-  std::vector<int32_t> chosen = {0, rows - 1, rows / 2};
-  if (is_drafter) chosen.clear();
+}
+
+void Head(Lockstep& both, std::span<const int32_t> rows, bool is_drafter) {
   both.Run("Head", {.close = {"logits"}, .limit = kProductLimit},
            [&](Ops& ops, const ModelWeights& weights) {
              return ops.Head({.step = ops.view(),
-                              .rows = chosen,
+                              .rows = rows,
                               .has_all_rows = is_drafter,
                               .mix = is_drafter ? weights.mtp.head_mix : weights.head_mix,
                               .norm = is_drafter ? weights.mtp.norm : weights.norm,
@@ -100,14 +104,14 @@ void FinishAndHead(Lockstep& both, bool is_drafter) {
            });
 }
 
-// One step of the main model and one of the drafter on each run's last row.
+// One step of the main model, its choices, and the drafter's rows and drafts.
 class StepDriver {
  public:
   StepDriver(const TestShape& shape, Lockstep& both) : shape_(shape), both_(both) {}
 
   void Step(const std::vector<RunSpec>& specs) {
     SCOPED_TRACE("step " + std::to_string(++number_));
-    Advance(specs, false);
+    Advance(specs);
     both_.Run("Embed", {.exact = {"streams"}}, [](Ops& ops, const ModelWeights& weights) {
       return ops.Embed({.step = ops.view(), .embed = weights.embed});
     });
@@ -117,84 +121,180 @@ class StepDriver {
         return w.layers[i];
       };
       RunLayer(both_, layer_of, shape_.ratios[i], i > 0);
-      if (::testing::Test::HasFatalFailure()) return;
+      if (HasFailed()) return;
     }
-    FinishAndHead(both_, false);
-    Draft(specs);
+    FinishStreams(both_);
+    Choose(specs);
+    if (HasFailed()) return;
+    Accept(specs);
+    if (HasFailed()) return;
+    StoreDrafterRows();
+    if (!HasFailed()) Draft();
+    if (!HasFailed()) Harvest(specs);
   }
 
  private:
-  void Draft(const std::vector<RunSpec>& specs) {
-    SCOPED_TRACE("drafter");
-    std::vector<RunSpec> last;
-    std::vector<int32_t> sources;
-    int row = 0;
-    for (const RunSpec& spec : specs) {
-      row += spec.rows;
-      last.push_back({spec.slot, spec.kind, spec.first + spec.rows - 1, 1});
-      sources.push_back(number_ % 2 == 0 ? DraftInputArgs::kFromTail : row - 1);
-    }
-    Advance(last, true);
+  static constexpr size_t kHeadRows = 8;
+  static constexpr size_t kDrafts = 2;
+  // A token to be chosen, from its row.
+  struct Choice {
+    int32_t row = 0;
     SamplingSpec spec;
-    spec.greedy = number_ % 3 == 0;
-    std::vector<SampleRow> rows(specs.size());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i].spec = &spec;
-      rows[i].key = 40 + i;
-      rows[i].position = last[i].first + 2;
-      rows[i].logits_row = static_cast<int32_t>(i);
-      rows[i].is_draft = true;
+  };
+
+  static bool HasFailed() { return ::testing::Test::HasFatalFailure(); }
+
+  // Of every row of a verify run, of the last of others.
+  void Choose(const std::vector<RunSpec>& specs) {
+    choices_.clear();
+    accepts_.clear();
+    int first_row = 0;
+    for (size_t r = 0; r < specs.size(); ++r) {
+      const RunSpec& spec = specs[r];
+      accepts_.push_back({.choice = static_cast<int32_t>(choices_.size())});
+      const bool is_verify = spec.kind == RowKind::kVerify;
+      for (int i = is_verify ? 0 : spec.rows - 1; i < spec.rows; ++i) {
+        Choice& choice = choices_.emplace_back();
+        choice.row = first_row + i;
+        choice.spec.top_logprobs = i % 3 - 1;
+        if (is_verify && spec.stays > 0) Force(spec, i, tokens_[r], choice.spec);
+      }
+      first_row += spec.rows;
     }
-    both_.Run("BeginDrafts", {},
-              [&](Ops& ops, const ModelWeights&) { return ops.BeginDrafts(rows); });
-    DraftOnce(sources);
-    if (::testing::Test::HasFatalFailure()) return;
-    DraftOnce({});
-    if (!::testing::Test::HasFatalFailure()) both_.ExpectEqualDrafts(2);
+    for (size_t begin = 0; begin < choices_.size(); begin += kHeadRows) {
+      Sample(std::span(choices_).subspan(begin, std::min(kHeadRows, choices_.size() - begin)));
+      if (HasFailed()) return;
+    }
   }
 
-  void DraftOnce(const std::vector<int32_t>& sources) {
-    both_.Run("DraftInput", {.close = {"streams"}, .limit = kProductLimit},
-              [&](Ops& ops, const ModelWeights& weights) {
-                return ops.DraftInput({.step = ops.view(),
-                                       .embed = weights.embed,
-                                       .mtp = weights.mtp,
-                                       .source_row = sources});
+  // In odd steps a wrong draft ends the rows that stay, in even ones a row without a token.
+  void Force(const RunSpec& run, int row, const std::vector<int32_t>& tokens, SamplingSpec& spec) {
+    const bool ends_empty = number_ % 2 == 0;
+    const int last_right = run.stays - (ends_empty ? 1 : 2);
+    const auto next = static_cast<size_t>(row) + 1;
+    if (row == run.stays && ends_empty) {
+      spec.allowed_tokens = {shape_.vocabulary};  // none
+    } else if (next < tokens.size() && row <= last_right) {
+      spec.allowed_tokens = {tokens[next]};
+    } else if (next < tokens.size() && row == last_right + 1) {
+      spec.allowed_tokens = {(tokens[next] + 1) % shape_.vocabulary};
+    }
+  }
+
+  void Sample(std::span<const Choice> choices) {
+    std::vector<int32_t> head_rows;
+    std::vector<SampleRow> rows(choices.size());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      head_rows.push_back(choices[i].row);
+      rows[i].spec = &choices[i].spec;
+      rows[i].key = 7 + static_cast<uint64_t>(number_);
+      rows[i].position = choices[i].row;
+      rows[i].logits_row = static_cast<int32_t>(i);
+    }
+    Head(both_, head_rows, false);
+    both_.Run("Sample", {}, [&](Ops& ops, const ModelWeights&) {
+      return ops.Sample({.rows = rows, .chosen = {}, .is_empty = {}});
+    });
+  }
+
+  // The drafter starts at the run or one row before it; a replay's next token is known.
+  void Accept(const std::vector<RunSpec>& specs) {
+    for (size_t r = 0; r < specs.size(); ++r) {
+      AcceptRun& run = accepts_[r];
+      if (specs[r].kind == RowKind::kReplay) run = {.next_token = 3};
+      run.first = std::max(specs[r].first - (number_ + static_cast<int>(r)) % 2, 0);
+      run.drafts = number_ % 4 != 1 || r > 0;
+      run.spec = &draft_spec_;
+      run.key = 40 + r;
+    }
+    draft_spec_.greedy = number_ % 3 == 0;
+    both_.Run("Accept", {},
+              [&](Ops& ops, const ModelWeights&) { return ops.Accept({.runs = accepts_}); });
+  }
+
+  void StoreDrafterRows() {
+    SCOPED_TRACE("drafter's rows");
+    both_.AdvanceDrafter(DrafterRows::kKnown);
+    if (HasFailed()) return;
+    EnterDrafter(/*goes_on=*/false);
+    both_.Run("MixBoundary", kMixed, [](Ops& ops, const ModelWeights& weights) {
+      const LayerWeights& layer = weights.mtp.block;
+      return ops.MixBoundary(
+          {.step = ops.view(), .next = &layer.attn_mix, .norm = layer.attn_norm});
+    });
+    both_.Run("ProjectIn", {.close = {"query_low", "kv"}, .limit = kProductLimit},
+              [](Ops& ops, const ModelWeights& weights) {
+                return ops.ProjectIn({.step = ops.view(), .layer = weights.mtp.block});
               });
-    if (::testing::Test::HasFatalFailure()) return;
+    both_.Run("StoreRows", kStored, [](Ops& ops, const ModelWeights& weights) {
+      return ops.StoreRows({.step = ops.view(), .layer = weights.mtp.block});
+    });
+  }
+
+  void Draft() {
+    SCOPED_TRACE("drafts");
+    both_.AdvanceDrafter(DrafterRows::kDrafting);
+    for (size_t i = 0; i < kDrafts && !HasFailed(); ++i) DraftOnce(/*goes_on=*/i > 0);
+  }
+
+  void EnterDrafter(bool goes_on) {
+    both_.Run(
+        "DraftInput", {.close = {"streams"}, .limit = kProductLimit},
+        [&](Ops& ops, const ModelWeights& weights) {
+          return ops.DraftInput(
+              {.step = ops.view(), .embed = weights.embed, .mtp = weights.mtp, .goes_on = goes_on});
+        });
+  }
+
+  void DraftOnce(bool goes_on) {
+    EnterDrafter(goes_on);
+    if (HasFailed()) return;
     const auto block = [](const ModelWeights& w) -> const LayerWeights& { return w.mtp.block; };
     RunLayer(both_, block, 0, false);
-    if (::testing::Test::HasFatalFailure()) return;
-    FinishAndHead(both_, true);
+    if (HasFailed()) return;
+    FinishStreams(both_);
+    Head(both_, {}, true);
     both_.Run("KeepDraft", {}, [](Ops& ops, const ModelWeights&) { return ops.KeepDraft(); });
   }
 
-  void Advance(const std::vector<RunSpec>& specs, bool is_drafter) {
+  void Harvest(const std::vector<RunSpec>& specs) {
+    const auto accepted = both_.Harvest(choices_.size(), specs.size(), kDrafts);
+    for (size_t r = 0; r < specs.size(); ++r) {
+      if (specs[r].stays == 0) continue;
+      EXPECT_EQ(accepted[r], specs[r].stays) << "run " << r;
+    }
+  }
+
+  void Advance(const std::vector<RunSpec>& specs) {
     static constexpr PageId kPages[4][4] = {
         {3, 0, 5, 2}, {1, 4, 7, 11}, {3, 0, 5, 2}, {6, 8, 9, 10}};
-    std::vector<std::vector<int32_t>> tokens;
+    tokens_.clear();
     std::vector<SequenceRows> runs;
     for (const RunSpec& spec : specs) {
-      tokens.emplace_back();
+      tokens_.emplace_back();
       for (int i = 0; i < spec.rows; ++i) {
-        tokens.back().push_back(
+        tokens_.back().push_back(
             static_cast<int32_t>(random_() % static_cast<uint32_t>(shape_.vocabulary)));
       }
       runs.push_back({.tail_slot = spec.slot,
                       .kind = spec.kind,
                       .first_position = spec.first,
                       .num_rows = spec.rows,
-                      .tokens = tokens.back().data(),
+                      .tokens = tokens_.back().data(),
                       .pages = kPages[spec.slot],
                       .num_pages = 4});
     }
-    both_.Advance(runs, is_drafter);
+    both_.Advance(runs);
   }
 
   const TestShape shape_;
   Lockstep& both_;
   std::mt19937 random_{17};
   int number_ = 0;
+  std::vector<std::vector<int32_t>> tokens_;  // of the step, by run
+  std::vector<Choice> choices_;
+  std::vector<AcceptRun> accepts_;
+  SamplingSpec draft_spec_;
 };
 
 void RunScenario(const TestShape& shape, bool has_reference_linears = false) {
@@ -207,20 +307,25 @@ void RunScenario(const TestShape& shape, bool has_reference_linears = false) {
   if (check()) return;
   driver.Step({{1, RowKind::kPrefill, 3, 6}, {0, RowKind::kPrefill, 300, 211}});
   if (check()) return;
-  driver.Step({{0, RowKind::kVerify, 511, 5}, {1, RowKind::kVerify, 9, 4}});
+  driver.Step({{0, RowKind::kVerify, 511, 5, 1}, {1, RowKind::kVerify, 9, 4, 2}});
   if (check()) return;
   // One and two rows accepted; the rest is undone.
-  driver.Step({{0, RowKind::kVerify, 512, 4}, {1, RowKind::kVerify, 11, 1}});
+  driver.Step({{0, RowKind::kVerify, 512, 4, 4}, {1, RowKind::kVerify, 11, 1, 1}});
   if (check()) return;
-  driver.Step({{1, RowKind::kReplay, 12, 40}, {0, RowKind::kVerify, 516, 64}});
+  driver.Step({{1, RowKind::kReplay, 12, 40}, {0, RowKind::kVerify, 516, 64, 29}});
   if (check()) return;
   both.MoveTail(0, 545, 2);
   both.MoveTail(1, 52, 3);
   if (check()) return;
-  driver.Step({{2, RowKind::kVerify, 545, 3}, {3, RowKind::kPrefill, 52, 77}});
+  driver.Step({{2, RowKind::kVerify, 545, 3, 2}, {3, RowKind::kPrefill, 52, 77}});
   if (check()) return;
   both.MoveTail(3, 129, 0);
   both.MoveTail(2, 547, 1);
+  driver.Step({{2, RowKind::kVerify, 547, 2, 1}, {3, RowKind::kVerify, 129, 1, 1}});
+  if (check()) return;
+  driver.Step({{2, RowKind::kVerify, 548, 2, 1}});  // no drafter rows but the one drafted from
+  if (check()) return;
+  driver.Step({{3, RowKind::kVerify, 130, 2}, {2, RowKind::kVerify, 549, 3}});
   for (const auto& [name, error] : both.errors()) {
     std::printf("  %-28s %.2e\n", name.c_str(), error);
   }

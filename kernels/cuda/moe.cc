@@ -87,7 +87,7 @@ absl::Status CudaOps::BuildTable(const LayerWeights& layer, ExpertTable& table) 
 }
 
 // Made when a layer runs first.
-absl::StatusOr<const CudaOps::ExpertTable*> CudaOps::TableOf(const LayerWeights& layer) {
+absl::StatusOr<const ExpertTable*> CudaOps::TableOf(const LayerWeights& layer) {
   ExpertTable& table = tables_[layer.layer];
   if (table.source != layer.experts.data()) RETURN_IF_ERROR(BuildTable(layer, table));
   return &table;

@@ -148,22 +148,25 @@ SampleRowArgs CudaOps::DescribeRow(const SampleRow& row, RowEdits& edits) {
   return args;
 }
 
+TokenRecord CudaOps::RecordOf(const SampleResult& result) {
+  TokenRecord record;
+  record.token = result.token;
+  record.logprob = result.logprob;
+  for (int t = 0; t < result.num_top; ++t) {
+    record.top.push_back({.token = result.top_tokens[t], .logprob = result.top_logprobs[t]});
+  }
+  return record;
+}
+
 // Waits for the kernel and hands out its results.
-absl::Status CudaOps::FinishSamples(const SampleArgs& args, size_t first, size_t count) {
+absl::Status CudaOps::FetchSamples(const SampleArgs& args, size_t first, size_t count) {
   RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host_results_, results_, count * sizeof(SampleResult),
                                            cudaMemcpyDeviceToHost, stream()),
                            "Sample: results"));
   RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream()), "Sample"));
   for (size_t i = 0; i < count; ++i) {
-    const SampleResult& result = host_results_[i];
-    TokenRecord record;
-    record.token = result.token;
-    record.logprob = result.logprob;
-    for (int t = 0; t < result.num_top; ++t) {
-      record.top.push_back({.token = result.top_tokens[t], .logprob = result.top_logprobs[t]});
-    }
-    args.is_empty[first + i] = result.is_empty != 0 ? 1 : 0;
-    args.chosen[first + i] = std::move(record);
+    args.is_empty[first + i] = host_results_[i].is_empty != 0 ? 1 : 0;
+    args.chosen[first + i] = RecordOf(host_results_[i]);
   }
   return absl::OkStatus();
 }
@@ -173,6 +176,10 @@ absl::Status CudaOps::Sample(const SampleArgs& args) {
     if (row.logits_row >= 0 && row.logits_row < options_.max_head_rows) continue;
     return absl::InvalidArgumentError(
         absl::StrFormat("Sample: logits row %d, have %d", row.logits_row, options_.max_head_rows));
+  }
+  const bool are_kept = args.chosen.empty();
+  if (are_kept) {
+    RETURN_IF_ERROR(CheckKept(num_choices_ + args.rows.size(), options_.max_rows));
   }
   const auto most = static_cast<size_t>(options_.max_head_rows);
   RowEdits edits;
@@ -196,10 +203,14 @@ absl::Status CudaOps::Sample(const SampleArgs& args) {
     kernel.keeps_scores = std::any_of(rows.begin(), rows.end(), KeepsScores);
     kernel.vocabulary = config_.vocab_size;
     kernel.logits = act_.logits;
-    kernel.results = results_;
+    kernel.results = are_kept ? outcome_.choices() + num_choices_ : results_;
     RETURN_IF_ERROR(staging_.Flush());
     RETURN_IF_ERROR(ToStatus(RunSample(kernel, stream()), "Sample"));
-    RETURN_IF_ERROR(FinishSamples(args, first, rows.size()));
+    if (are_kept) {
+      num_choices_ += rows.size();
+    } else {
+      RETURN_IF_ERROR(FetchSamples(args, first, rows.size()));
+    }
     first += rows.size();
   }
   return absl::OkStatus();

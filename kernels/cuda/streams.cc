@@ -76,7 +76,7 @@ absl::Status CudaOps::MixBoundary(const MixArgs& args) {
 }
 
 absl::Status CudaOps::Head(const HeadArgs& args) {
-  const int count = static_cast<int>(args.has_all_rows ? positions_.size() : args.rows.size());
+  const int count = args.has_all_rows ? num_rows_ : static_cast<int>(args.rows.size());
   if (count > options_.max_head_rows) {
     return absl::InvalidArgumentError(
         absl::StrFormat("Head: %d rows, at most %d", count, options_.max_head_rows));
@@ -127,25 +127,9 @@ absl::Status CudaOps::HeadOf(const HeadArgs& args, const HeadRows& chosen) {
 absl::Status CudaOps::DraftInput(const DraftInputArgs& args) {
   RETURN_IF_ERROR(SaveStreams());  // the main model's, before they are replaced
   RETURN_IF_ERROR(CheckFormat(args.embed, ValueFormat::kBf16, "embedding"));
-  const int rows = static_cast<int>(positions_.size());
-  const int64_t width = int64_t{shape_.streams} * shape_.hidden;
-  std::vector<const uint16_t*> sources;
-  for (const StepRun& run : runs_) {
-    for (int i = 0; i < run.num_rows && !args.source_row.empty(); ++i) {
-      const int32_t source = args.source_row[sources.size()];
-      const auto* kept =
-          source == DraftInputArgs::kFromTail ? slots_.Streams(run.slot, run.first + i) : nullptr;
-      sources.push_back(kept != nullptr ? reinterpret_cast<const uint16_t*>(kept)
-                                        : act_.streams + source * width);
-    }
-  }
-  if (rows == 0) return absl::OkStatus();
+  if (num_rows_ == 0) return absl::OkStatus();
   DraftNormArgs norm;
-  if (!sources.empty()) {
-    RETURN_IF_ERROR(staging_.Begin());
-    norm.sources = staging_.Put(std::span<const uint16_t* const>(sources));
-    RETURN_IF_ERROR(staging_.Flush());
-  }
+  norm.sources = args.goes_on ? nullptr : sources_;
   norm.streams = act_.streams;
   norm.step = Step();
   norm.shape = shape_;

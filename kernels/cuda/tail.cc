@@ -112,6 +112,7 @@ absl::Status CudaOps::PackTail(const TailArgs& args) {
                         progress.folded, progress.end, n));
   }
   jobs_.clear();
+  RETURN_IF_ERROR(staging_.Begin());
   Settle(args.tail_slot, n);
   RETURN_IF_ERROR(RunSettled());
   const size_t bytes = tail.first_tokens - TailHeader::kBytes;

@@ -49,7 +49,8 @@ std::vector<std::string> Resolve(const std::string& name) {
                     NI_NUMERICHOST) != 0)
       continue;
     const bool is_v6 = item->ai_family == AF_INET6;
-    out.push_back(absl::StrFormat(is_v6 ? "[%s]:%s" : "%s:%s", text, port));
+    out.push_back(is_v6 ? absl::StrFormat("[%s]:%s", text, port)
+                        : absl::StrFormat("%s:%s", text, port));
   }
   freeaddrinfo(found);
   return out;

@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "common/grammar.h"
-#include "router/openai/api.h"
-#include "router/openai/api_fakes.h"
+#include "router/openai/api_setup.h"
 #include "router/text/test_data.h"
 
 namespace baton::router {
@@ -25,19 +24,8 @@ class ApiTest : public testing::Test {
   ApiTest() { Configure({}); }
 
   void Configure(ClusterView view) {
-    config_.served_model_names = {"deepseek-v4-flash"};
-    config_.model_path = "models/flash";
-    config_.max_context = 4096;
     dispatcher_.view = std::make_shared<ClusterView>(std::move(view));
-    api_ = std::make_unique<Api>(ApiParts{.config = config_,
-                                          .tokenizer = RealTokenizer(),
-                                          .grammars = grammars_,
-                                          .markup = markup_,
-                                          .encoder = encoder_,
-                                          .dispatcher = dispatcher_,
-                                          .cpu_pool = cpu_pool_,
-                                          .clock = clock_,
-                                          .render_metrics = [] { return std::string("metrics"); }});
+    api_ = std::make_unique<Api>(setup_.Parts());
   }
 
   std::shared_ptr<FakeExchange> Call(HttpRequest request) {
@@ -120,17 +108,17 @@ class ApiTest : public testing::Test {
     return out;
   }
 
-  ManualClock clock_;
-  ApiConfig config_;
-  MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
-  ChatEncoder encoder_ = *ChatEncoder::Create(RealTokenizer());
-  FakeDispatcher dispatcher_;
-  CpuPool cpu_pool_{1, 4};
   bool waits_for_verdicts_ = true;  // on grammars, before a call returns
   GrammarChecker::Check check_ = [](std::string_view grammar) {
     return CheckGrammar(RealVocabulary(), grammar);
   };
-  GrammarChecker grammars_{[this](std::string_view grammar) { return check_(grammar); }, {}};
+  ApiSetup setup_{RealTokenizer(), [this](std::string_view grammar) { return check_(grammar); }};
+  ManualClock& clock_ = setup_.clock;
+  ApiConfig& config_ = setup_.config;
+  const MarkupIds& markup_ = setup_.markup;
+  FakeDispatcher& dispatcher_ = setup_.dispatcher;
+  CpuPool& cpu_pool_ = setup_.cpu_pool;
+  GrammarChecker& grammars_ = setup_.grammars;
   std::unique_ptr<Api> api_;
 };
 

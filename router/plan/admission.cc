@@ -13,7 +13,7 @@ uint64_t SpecBytes(const GenerateRequest& spec) {
   bytes += spec.sampling.logit_bias.size() * sizeof(spec.sampling.logit_bias[0]);
   bytes += spec.sampling.allowed_tokens.size() * sizeof(int32_t);
   for (const std::vector<int32_t>& word : spec.sampling.bad_words)
-    bytes += sizeof(word) + word.size() * sizeof(int32_t);
+    bytes += sizeof(std::vector<int32_t>) + word.size() * sizeof(int32_t);
   bytes += spec.masks.grammar.size() + spec.masks.forced_prefix.size() * sizeof(int32_t);
   return bytes + spec.finish.stop_tokens.size() * sizeof(int32_t);
 }

@@ -23,8 +23,7 @@ size_t BytesOf(const std::vector<wire::SequenceSpec>& sequences) {
   return bytes;
 }
 size_t BytesOf(const MaskRules& masks) {
-  return 32 + masks.grammar.size() +
-         4 * (masks.forced_prefix.size() + masks.reasoning_bans.size());
+  return 32 + masks.grammar.size() + 4 * (masks.forced_prefix.size() + masks.reasoning_bans.size());
 }
 size_t BytesOf(const wire::Cancel& item) { return 48 + item.reason.size(); }
 size_t BytesOf(const wire::Retarget&) { return 48; }

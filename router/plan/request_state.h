@@ -126,9 +126,9 @@ struct Request {
   bool is_inexact = false;
   bool has_token = false;  // any choice
   int64_t next_prompt_logprob = 1;
-  absl::Time report_due = absl::InfiniteFuture();  // all else is over: then it is lost
+  absl::Time report_due = absl::InfiniteFuture();    // all else is over: then it is lost
   absl::Time no_move_before = absl::InfinitePast();  // its worker refused to stop it
-  uint64_t booked_bytes = 0;  // in Admission
+  uint64_t booked_bytes = 0;                         // in Admission
   int cached_tokens = 0;
   bool has_cached_tokens = false;  // said by the first prefill that finished
   StageClock clock;

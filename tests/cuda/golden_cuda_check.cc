@@ -146,7 +146,7 @@ absl::Status CompareLogits(Model& model, const GoldenSequence& s, Share& argmax,
   for (int first = 0; first < length; first += kChunk) {
     const int rows = std::min(kChunk, length - first);
     RETURN_IF_ERROR(Advance(model, s, first, rows));
-    RETURN_IF_ERROR(engine::RunModel(*model.ops, model.weights));
+    RETURN_IF_ERROR(engine::RunModel(*model.ops, model.weights, /*has_head=*/false));
     for (size_t i = 0; i < golden.positions.size(); ++i) {
       const int32_t row = golden.positions[i] - first;
       if (row < 0 || row >= rows) continue;

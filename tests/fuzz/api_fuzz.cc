@@ -8,15 +8,14 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/demo_vocabulary.h"
 #include "common/grammar.h"
 #include "common/log.h"
 #include "router/anthropic/messages_api.h"
 #include "router/front/front_door.h"
 #include "router/front/openapi.h"
 #include "router/front/operator_api.h"
-#include "router/openai/api.h"
-#include "router/openai/api_fakes.h"
-#include "router/text/test_data.h"
+#include "router/openai/api_setup.h"
 
 // Any bytes as a request's path and body, behind the door and on every surface: refused with a 4xx,
 // or answered by a planner that says what the body says. Every answer is complete and well formed.
@@ -55,7 +54,7 @@ class Server {
     request.headers = {{"content-type", "application/json"},
                        {"content-length", std::to_string(body.size())}};
     request.body = body;
-    request.arrival = clock_.Now();
+    request.arrival = setup_.clock.Now();
     auto exchange = std::make_shared<FakeExchange>();
     if (door_.AdmitHead(request, *exchange)) door_.Handle(std::move(request), exchange);
     Play(way, body, *exchange);
@@ -92,7 +91,7 @@ class Server {
   // What the CPU pool still does for a client that left.
   void Settle(FakeExchange& exchange) {
     std::promise<void> done;
-    CHECK(cpu_pool_.TryRun([&done] { done.set_value(); }));
+    CHECK(setup_.cpu_pool.TryRun([&done] { done.set_value(); }));
     done.get_future().wait();
     exchange.RunTasks();
   }
@@ -116,8 +115,8 @@ class Server {
     const int64_t first = half - records.begin();
     events.emplace_back(TokensEmitted{choice, 0, {records.begin(), half}});
     events.emplace_back(TokensEmitted{choice, first, {half, records.end()}});
-    events.emplace_back(
-        ChoiceFinished{.choice = choice, .reason = FinishReason::kStop, .stop_token = markup_.eos});
+    events.emplace_back(ChoiceFinished{
+        .choice = choice, .reason = FinishReason::kStop, .stop_token = setup_.markup.eos});
     return events;
   }
 
@@ -160,36 +159,17 @@ class Server {
     }
   }
 
-  ManualClock clock_;
-  const std::string tokenizer_json_ = ReadTestFile("models/demo/tokenizer.json");
-  const Tokenizer tokenizer_ = *Tokenizer::Parse(tokenizer_json_, "demo");
-  const Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(tokenizer_json_);
-  const MarkupIds markup_ = *MarkupIds::Find(tokenizer_);
-  const ChatEncoder encoder_ = *ChatEncoder::Create(tokenizer_);
-  ApiConfig config_ = {.served_model_names = {"deepseek-v4-flash"},
-                       .model_path = "models/flash",
-                       .max_context = 4096,
-                       .replay = {},
-                       .chat = {}};
-  FakeDispatcher dispatcher_;
-  CpuPool cpu_pool_{1, 4};
-  GrammarChecker grammars_{
-      [this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); }, {}};
-  Api api_{{.config = config_,
-            .tokenizer = tokenizer_,
-            .grammars = grammars_,
-            .markup = markup_,
-            .encoder = encoder_,
-            .dispatcher = dispatcher_,
-            .cpu_pool = cpu_pool_,
-            .clock = clock_,
-            .render_metrics = [] { return std::string("metrics"); }}};
-  MessagesApi messages_{{.config = config_, .chats = api_, .cpu_pool = cpu_pool_}};
-  OperatorApi operators_{{.config = config_,
+  const Tokenizer tokenizer_ = *Tokenizer::Parse(DemoTokenizerJson(), "demo");
+  ApiSetup setup_{tokenizer_,
+                  [](std::string_view grammar) { return CheckGrammar(DemoVocabulary(), grammar); }};
+  FakeDispatcher& dispatcher_ = setup_.dispatcher;
+  Api api_{setup_.Parts()};
+  MessagesApi messages_{{.config = setup_.config, .chats = api_, .cpu_pool = setup_.cpu_pool}};
+  OperatorApi operators_{{.config = setup_.config,
                           .tokenizer = tokenizer_,
                           .dispatcher = dispatcher_,
                           .openapi = OpenApiDocument("1")}};
-  ApiKeys keys_{{}, clock_};
+  ApiKeys keys_{{}, setup_.clock};
   FrontDoor door_{{.keys = keys_,
                    .openai = api_,
                    .anthropic = messages_,

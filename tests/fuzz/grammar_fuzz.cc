@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "common/check.h"
+#include "common/demo_vocabulary.h"
 #include "tests/fuzz/grammar_walk.h"
 
 // Any bytes as a grammar: refused, or a matcher whose masks only allow what it then takes, and that

@@ -4,13 +4,9 @@
 #include <string_view>
 #include <vector>
 
-#include "common/grammar.h"
-
 namespace baton {
 
-// What is shared by the targets that follow grammars; they run in the project's root.
-const Vocabulary& DemoVocabulary();
-
+// What is shared by the targets that follow grammars.
 inline constexpr size_t kMaxGrammarMessage = 1200;  // bytes of a refusal
 
 // Up to `most` tokens that the grammar, one that CheckGrammar takes, allows one after the other,

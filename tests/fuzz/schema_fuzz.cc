@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "common/check.h"
+#include "common/demo_vocabulary.h"
 #include "router/openai/output_constraint.h"
 #include "router/openai/tool_choice.h"
 #include "router/text/choice_output.h"

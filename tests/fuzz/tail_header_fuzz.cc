@@ -6,23 +6,10 @@
 
 #include "common/check.h"
 #include "kernels/tail_header.h"
+#include "kernels/test_layout.h"
 
 namespace baton::kernels {
 namespace {
-
-const PageLayout& SmallLayout() {
-  static const PageLayout layout({.head_dim = 512,
-                                  .rope_dim = 64,
-                                  .index_head_dim = 128,
-                                  .window = 128,
-                                  .hc_mult = 4,
-                                  .hidden_size = 128,
-                                  .num_layers = 2,
-                                  .num_mtp_layers = 1,
-                                  .csa_layers = {1},
-                                  .hca_layers = {0}});
-  return layout;
-}
 
 // Any bytes as a tail from the wire: refused with a reason, or a header and first tokens that
 // encode to the very same bytes.
@@ -36,10 +23,11 @@ void ReadOne(std::span<const std::byte> wire) {
   EncodeTailHeader(*header, again);
   CHECK(std::ranges::equal(again, wire.first(TailHeader::kBytes)));
   // As received, and as by a sender of our layout.
-  (void)CheckTailHeader(*header, SmallLayout(), header->weights).ok();
+  static const PageLayout layout = SmallLayout();
+  (void)CheckTailHeader(*header, layout, header->weights).ok();
   TailHeader ours = *header;
-  ours.layout = SmallLayout().Id();
-  (void)CheckTailHeader(ours, SmallLayout(), header->weights).ok();
+  ours.layout = layout.Id();
+  (void)CheckTailHeader(ours, layout, header->weights).ok();
   const auto tokens = DecodeFirstTokens(*header, wire);
   if (!tokens.ok()) return;
   CHECK(tokens->size() == header->num_sequences);

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <numeric>
 #include <string>
 #include <string_view>
 
@@ -99,7 +98,7 @@ class Checker {
     const int length = static_cast<int>(s.tokens.size());
     for (int first = 0; first < length; first += kChunk) {
       const int rows = std::min(kChunk, length - first);
-      RETURN_IF_ERROR(Advance(s.tokens.data() + first, first, rows, false));
+      RETURN_IF_ERROR(Advance(s.tokens.data() + first, first, rows));
       RETURN_IF_ERROR(RunLayers(s, first, rows, layer_errors));
       RETURN_IF_ERROR(CompareLogits(golden, first, rows, errors));
       if (!is_official) RETURN_IF_ERROR(CompareArgmax(s, first, rows, wrong_argmax));
@@ -124,7 +123,7 @@ class Checker {
       StartSequence();
       for (int first = 0; first < length; first += kChunk) {
         const int rows = std::min(kChunk, length - first);
-        RETURN_IF_ERROR(Advance(s.tokens.data() + first, first, rows, false));
+        RETURN_IF_ERROR(Advance(s.tokens.data() + first, first, rows));
         std::copy_n(s.official_streams[layer].begin() + first * width, rows * width,
                     model_.Streams(0).begin());
         RETURN_IF_ERROR(engine::RunLayer(model_.ops(), model_.weights().layers[layer], false));
@@ -164,7 +163,7 @@ class Checker {
     std::ranges::fill(model_.pages(), std::byte{0});
   }
 
-  absl::Status Advance(const int32_t* tokens, int first, int rows, bool is_drafter) {
+  absl::Status Advance(const int32_t* tokens, int first, int rows) {
     const kernels::SequenceRows run{.tail_slot = 0,
                                     .kind = RowKind::kPrefill,
                                     .first_position = first,
@@ -172,12 +171,12 @@ class Checker {
                                     .tokens = tokens,
                                     .pages = page_ids_.data(),
                                     .num_pages = static_cast<int32_t>(page_ids_.size())};
-    return model_.ops().AdvanceStep({.runs = {&run, 1}, .is_drafter = is_drafter});
+    return model_.ops().AdvanceStep({.runs = {&run, 1}});
   }
 
   // RunModel, with a look at the streams after each layer.
   absl::Status RunLayers(const GoldenSequence& s, int first, int rows, std::vector<double>& worst) {
-    if (worst.empty()) return engine::RunModel(model_.ops(), model_.weights());
+    if (worst.empty()) return engine::RunModel(model_.ops(), model_.weights(), /*has_head=*/false);
     const auto width = static_cast<int64_t>(model_.Streams(0).size());
     RETURN_IF_ERROR(
         model_.ops().Embed({.step = model_.ops().view(), .embed = model_.weights().embed}));
@@ -240,13 +239,14 @@ class Checker {
     const int mtp_rows = std::min(rows, length - 1 - first);
     if (!model_.weights().has_mtp || golden.values.empty() || mtp_rows <= 0)
       return absl::OkStatus();
-    RETURN_IF_ERROR(Advance(s.tokens.data() + first + 1, first, mtp_rows, true));
-    std::vector<int32_t> source(static_cast<size_t>(mtp_rows));
-    std::iota(source.begin(), source.end(), 0);
+    kernels::AcceptRun run;
+    run.first = first;
+    if (mtp_rows == rows) run.next_token = s.tokens[static_cast<size_t>(first + rows)];
+    RETURN_IF_ERROR(model_.ops().Accept({.runs = {&run, 1}}));
+    RETURN_IF_ERROR(model_.ops().AdvanceDrafter(kernels::DrafterRows::kKnown));
     RETURN_IF_ERROR(model_.ops().DraftInput({.step = model_.ops().view(),
                                              .embed = model_.weights().embed,
-                                             .mtp = model_.weights().mtp,
-                                             .source_row = source}));
+                                             .mtp = model_.weights().mtp}));
     RETURN_IF_ERROR(engine::RunLayer(model_.ops(), model_.weights().mtp.block, false));
     RETURN_IF_ERROR(engine::FinishLayers(model_.ops()));
     return CompareLogits(golden, first, mtp_rows, errors, /*is_mtp=*/true);

@@ -2,14 +2,14 @@
 // the sequence goes on where its prompt was computed or starts anew elsewhere, and after a replay.
 #include "common/grammar.h"
 
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "gtest/gtest.h"
 
 #include "common/clock.h"
+#include "common/demo_vocabulary.h"
 #include "engine/loop.h"
 #include "engine/model/model_runner.h"
 #include "engine/planning/mixed_planner.h"
@@ -26,15 +26,6 @@ constexpr char kGrammar[] =
     R"("items":{"enum":["red","green"]},"maxItems":3}},"required":["name","n","tags"],)"
     R"("additionalProperties":false,"x-guidance":{"whitespace_flexible":false}})";
 constexpr size_t kPrompt = 300;
-
-const Vocabulary& Demo() {
-  static const Vocabulary vocabulary = [] {
-    std::ifstream file(std::string(kFolder) + "/tokenizer.json", std::ios::binary);
-    return *Vocabulary::FromTokenizerJson(
-        std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()));
-  }();
-  return vocabulary;
-}
 
 // How the answer goes on after the first token.
 enum class Way { kGoesOn, kStartsAnew };
@@ -64,11 +55,12 @@ class Engine final : private engine::LoopObserver {
     sequence_.id = SequenceId{1};
     sequence_.tokens = prompt;
     sequence_.prompt_tokens = static_cast<int>(prompt.size());
-    sequence_.received = {received};
+    sequence_.received = {std::move(received)};
     sequence_.sampling.greedy = temperature == 0;
     sequence_.sampling.seed = 17;
     if (temperature > 0) sequence_.sampling.inv_temperature = static_cast<float>(1 / temperature);
-    sequence_.finish = {.stop_tokens = {Demo().eos()}, .max_tokens = 120, .min_tokens = 0};
+    sequence_.finish = {
+        .stop_tokens = {DemoVocabulary().eos()}, .max_tokens = 120, .min_tokens = 0};
     sequence_.masks = *engine::MaskSource::Create(grammars_, rules);
     sequence_.tail_slot = *loop_.TakeTailSlot();
     rules_ = rules;
@@ -105,7 +97,7 @@ class Engine final : private engine::LoopObserver {
   void OnResumed(SequenceId) override {}
 
   SteadyClock clock_;
-  engine::GrammarCache grammars_{Demo(), clock_};
+  engine::GrammarCache grammars_{DemoVocabulary(), clock_};
   engine::PagePool pool_;
   engine::MixedPlanner planner_;
   engine::ModelRunner runner_;
@@ -135,11 +127,11 @@ class GrammarGolden : public testing::Test {
   }
   // Complete JSON by the schema, then eos.
   static void ExpectFollows(const std::vector<int32_t>& answer) {
-    Matcher matcher = *Matcher::Create(Demo(), kGrammar);
+    Matcher matcher = *Matcher::Create(DemoVocabulary(), kGrammar);
     ASSERT_FALSE(answer.empty());
     for (size_t i = 0; i + 1 < answer.size(); ++i) ASSERT_TRUE(matcher.Consume(answer[i]).ok());
     EXPECT_TRUE(matcher.IsAccepting());
-    EXPECT_EQ(answer.back(), Demo().eos());
+    EXPECT_EQ(answer.back(), DemoVocabulary().eos());
   }
 
   const TestModelOptions options_{.num_threads = 2};

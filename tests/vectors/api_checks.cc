@@ -7,8 +7,7 @@
 #include "common/grammar.h"
 #include "router/anthropic/messages_api.h"
 #include "router/front/routes.h"
-#include "router/openai/api.h"
-#include "router/openai/api_fakes.h"
+#include "router/openai/api_setup.h"
 #include "router/text/test_data.h"
 #include "tests/vectors/vector_file.h"
 
@@ -42,20 +41,15 @@ router::ApiConfig ConfigOf(const JsonValue& file) {
 // The router's surfaces behind its table of routes.
 class Server {
  public:
-  Server(const JsonValue& file, const Tokenizer& tokenizer, const MarkupIds& markup,
-         const router::ChatEncoder& encoder)
-      : config_(ConfigOf(file)),
-        api_({.config = config_,
-              .tokenizer = tokenizer,
-              .grammars = grammars_,
-              .markup = markup,
-              .encoder = encoder,
-              .dispatcher = dispatcher_,
-              .cpu_pool = cpu_pool_,
-              .clock = clock_,
-              .render_metrics = nullptr}),
-        messages_({.config = config_, .chats = api_, .cpu_pool = cpu_pool_}) {
-    dispatcher_.on_submit = [&tokenizer, eos = markup.eos](FakeDispatcher::Submitted& request) {
+  Server(const JsonValue& file, const Tokenizer& tokenizer)
+      : setup_(
+            tokenizer,
+            [this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); },
+            ConfigOf(file)),
+        api_(setup_.Parts()),
+        messages_({.config = setup_.config, .chats = api_, .cpu_pool = setup_.cpu_pool}) {
+    const int32_t eos = setup_.markup.eos;
+    setup_.dispatcher.on_submit = [&tokenizer, eos](FakeDispatcher::Submitted& request) {
       router::TokensEmitted tokens;
       for (const auto id : tokenizer.Encode("ok", router::SpecialTokens::kPlain))
         tokens.tokens.push_back({.token = id, .logprob = 0, .top = {}});
@@ -78,13 +72,8 @@ class Server {
   }
 
  private:
-  const router::ApiConfig config_;
-  FakeDispatcher dispatcher_;
-  CpuPool cpu_pool_{1, 4};
-  SteadyClock clock_;
   const Vocabulary vocabulary_ = *Vocabulary::FromTokenizerJson(router::RealTokenizerJson());
-  router::GrammarChecker grammars_{
-      [this](std::string_view grammar) { return CheckGrammar(vocabulary_, grammar); }, {}};
+  router::ApiSetup setup_;
   Api api_;
   router::MessagesApi messages_;
 };
@@ -137,7 +126,7 @@ FileResult CheckValidation(const JsonValue& file, const Tokenizer& tokenizer) {
     result.Count("tokenizer", std::string(encoder.status().message()));
     return result;
   }
-  Server server(file, tokenizer, *markup, *encoder);
+  Server server(file, tokenizer);
   return CheckCases(file, [&](const JsonValue& item) {
     return CheckAnswer(item, *server.Handle(RequestOf(item)));
   });
