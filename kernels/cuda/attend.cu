@@ -321,7 +321,9 @@ cudaError_t Launch(const AttendArgs& args, cudaStream_t stream) {
   }
   const int64_t groups = (args.shape.heads + kHeads - 1) / kHeads;
   const int64_t items = args.step.rows * groups * args.segments;
-  const bool is_paired = items * kPair <= multiprocessors;
+  // Segments are of unequal length: some more pairs than run at once still end sooner.
+  const int most_blocks = args.segments > 1 ? multiprocessors * 3 / 2 : multiprocessors;
+  const bool is_paired = items * kPair <= most_blocks;
   const auto kernel = is_paired ? AttendPairKernel<kIsBounded> : AttendKernel<kIsBounded>;
   const int bytes = is_paired ? kSharedBytes<PairShared> : kSharedBytes<SingleShared>;
   if (const cudaError_t error =

@@ -217,10 +217,11 @@ class HeadSums {
             make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
-    MeetAt(kMath, kMathThreads);
+    if (rope < first_channel_ || rope >= first_channel_ + Shared::kChannels / 2) return;
+    MeetAt(kFirstGroup + group_, kGroup);
     const int heads = min(args_.shape.heads - item.first_head, kHeads);
     const int pieces = args_.shape.rope_dim / 8;
-    for (int i = static_cast<int>(threadIdx.x); i < heads * pieces; i += kMathThreads) {
+    for (int i = thread_; i < heads * pieces; i += kGroup) {
       const int head = i / pieces, piece = i % pieces;
       uint4 words = *reinterpret_cast<const uint4*>(later + head * kSlab + 8 * piece);
       const SinCos* of = angles + 4 * piece;
