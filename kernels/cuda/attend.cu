@@ -16,7 +16,7 @@ namespace {
 constexpr int kMathRegisters = 192, kLoadRegisters = 64;
 
 struct SingleShared : Tiles<1, 2, 1> {
-  static constexpr bool kKeepsTotals = false;
+  static constexpr bool kKeepsTotals = false, kTurnsInPlace = true;
   float4 scores[2][4][kGroup];  // halves of sums, for each warpgroup from the other
   int is_next_full;             // when a block's weights are made: the block behind it is there
 };

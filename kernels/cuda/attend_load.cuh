@@ -85,13 +85,12 @@ class Loader {
     const Entries entries(args_, item, key_);
     const int first = entries.Of(quarter_);
     int entry = entries.Of(4 + quarter_);
-    const RunInfo& info = args_.step.runs[item.run];
-    const int run_first = static_cast<int>(info.first), run_row = info.first_row;
     Place places = Find(entries, first), next_places = -1;
     Stored stored = LoadStored(PlaceOf(places, 0));
     Acquire(0);
     Acquire(1);  // the row kAngleSets before is done
-    LoadWindow(item, number, run_first, run_row);
+    StoreAngles(item, number);
+    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);
     for (int block = 0; block < entries.blocks; ++block) {
       Acquire(half_);
       Store(stored);
@@ -113,24 +112,6 @@ class Loader {
         RopeSinCos(RopeAngle(item.position, args_.frequencies[thread_]));
   }
 
-  __device__ void LoadWindow(const Item& item, int number, int run_first, int run_row) {
-    const int64_t dim = args_.shape.head_dim;
-    const int reach = args_.shape.window - 1;
-    const Bf16* const step_rows = args_.kv + (run_row - run_first) * dim;
-    const Bf16* const old_rows =
-        args_.old_window + (static_cast<int64_t>(item.run) * reach - (run_first - reach)) * dim;
-    for (int b = 0; b < item.window_blocks; ++b) {
-      const int position = item.BaseOf(b) + key_;
-      const bool is_visible = position >= item.oldest && position <= item.position;
-      const Bf16* rows = position >= run_first ? step_rows : old_rows;
-      Acquire(half_);
-      CopyRow(is_visible ? rows + position * dim : args_.kv, is_visible);
-      if (b + 1 == item.window_blocks) StoreAngles(item, number);
-      ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
-      cursor_.Advance();
-    }
-  }
-
   // That half of the next tile is free.
   __device__ void Acquire(int half) const {
     BarrierWait(SharedAddress(&s_.empty[cursor_.stage][half]), cursor_.parity ^ 1);
@@ -146,21 +127,29 @@ class Loader {
     return __shfl_sync(kFullWarp, places, LaneIndex() / 4 * 4 + block % 4);
   }
 
-  __device__ void CopyRow(const Bf16* row, bool is_visible) const {
-    uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
-    int first = 2 * 8 * quarter_;  // channel of a slab
-    // Made anew for every row: kept, all the places would take more registers than there are.
-    asm volatile("" : "+r"(tile), "+r"(first));
-    const uint32_t low = tile + Swizzled(key_, first / 8),
-                   high = tile + Swizzled(key_, first / 8 + 1);
-    const int left = args_.shape.head_dim - kSlab * first_slab_ - first;
-    row += kSlab * first_slab_ + first;
+  __device__ void CopyWindow(const Item& item, int block) {
+    const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
+    const int position = item.BaseOf(block) + key_;
+    const bool is_visible = position >= item.oldest && position <= item.position;
+    const Bf16* row = is_visible ? WindowRow(item.run, position) : args_.kv;
+    Acquire(half_);
 #pragma unroll
     for (int i = 0; i < 2 * kSlabs; ++i) {
-      const int channel = kSlab * (i / 2) + 8 * (i % 2);
-      if (channel >= left) continue;
-      CopyAsync16((i % 2 == 0 ? low : high) + i / 2 * kSlabBytes, row + channel, is_visible);
+      const int slab = i / 2, chunk = 2 * quarter_ + i % 2;
+      const int channel = kSlab * (first_slab_ + slab) + 8 * chunk;
+      if (channel >= args_.shape.head_dim) continue;
+      CopyAsync16(tile + slab * kSlabBytes + Swizzled(key_, chunk), row + channel, is_visible);
     }
+    ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
+    cursor_.Advance();
+  }
+  __device__ const Bf16* WindowRow(int run, int position) const {
+    const RunInfo& info = args_.step.runs[run];
+    const int first = static_cast<int>(info.first), reach = args_.shape.window - 1;
+    const int64_t dim = args_.shape.head_dim;
+    if (position >= first) return args_.kv + (info.first_row + position - first) * dim;
+    const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
+    return args_.old_window + index * dim;
   }
 
   __device__ Stored LoadStored(Place place) const {

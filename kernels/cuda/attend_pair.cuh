@@ -13,7 +13,7 @@ constexpr int kPair = 2;
 constexpr int kPairMathRegisters = 192, kPairLoadRegisters = 64;
 
 struct PairShared : Tiles<kPair, 4, 1> {
-  static constexpr bool kKeepsTotals = true;
+  static constexpr bool kKeepsTotals = true, kTurnsInPlace = false;
   static constexpr int kScores = kHeads * kKeys / kMathThreads;  // a thread's
   static constexpr int kScoreBytes = kGroup * kScores * 4;       // a warpgroup's
 

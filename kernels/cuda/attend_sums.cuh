@@ -179,7 +179,8 @@ class HeadSums {
     }
   }
 
-  // Rope channels wait in shared memory, so that the long unrolled part needs no rotation.
+  // Where rows are few, rope channels wait in shared memory, so that the long unrolled part needs
+  // no rotation: it comes from memory.
   __device__ void Finish(const Item& item, const SinCos* angles) const {
     const int dim = args_.shape.head_dim, rope = dim - args_.shape.rope_dim;
     float sink[2];
@@ -210,13 +211,23 @@ class HeadSums {
           const int at = i + 4 * j + 2 * half;
           words[j] = PackBf16(Sum(at) * factor, Sum(at + 1) * factor);
         }
+        if constexpr (Shared::kTurnsInPlace) {
+          if (first_channel_ + 2 * i >= rope) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              const int tile = first_channel_ + 2 * i + 8 * j;
+              if (tile < dim) words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
+            }
+          }
+        }
         Transpose(words);
         const int channel = first + 2 * i;
         if (!is_live || channel >= dim) continue;
-        *reinterpret_cast<uint4*>((channel < rope ? plain : waiting) + 2 * i) =
-            make_uint4(words[0], words[1], words[2], words[3]);
+        *reinterpret_cast<uint4*>((Shared::kTurnsInPlace || channel < rope ? plain : waiting) +
+                                  2 * i) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
+    if constexpr (Shared::kTurnsInPlace) return;
     if (rope < first_channel_ || rope >= first_channel_ + Shared::kChannels / 2) return;
     MeetAt(kFirstGroup + group_, kGroup);
     const int heads = min(args_.shape.heads - item.first_head, kHeads);
