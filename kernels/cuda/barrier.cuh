@@ -41,18 +41,60 @@ __device__ __forceinline__ void MeetAt(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Lets others pass MeetAt without waiting for them.
+__device__ __forceinline__ void ArriveAt(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// All threads of a cluster, by whole warps.
+__device__ __forceinline__ void ClusterArrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+// Tells nobody of what this thread wrote.
+__device__ __forceinline__ void ClusterArriveRelaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void ClusterWait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void ClusterSync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::
-                   : "memory");
+  ClusterArrive();
+  ClusterWait();
+}
+// Makes barriers known to copies once the block's threads have met, and to the cluster's other
+// blocks once it has.
+__device__ __forceinline__ void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+// At the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void BarrierArriveAt(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+// A value to the same place of block `rank` of the cluster; four bytes come for its barrier.
+__device__ __forceinline__ void SendTo(int rank, uint32_t place, float value, uint32_t barrier) {
+  asm volatile(
+      "{\n.reg .b32 there, signal;\n"
+      "mapa.shared::cluster.u32 there, %0, %2;\n"
+      "mapa.shared::cluster.u32 signal, %1, %2;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %3, "
+      "[signal];\n}\n" ::"r"(place),
+      "r"(barrier), "r"(rank), "r"(__float_as_uint(value))
+      : "memory");
+}
+// The same place in the shared memory of block `rank` of the cluster.
+template <typename T>
+__device__ __forceinline__ T* AtRank(T* own, int rank) {
+  return static_cast<T*>(__cluster_map_shared_rank(own, static_cast<unsigned>(rank)));
 }
 __device__ __forceinline__ uint32_t ClusterRank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
-}
-// Barriers just initialised are so for the whole cluster, after its next ClusterSync.
-__device__ __forceinline__ void FenceBarrierInit() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 // What is at `address` of this block's shared memory in that of block `rank` of the cluster.
 __device__ __forceinline__ uint32_t AddressAtRank(uint32_t address, uint32_t rank) {
@@ -69,12 +111,22 @@ __device__ __forceinline__ void StoreAsync16(uint32_t to, float a, float b, floa
       "f"(a), "f"(b), "f"(c), "f"(d), "r"(barrier)
       : "memory");
 }
-// fp32 at `address` of the shared memory of block `rank` of the cluster.
+// fp32 at `address` of the shared memory of block `rank` of the cluster; four of them.
 __device__ __forceinline__ float LoadFromRank(uint32_t address, uint32_t rank) {
   uint32_t there;
   float value;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+  return value;
+}
+__device__ __forceinline__ float4 LoadFourFromRank(uint32_t address, uint32_t rank) {
+  uint32_t there;
+  float4 value;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(there)
+               : "memory");
   return value;
 }
 

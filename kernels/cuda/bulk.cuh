@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-// Copies of whole stretches of memory to shared memory, PTX ISA "cp.async.bulk"; barriers:
-// barrier.cuh.
+// Copies of whole stretches and boxes of memory to shared memory, PTX ISA "cp.async.bulk",
+// "cp.async.bulk.tensor"; barriers: barrier.cuh.
 namespace baton::kernels::cuda {
 
 // Bytes, a multiple of 16, to come by CopyBulk before the barrier's phase ends: one arrival.
@@ -19,4 +19,27 @@ __device__ __forceinline__ void CopyBulk(uint32_t to, const void* from, uint32_t
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
+// To the same place of all blocks of the cluster that `ranks` has a bit for, each one's barrier.
+__device__ __forceinline__ void CopyBulkToAll(uint32_t to, const void* from, uint32_t bytes,
+                                              uint32_t barrier, uint32_t ranks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(ranks))
+      : "memory");
+}
+// Memory that ordinary stores wrote, or others' whom this thread has met, may be copied.
+__device__ __forceinline__ void FenceBulk() { asm volatile("fence.proxy.async;" ::: "memory"); }
+
+// Box of a tensor of two dimensions from `column`, `row`, as `map` (CUtensorMap, a kernel's
+// parameter) describes it.
+__device__ __forceinline__ void CopyTensor(uint32_t to, const void* map, int column, int row,
+                                           uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
 }  // namespace baton::kernels::cuda

@@ -183,7 +183,7 @@ TEST_F(CudaSample, HowARowIsCutChangesNoBit) {
       for (int i = 0; i < kRows; ++i) {
         rows.push_back(cases[static_cast<size_t>(i)].Row(i, random));
       }
-      for (const size_t count : {3, 40, kRows}) {
+      for (const size_t count : {3, 20, 40, kRows}) {
         ExpectTheCpus(*ops, vocabulary, logits, {rows.data(), count}, "cut");
       }
     }

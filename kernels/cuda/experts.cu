@@ -1,4 +1,5 @@
 #include "kernels/cuda/experts.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_math.cuh"
 
 namespace baton::kernels::cuda {
@@ -62,6 +63,7 @@ struct RouteRow {
 // A warp a row.
 template <int kMost>
 __global__ void __launch_bounds__(kRouteRows* kWarp) RouteKernel(RouteArgs args) {
+  StartAfterEarlier();
   __shared__ float all_scores[kRouteRows][kMost * kWarp];
   __shared__ int32_t all_chosen[kRouteRows][kMaxExpertsPerToken];
   const int lane = LaneIndex(), row = static_cast<int>(blockIdx.x) * kRouteRows + WarpIndex();
@@ -222,6 +224,7 @@ __device__ void PlacePart(const ExpertPlanArgs& args, int part, const PartMarks&
 
 // The whole plan of a step of one part.
 __global__ void __launch_bounds__(kThreads) SmallPlanKernel(ExpertPlanArgs args) {
+  StartAfterEarlier();
   __shared__ PartMarks marks;
   __shared__ int32_t firsts[kMaxExperts + 1], tile_firsts[kMaxExperts + 1];
   MarkPart(args, 0, marks);
@@ -280,6 +283,7 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(ExpertPlanArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) SwigluKernel(SwigluArgs args) {
+  StartAfterEarlier();
   const int pair = static_cast<int>(blockIdx.x), width = args.shape.intermediate;
   const bool is_live = pair < args.shared_first ? pair < *args.num_pairs
                                                 : pair - args.shared_first < *args.step.num_rows;
@@ -304,6 +308,7 @@ __global__ void __launch_bounds__(kThreads) SwigluKernel(SwigluArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) SumExpertsKernel(SumExpertsArgs args) {
+  StartAfterEarlier();
   __shared__ int32_t pairs[kMaxExpertsPerToken + 1];
   __shared__ int count;
   const int row = static_cast<int>(blockIdx.x), hidden = args.shape.hidden;
@@ -340,19 +345,15 @@ __global__ void __launch_bounds__(kThreads) SumExpertsKernel(SumExpertsArgs args
 cudaError_t RunRoute(const RouteArgs& args, cudaStream_t stream) {
   constexpr int kUsual = 256 / kWarp, kMost = kMaxExperts / kWarp;
   const unsigned blocks = Unsigned((args.step.rows + kRouteRows - 1) / kRouteRows);
-  if (args.shape.experts <= kUsual * kWarp) {
-    RouteKernel<kUsual><<<blocks, kRouteRows * kWarp, 0, stream>>>(args);
-  } else {
-    RouteKernel<kMost><<<blocks, kRouteRows * kWarp, 0, stream>>>(args);
-  }
-  return cudaPeekAtLastError();
+  const auto kernel =
+      args.shape.experts <= kUsual * kWarp ? RouteKernel<kUsual> : RouteKernel<kMost>;
+  return EarlyLaunch(dim3(blocks), kRouteRows * kWarp, 0, stream).Run(kernel, args);
 }
 
 cudaError_t RunExpertPlan(const ExpertPlanArgs& args, cudaStream_t stream) {
   const int parts = (args.step.rows + kPlanRows - 1) / kPlanRows;
   if (parts == 1) {
-    SmallPlanKernel<<<1, kThreads, 0, stream>>>(args);
-    return cudaPeekAtLastError();
+    return EarlyLaunch(dim3(1), kThreads, 0, stream).Run(SmallPlanKernel, args);
   }
   CountKernel<<<Unsigned(parts), kThreads, 0, stream>>>(args);
   PrefixKernel<<<1, kThreads, 0, stream>>>(args, parts);
@@ -361,16 +362,14 @@ cudaError_t RunExpertPlan(const ExpertPlanArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t RunSwiglu(const SwigluArgs& args, cudaStream_t stream) {
-  SwigluKernel<<<Unsigned(args.pairs), kThreads, 0, stream>>>(args);
-  return cudaPeekAtLastError();
+  return EarlyLaunch(dim3(Unsigned(args.pairs)), kThreads, 0, stream).Run(SwigluKernel, args);
 }
 
 cudaError_t RunSumExperts(const SumExpertsArgs& args, cudaStream_t stream) {
   constexpr int kSumThreads = 128;
   const dim3 grid(Unsigned(args.step.rows),
                   Unsigned((args.shape.hidden / 8 + kSumThreads - 1) / kSumThreads));
-  SumExpertsKernel<<<grid, kSumThreads, 0, stream>>>(args);
-  return cudaPeekAtLastError();
+  return EarlyLaunch(grid, kSumThreads, 0, stream).Run(SumExpertsKernel, args);
 }
 
 }  // namespace baton::kernels::cuda

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/barrier.cuh"
+#include "kernels/cuda/bulk.cuh"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/mma.cuh"
@@ -11,7 +12,8 @@
 // instruction (64 outputs a warpgroup and instruction), the rows of x its N side (8, 32, 64 or
 // 128): every weight byte is read once where there are few rows. One warpgroup fills a ring of
 // stages by cp.async, K ascending, weights as they are stored; the others widen the weights to bf16
-// in registers, where the instruction takes them from, and empty it.
+// in registers, where the instruction takes them from, and empty it. Where one tile has all rows
+// those come by tensor copies, which one thread starts.
 namespace baton::kernels::cuda {
 
 enum class LinearKind { kBf16, kFp8, kFp4 };
@@ -25,25 +27,37 @@ __host__ __device__ constexpr int WeightBits(LinearKind kind) {
   return kind == LinearKind::kBf16 ? 16 : (kind == LinearKind::kFp8 ? 8 : 4);
 }
 
-// How a block of threads is laid out for tiles of kN rows of x. kOwnBlocks: blocks of 64 outputs
-// that a multiplying warpgroup has. kHasBf16: some weight is bf16. kHasSegments: a block adds
-// segments of a sum up, which in a cluster different ones have. Many rows' bf16 with segments have
-// a launch of their own.
-template <int kN, int kOwnBlocks, bool kHasBf16, bool kHasSegments>
+// Formats that a kernel takes.
+enum class Weights { kAny, kCodes, kBf16 };
+
+// How a block of threads is laid out for tiles of kN rows of x. kHasSegments: a block adds segments
+// of a sum up, which in a cluster different ones have. kMultiplying: warpgroups that multiply.
+// kOwnBlocks: blocks of 64 outputs that each has. kHasTensors: x comes by tensor copies. kResident:
+// blocks of a multiprocessor.
+// kIsForClusters: the blocks of a sum's segments always make a cluster.
+template <int kN, Weights kTakes, bool kHasSegments, int kMultiplying = 1, int kOwnBlocks = 1,
+          bool kHasTensors = false, int kResident = kN == 128 ? 1 : 2, bool kIsForClusters = false>
 struct RingShape {
   static constexpr int kRows = kN;
   static constexpr int kMBlocks = kOwnBlocks;
   static constexpr bool kIsSegmented = kHasSegments;
-  static constexpr bool kTakesBf16 = kHasBf16;
-  static constexpr bool kTakesCodes = kN < 128 || !kHasBf16 || !kHasSegments;
-  static constexpr int kConsumers = kN == 128 ? 2 : 1;  // warpgroups that multiply
+  static constexpr bool kTakesBf16 = kTakes != Weights::kCodes;
+  static constexpr bool kTakesCodes = kTakes != Weights::kBf16;  // fp8,
+  static constexpr bool kTakesFp4 = kTakesCodes && !kHasTensors;
+  static constexpr int kConsumers = kMultiplying;
+  static constexpr bool kHasTensorX = kHasTensors;
   static constexpr int kM = 64 * kConsumers * kMBlocks;
   static constexpr int kThreads = kGroupThreads * (kConsumers + 1);
-  static constexpr bool kIsSmallest = kN == 8 && !kHasBf16;
-  static constexpr int kBlocks = kN == 128 ? 1 : (kIsSmallest ? 3 : 2);  // of a multiprocessor
-  // Registers of a thread that copies and of one that multiplies; what a block starts with in all.
-  static constexpr int kCopyRegisters = kN == 128 ? 56 : (kIsSmallest ? 40 : 72);
-  static constexpr int kMultiplyRegisters = kN == 128 ? 224 : (kIsSmallest ? 120 : 184);
+  static constexpr bool kIsSmallest = kN == 8 && !kTakesBf16;
+  static constexpr int kBlocks = kIsSmallest ? 3 : kResident;
+  // Registers of a thread that copies and of one that multiplies; what a block starts with, on
+  // average, is what it would have with so many blocks on a multiprocessor.
+  static constexpr int kRegisterBlocks = kConsumers == 1 && kBlocks < 2 ? 2 : kBlocks;
+  static constexpr int kMeanRegisters = 65536 / (kThreads * kRegisterBlocks) / 8 * 8;
+  static constexpr int kCopyRegisters =
+      kMeanRegisters <= 80 ? 40 : (kConsumers > 1 || kN * kMBlocks == 256 ? 56 : 72);
+  static constexpr int kMultiplyRegisters =
+      (kMeanRegisters * (kConsumers + 1) - kCopyRegisters) / kConsumers / 8 * 8;
   // A stage is two units of 64 outputs by 64 columns for each warpgroup.
   static constexpr int kBlockK = 128 / kMBlocks;  // its columns
   static __host__ __device__ constexpr int WeightRowBytes(LinearKind kind) {
@@ -52,27 +66,29 @@ struct RingShape {
   static constexpr int kPanels = kBlockK / 64;
   static constexpr int kPanelBytes = kN * kRowBytes;
   static constexpr int kWeightBytes =
-      kM * WeightRowBytes(kHasBf16 ? LinearKind::kBf16 : LinearKind::kFp8);
+      kM * WeightRowBytes(kTakesBf16 ? LinearKind::kBf16 : LinearKind::kFp8);
   static constexpr int kStageBytes = kWeightBytes + kPanels * kPanelBytes;
+  // Outputs of a warpgroup's block as fp32. In a cluster they lie where the stages were, else
+  // behind them; but those of 128 rows leave from registers, or as bf16.
+  static constexpr int kFloatOutBytes = kN * 64 * 4;
+  static constexpr bool kHasWideTiles = kN == 128;
+  static constexpr int kOutBytes =
+      kIsForClusters ? 0 : (kHasWideTiles ? kN * kRowBytes : kFloatOutBytes);
+  static constexpr int kBlockBytes = 228 * 1024 / kBlocks - 1024;  // one can have at most
+  static constexpr int kMostStages = kHasTensorX ? 12 : (kIsSmallest ? 7 : 6);
   static constexpr int NumStages() {
-    if (kN == 8) return kHasBf16 ? 6 : 7;
-    if (kN == 32) return kHasBf16 ? 4 : 6;
-    if (kN == 64) return kHasBf16 ? 3 : 4;
-    return kStageBytes > 48 * 1024 ? 3 : (kStageBytes > 32 * 1024 ? 4 : 6);
+    const int fixed = kConsumers * kOutBytes + kN * 4 + 16 * kMostStages + 8;
+    const int stages = (kBlockBytes - fixed) / kStageBytes;
+    return stages < kMostStages ? stages : kMostStages;
   }
   static constexpr int kStages = NumStages();
+  static_assert(kStages >= 2);
   static constexpr int kOut = kStages * kStageBytes;  // offsets
-  static constexpr int kOutStride = 65;
-  // Outputs of a warpgroup's block as fp32. Of 128 rows they lie where the stages were, in a
-  // cluster; else they leave from registers, or as bf16, behind the stages.
-  static constexpr int kFloatOutBytes = (kN * kOutStride * 4 + 127) / 128 * 128;
-  static constexpr bool kHasWideTiles = kN == 128;
-  static constexpr int kOutBytes = kHasWideTiles ? kN * kRowBytes : kFloatOutBytes;
-  static_assert(!kHasWideTiles || kConsumers * kMBlocks * kFloatOutBytes <= kOut);
+  static_assert(kConsumers * kMBlocks * kFloatOutBytes <= kOut);
   static constexpr int kSources = kOut + kConsumers * kOutBytes;
   static constexpr int kBarriers = (kSources + kN * 4 + 7) / 8 * 8;
   static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
-  static_assert(kBlocks * (kSharedBytes + 1024) <= 228 * 1024);
+  static_assert(kSharedBytes <= kBlockBytes);
 
   static __device__ uint32_t Full(uint32_t shared, uint32_t stage) {
     return shared + kBarriers + 8 * stage;
@@ -104,7 +120,9 @@ struct TileJob {
   int first_output;
   int end_output;
   int first_block, end_block;
-  const uint8_t* x;  // at the group's columns
+  const uint8_t* x;   // at the group's columns
+  const void* x_map;  // of tensor copies: all of x, and the group's first column
+  int x_column;
   void* y;
 };
 
@@ -136,7 +154,18 @@ class StageLoader {
       CopyAsync16(at + i * kRowStep * kWidth, is_valid ? from : job_.weight.values, is_valid);
       from += kRowStep * row_bytes_;
     }
-    LoadX(block, to + Ring::kWeightBytes);
+    if constexpr (!Ring::kHasTensorX) LoadX(block, to + Ring::kWeightBytes);
+  }
+
+  // Starts the copies of x, by one thread.
+  __device__ void LoadTensorX(int block, int stage, uint32_t barrier) const {
+    const uint32_t to = SharedAddress(shared_ + stage * Ring::kStageBytes + Ring::kWeightBytes);
+    BarrierExpect(barrier, Ring::kPanels * Ring::kPanelBytes);
+#pragma unroll
+    for (int panel = 0; panel < Ring::kPanels; ++panel) {
+      CopyTensor(to + panel * Ring::kPanelBytes, job_.x_map,
+                 job_.x_column + block * kBlockK + panel * 64, job_.rows.first, barrier);
+    }
   }
 
  private:

@@ -2,7 +2,8 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear_store.cuh"
 #include "kernels/cuda/widen.cuh"
 
 // The multiplying side of the kernels behind linear.h, and how the two sides
@@ -21,11 +22,6 @@ struct Cursor {
   }
 };
 
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
 __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const uint32_t (&r)[4]) {
   asm volatile(
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
@@ -77,18 +73,19 @@ class TileSums {
     }
   }
 
-  // out [kN, kOutStride] = the totals of block kBlock.
+  // out [kN, 64] (FloatOffset) = the totals of block kBlock.
   template <int kBlock>
   __device__ void Write(float* out) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const int row = static_cast<int>(threadIdx.x % kGroupThreads / 32) * 16 + lane / 4;
+    const int output = static_cast<int>(threadIdx.x % kGroupThreads / 32) * 16 + lane / 4;
+    float* even = out + FloatOffset(lane % 4 * 2, output);
+    float* far = out + FloatOffset(lane % 4 * 2, output + 8);
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
-      float* column = out + (8 * j + lane % 4 * 2) * Ring::kOutStride + row;
-      column[0] = Total<kBlock>(4 * j);
-      column[Ring::kOutStride] = Total<kBlock>(4 * j + 1);
-      column[8] = Total<kBlock>(4 * j + 2);
-      column[Ring::kOutStride + 8] = Total<kBlock>(4 * j + 3);
+      even[8 * j * 64] = Total<kBlock>(4 * j);
+      even[(8 * j + 1) * 64] = Total<kBlock>(4 * j + 1);
+      far[8 * j * 64] = Total<kBlock>(4 * j + 2);
+      far[(8 * j + 1) * 64] = Total<kBlock>(4 * j + 3);
     }
   }
 
@@ -137,22 +134,28 @@ class TileSums {
     Cursor<Ring> behind = cursor;
 #pragma unroll
     for (int m = 0; m < Ring::kMBlocks; ++m) scales_[m].Fetch(first);
+    RunStage<true>(cursor, behind, min(first + 1, end - 1));
 #pragma unroll 1
-    for (int block = first; block < end; ++block) {
-      const bool is_first = block == first;
-      const int next = min(block + 1, end - 1);
-      BarrierWait(Ring::Full(base_, cursor.stage), cursor.round & 1);
-      FenceAsyncProxy();
-      RunUnit<0>(cursor, is_first, next);
-      WgmmaWait<1>();  // the stage before is done
-      if (!is_first) Release(behind);
-      RunUnit<1>(cursor, is_first, next);
-      cursor.Advance();
+    for (int block = first + 1; block < end; ++block) {
+      RunStage<false>(cursor, behind, min(block + 1, end - 1));
     }
     WgmmaWait();
 #pragma unroll
     for (int m = 0; m < Ring::kMBlocks; ++m) HoldResults(sums_[m]);
     Release(behind);
+  }
+
+  // The first stage of a segment has a copy of its own: a branch between instructions makes ptxas
+  // wait for each (C7513).
+  template <bool kIsFirst>
+  __device__ __forceinline__ void RunStage(Cursor<Ring>& cursor, Cursor<Ring>& behind, int next) {
+    BarrierWait(Ring::Full(base_, cursor.stage), cursor.round & 1);
+    if constexpr (!Ring::kHasTensorX) FenceAsyncProxy();
+    RunUnit<0>(cursor, kIsFirst, next);
+    WgmmaWait<1>();  // the stage before is done
+    if constexpr (!kIsFirst) Release(behind);
+    RunUnit<1>(cursor, kIsFirst, next);
+    cursor.Advance();
   }
 
   // Unit kUnit of a stage: operands, then instructions, while those of the unit before still run.
@@ -192,138 +195,57 @@ class TileSums {
   float total_[Ring::kIsSegmented ? kSums : 1];
 };
 
-__device__ __forceinline__ void StoreOutput(const LinearArgs& args, void* y, int64_t at,
-                                            float value) {
-  switch (args.output) {
-    case OutputFormat::kF32:
-      static_cast<float*>(y)[at] = value;
-      break;
-    case OutputFormat::kBf16:
-      static_cast<Bf16*>(y)[at] = EncodeBf16(value);
-      break;
-    case OutputFormat::kScaledF32:
-      static_cast<float*>(y)[at] = RoundBf16(value) * args.output_scale;
-      break;
+// Of a kernel whose x comes by tensor copies: starts to load the weights of the first stages of a
+// first job, which need no earlier kernel. How many stages.
+template <LinearKind kKind, typename Ring>
+__device__ __forceinline__ int CopyFirstWeights(const LinearArgs& args, const TileJob& job,
+                                                uint8_t* shared) {
+  constexpr int kFactor = 128 / Ring::kBlockK;
+  const StageLoader<kKind, Ring> loader(args, job, shared);
+  const int stages = min(Ring::kStages, (job.end_block - job.first_block) * kFactor);
+  for (int i = 0; i < stages; ++i) {
+    loader.Load(job.first_block * kFactor + i, i);
+    ArriveBehindCopies(Ring::Full(SharedAddress(shared), static_cast<uint32_t>(i)));
   }
+  return stages;
 }
 
-// Outputs `first` .. + 63 of the tile, of the rows that `part` (rank, ranks) names: rank, + ranks,
-// .. below the tile's number; value(row, column) says what they are. A thread stores two
-// neighbours.
-template <typename Value>
-__device__ __forceinline__ void StoreOutputs(const LinearArgs& args, const TileJob& job, int first,
-                                             int2 part, const Value& value) {
-  const int thread = static_cast<int>(threadIdx.x % kGroupThreads);
-  const int width = min(64, job.end_output - job.first_output - first);
-  const int column = thread % 32 * 2;
-  const bool is_paired = column + 1 < width && args.y_stride % 2 == 0 &&
-                         (job.first_output & 1) == 0 && args.output != OutputFormat::kScaledF32;
-  for (int row = part.x + thread / 32 * part.y; row < job.rows.count; row += 4 * part.y) {
-    const int64_t at = (job.rows.first + row) * args.y_stride + job.first_output + first + column;
-    if (is_paired) {
-      const float low = value(row, column), high = value(row, column + 1);
-      if (args.output == OutputFormat::kBf16) {
-        *reinterpret_cast<uint32_t*>(static_cast<Bf16*>(job.y) + at) =
-            EncodeBf16(low) | static_cast<uint32_t>(EncodeBf16(high)) << 16;
-      } else {
-        *reinterpret_cast<float2*>(static_cast<float*>(job.y) + at) = make_float2(low, high);
-      }
-      continue;
-    }
-    for (int i = 0; i < 2; ++i) {
-      if (column + i < width) StoreOutput(args, job.y, at + i, value(row, column + i));
-    }
-  }
-}
-
-// Loads of one job.
+// Loads of one job. `num_early`: stages whose weights are on their way.
 template <LinearKind kKind, typename Ring>
 __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& job, uint8_t* shared,
-                                        Cursor<Ring>& loading) {
+                                        Cursor<Ring>& loading, int num_early) {
   using Loader = StageLoader<kKind, Ring>;
   constexpr int kBarrier = Ring::kConsumers + 1;
   constexpr int kFactor = 128 / Ring::kBlockK;
   const uint32_t base = SharedAddress(shared);
   const int thread = static_cast<int>(threadIdx.x % kGroupThreads);
-  auto* sources = reinterpret_cast<int32_t*>(shared + Ring::kSources);
-  MeetAt(kBarrier, kGroupThreads);  // the job before is done with the sources
-  if (thread < Ring::kRows) {
-    const int index = job.rows.first + thread;
-    const bool is_live = thread < job.rows.count;
-    sources[thread] = !is_live ? -1 : (args.x_rows == nullptr ? index : args.x_rows[index]);
+  if constexpr (!Ring::kHasTensorX) {
+    auto* sources = reinterpret_cast<int32_t*>(shared + Ring::kSources);
+    MeetAt(kBarrier, kGroupThreads);  // the job before is done with the sources
+    if (thread < Ring::kRows) {
+      const int index = job.rows.first + thread;
+      const bool is_live = thread < job.rows.count;
+      sources[thread] = !is_live ? -1 : (args.x_rows == nullptr ? index : args.x_rows[index]);
+    }
+    MeetAt(kBarrier, kGroupThreads);
   }
-  MeetAt(kBarrier, kGroupThreads);
   const Loader loader(args, job, shared);
   const int first = job.first_block * kFactor;
   const int blocks = (job.end_block - job.first_block) * kFactor;
   for (int i = 0; i < blocks; ++i) {
+    const uint32_t full = Ring::Full(base, loading.stage);
     if (loading.round > 0) {
       BarrierWait(Ring::Empty(base, loading.stage), (loading.round - 1) & 1);
     }
-    loader.Load(first + i, static_cast<int>(loading.stage));
-    ArriveBehindCopies(Ring::Full(base, loading.stage));
+    if constexpr (Ring::kHasTensorX) {
+      if (thread == 0) loader.LoadTensorX(first + i, static_cast<int>(loading.stage), full);
+    }
+    if (i >= num_early) {
+      loader.Load(first + i, static_cast<int>(loading.stage));
+      ArriveBehindCopies(full);
+    }
     loading.Advance();
   }
-}
-
-// A warpgroup's place for outputs of its block `block`; in a cluster of wide tiles each block has
-// one.
-template <typename Ring, bool kIsClustered>
-__device__ __forceinline__ uint8_t* OwnOutputs(uint8_t* shared, int block) {
-  const auto group = static_cast<int>(threadIdx.x / kGroupThreads);
-  if constexpr (Ring::kHasWideTiles && kIsClustered) {
-    return shared + (group * Ring::kMBlocks + block) * Ring::kFloatOutBytes;
-  } else {
-    return shared + Ring::kOut + group * Ring::kOutBytes;
-  }
-}
-
-// Whether outputs can be stored sixteen bytes at a time.
-__device__ __forceinline__ bool HasWideOutputs(const LinearArgs& args, const TileJob& job) {
-  return args.output == OutputFormat::kBf16 && args.y_stride % 8 == 0 &&
-         job.first_output % 8 == 0 && job.end_output % 8 == 0;
-}
-
-// Outputs of WriteBf16.
-template <typename Ring>
-__device__ __forceinline__ void StoreWide(const LinearArgs& args, const TileJob& job,
-                                          const uint8_t* out, int first) {
-  const int thread = static_cast<int>(threadIdx.x % kGroupThreads), chunk = thread % 8;
-  const int column = job.first_output + first + chunk * 8;
-  if (column >= job.end_output) return;
-  Bf16* y = static_cast<Bf16*>(job.y) + job.rows.first * args.y_stride + column;
-  for (int row = thread / 8; row < job.rows.count; row += kGroupThreads / 8) {
-    *reinterpret_cast<uint4*>(y + row * args.y_stride) =
-        *reinterpret_cast<const uint4*>(out + Swizzled(row, chunk));
-  }
-}
-
-// Outputs of the warpgroup's block `block` as they lie in shared memory.
-template <typename Ring, bool kIsClustered>
-__device__ __forceinline__ void StoreOwn(const LinearArgs& args, const TileJob& job,
-                                         uint8_t* shared, int block) {
-  const auto* out = reinterpret_cast<const float*>(OwnOutputs<Ring, kIsClustered>(shared, block));
-  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  StoreOutputs(args, job, (group * Ring::kMBlocks + block) * 64, {0, 1},
-               [out](int row, int column) { return out[row * Ring::kOutStride + column]; });
-}
-
-// Outputs as sums over the blocks of a cluster, which hold one segment of K each, ascending.
-template <typename Ring>
-__device__ __forceinline__ void StoreSum(const LinearArgs& args, const TileJob& job,
-                                         uint8_t* shared, int block) {
-  const uint32_t out = SharedAddress(OwnOutputs<Ring, true>(shared, block));
-  const int ranks = args.k_segments, rank = static_cast<int>(blockIdx.x) % ranks;
-  const int group = static_cast<int>(threadIdx.x / kGroupThreads);
-  StoreOutputs(args, job, (group * Ring::kMBlocks + block) * 64, {rank, ranks},
-               [out, ranks](int row, int column) {
-                 const uint32_t address = out + (row * Ring::kOutStride + column) * 4;
-                 float total = 0.0f;
-                 for (int r = 0; r < ranks; ++r) {
-                   total = total + LoadFromRank(address, static_cast<uint32_t>(r));
-                 }
-                 return total;
-               });
 }
 
 // Outputs of the warpgroup's block kBlock.
@@ -337,7 +259,7 @@ __device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob
     MeetAt(group + 1, kGroupThreads);  // the outputs before are read
     sums.template Write<kBlock>(reinterpret_cast<float*>(out));
     MeetAt(group + 1, kGroupThreads);
-    StoreOwn<Ring, false>(args, job, shared, kBlock);
+    StoreOwn<Ring>(args, job, shared, kBlock);
     return;
   }
   if constexpr (kKind != LinearKind::kBf16) {
@@ -365,7 +287,7 @@ __device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJo
   sums.Run(cursor, args.k_segments);
   if constexpr (kIsClustered) {
     constexpr int kAllConsumers = Ring::kConsumers + 2;
-    if (Ring::kHasWideTiles) MeetAt(kAllConsumers, Ring::kConsumers * kGroupThreads);  // see kOut
+    MeetAt(kAllConsumers, Ring::kConsumers * kGroupThreads);  // outputs lie where stages were
     const auto place = [shared](int block) {
       return reinterpret_cast<float*>(OwnOutputs<Ring, true>(shared, block));
     };
@@ -383,25 +305,35 @@ __device__ __forceinline__ void PrepareRing(uint8_t* shared) {
   if (threadIdx.x == 0) {
     if ((base & 1023u) != 0) __trap();  // the swizzle counts on it
     for (uint32_t stage = 0; stage < Ring::kStages; ++stage) {
-      BarrierInit(Ring::Full(base, stage), kGroupThreads);
+      BarrierInit(Ring::Full(base, stage), kGroupThreads + (Ring::kHasTensorX ? 1 : 0));
       BarrierInit(Ring::Empty(base, stage), Ring::kConsumers * kGroupThreads);
     }
+    FenceBarrierInit();
   }
   __syncthreads();
 }
 
 // Runs what `jobs` lists for this block of threads: jobs.ForEach(visit) calls visit(kind, args,
-// job) for each, in the same order on both sides. kIsClustered: one job at most, its outputs behind
-// all of the cluster's.
+// job) for each, in the same order on both sides, jobs.First(visit) for the first, without its
+// rows, where it is sure. kIsClustered: one job at most, its outputs behind all of the cluster's.
 template <typename Ring, bool kIsClustered, typename Jobs>
 __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
   extern __shared__ __align__(1024) uint8_t shared[];
+  LetNextStart();
   PrepareRing<Ring>(shared);
   Cursor<Ring> cursor;
   if (static_cast<int>(threadIdx.x) / kGroupThreads == Ring::kConsumers) {
     ShrinkRegisters<Ring::kCopyRegisters>();
+    int num_early = 0;
+    if constexpr (Ring::kHasTensorX) {
+      jobs.First([&](auto kind, const LinearArgs& args, const TileJob& job) {
+        num_early = CopyFirstWeights<kind.value, Ring>(args, job, shared);
+      });
+    }
+    WaitForEarlier();
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
-      CopyJob<kind.value, Ring>(args, job, shared, cursor);
+      CopyJob<kind.value, Ring>(args, job, shared, cursor, num_early);
+      num_early = 0;
     });
     CopyAsyncWaitAll();  // no thread leaves before its copies
     if constexpr (kIsClustered) {
@@ -410,6 +342,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
     }
   } else {
     GrowRegisters<Ring::kMultiplyRegisters>();
+    WaitForEarlier();
     jobs.ForEach([&](auto kind, const LinearArgs& args, const TileJob& job) {
       MultiplyJob<kind.value, Ring, kIsClustered>(args, job, shared, cursor);
     });
@@ -417,11 +350,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
       ClusterSync();
       jobs.ForEach([&](auto, const LinearArgs& args, const TileJob& job) {
         for (int block = 0; block < Ring::kMBlocks; ++block) {
-          if (args.k_segments > 1) {
-            StoreSum<Ring>(args, job, shared, block);
-          } else {
-            StoreOwn<Ring, true>(args, job, shared, block);
-          }
+          StoreSum<Ring>(args, job, shared, block);
         }
       });
       ClusterSync();  // the others may still read this block's
@@ -429,22 +358,22 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
   }
 }
 
-// Calls visit(kind) with the kind of a weight. kHasCodes, kHasBf16: what it may be.
-template <bool kHasCodes, bool kHasBf16, typename Visit>
+// Calls visit(kind) with the kind of a weight that a ring takes.
+template <typename Ring, typename Visit>
 __device__ __forceinline__ void VisitKind(ValueFormat format, const Visit& visit) {
-  if constexpr (kHasBf16) {
+  if constexpr (Ring::kTakesBf16) {
     if (format == ValueFormat::kBf16) {
       visit(std::integral_constant<LinearKind, LinearKind::kBf16>{});
       return;
     }
   }
-  if constexpr (kHasCodes) {
+  if constexpr (Ring::kTakesFp4) {
     if (format == ValueFormat::kFp4) {
       visit(std::integral_constant<LinearKind, LinearKind::kFp4>{});
-    } else {
-      visit(std::integral_constant<LinearKind, LinearKind::kFp8>{});
+      return;
     }
   }
+  if constexpr (Ring::kTakesCodes) visit(std::integral_constant<LinearKind, LinearKind::kFp8>{});
 }
 
 }  // namespace baton::kernels::cuda

@@ -180,8 +180,8 @@ TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
   }
 }
 
-// Between 65 and 128 rows linears of enough outputs have tiles of all rows, with segments in
-// clusters: the bits of what few rows get.
+// Between 65 and 128 rows tiles have all rows, which blocks of a cluster fetch for one another or
+// which meet segments of a sum there: the bits of what few rows get.
 TEST(CudaLinear, WideTilesHaveTheBitsOfNarrowOnes) {
   const auto device = testing::DeviceOrSkip();
   if (device == nullptr) return;
@@ -200,8 +200,10 @@ TEST(CudaLinear, WideTilesHaveTheBitsOfNarrowOnes) {
   const std::vector<Group> groups = {
       {{testing::RandomFp8(2048, kWidth, 2)}, 8},
       {{testing::RandomFp8(1024, kWidth, 4), bf16(1024), bf16(64)}, 4},
+      {{testing::RandomFp8(1536, kWidth, 6), bf16(576)}, 2},
       {{bf16(8200)}, 1},
-      {{testing::RandomFp8(8192, kWidth, 5)}, 1}};
+      {{testing::RandomFp8(2050, kWidth, 7), testing::RandomFp8(130, kWidth, 8)}, 1},
+      {{testing::RandomFp8(17000, kWidth, 5)}, 1}};
   for (size_t g = 0; g < groups.size(); ++g) {
     std::vector<LinearArgs> linears;
     std::vector<float*> outputs;

@@ -66,7 +66,7 @@ cudaError_t RunEnterSite(const EnterSiteArgs& args, cudaStream_t stream);
 
 // All three in one launch, for rows that follow each other: the streams' branch is added, then
 // mixed. Same bits. `fn`: f32 [outputs, S * H].
-inline constexpr int kMaxFewRows = 32;  // beyond it the parts share more
+inline constexpr int kMaxFewRows = 128;  // beyond it the parts share more
 bool FitsOneLaunch(const EnterSiteArgs& args);
 cudaError_t RunBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
                         const EnterSiteArgs& enter, cudaStream_t stream);

@@ -1,43 +1,42 @@
-#include "kernels/cuda/barrier.cuh"
-#include "kernels/cuda/bulk.cuh"
-#include "kernels/cuda/mix.h"
-#include "kernels/cuda/mix_site.cuh"
+#include "kernels/cuda/mix_boundary.cuh"
 
-// A boundary of few rows in one launch: a cluster takes kRows of them. Each of its blocks leaves
-// the site for a piece of the columns and hands that piece to all; multiplies the rows with three
-// lines of fn, which come meanwhile, and hands the products to all; and mixes and normalises whole
-// rows, of which it stores a piece.
+// A boundary of some rows in one launch, kRows a cluster. A block leaves the site for a piece of
+// their columns; then the rows come back through memory, each to all blocks at once, and are
+// multiplied with three lines of fn; then a block mixes and normalises one row, or its part of one.
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kMaxWidth = kFewStreams * 4096;
-constexpr int kLines = 24;  // of fn
-constexpr int kFnColumns = 1024;
+constexpr int kLanePairs = kLanes / 2;
+constexpr int kProductWarps = kLinesOfRank + 1;  // a line each; x . x
+constexpr int kThreads = kColumnThreads + (kProductWarps + 1) * kWarp;
 
-// The same place in the shared memory of block `rank` of the cluster.
-template <typename T>
-__device__ __forceinline__ T* AtRank(T* own, int rank) {
-  return static_cast<T*>(__cluster_map_shared_rank(own, static_cast<unsigned>(rank)));
-}
+template <int kRows>
+struct Boundary {
+  static constexpr int kStages = kRows == 4 ? 10 : 7;
+  // Blocks that have the same row in the end, and rows that a block has.
+  static constexpr int kShare = kRows < kRanks ? kRanks / kRows : 1;
+  static constexpr int kOwn = (kRows + kRanks - 1) / kRanks;
 
-// A rank has kLinesOfRank lines of fn, rank 0 x . x besides.
-template <int kRanks, int kRows>
-struct BoundaryShared {
-  static constexpr int kLinesOfRank = kLines / kRanks, kFnStages = kLines / kLinesOfRank;
-
-  alignas(128) float fn[kFnStages][kLinesOfRank][kFnColumns];  // later the mixed rows
-  alignas(16) Bf16 x[kRows][kMaxWidth];
-  float products[kRows][kLines + 1];
-  float pre[kRows][kFewStreams], comb[kRows][kFewStreams * kFewStreams];
-  float inverse[kRows];
-  uint64_t come[kFnStages];
+  struct Stage {
+    // The pads put what a warp reads at a time on banks of its own.
+    float fn[kLinesOfRank][kPiece + 16];
+    Bf16 x[kRows][kPiece + 16];
+  };
+  static_assert(kStages * sizeof(Stage) >= sizeof(MixedRow));
+  struct Shared {
+    alignas(128) Stage stages[kStages];  // later the mixed row
+    float products[kOwn][kLines + 1];    // of the block's rows
+    float pre[kOwn][kFewStreams];
+    float inverse;
+    uint64_t come[kStages], used[kStages], products_come[kOwn];
+  };
 };
 
-template <int kRanks, int kRows>
+template <int kRows>
 class BoundaryCluster {
  public:
-  using Shared = BoundaryShared<kRanks, kRows>;
+  using Shared = typename Boundary<kRows>::Shared;
+  using Stage = typename Boundary<kRows>::Stage;
 
   __device__ BoundaryCluster(const LeaveSiteArgs& leave, const MatrixView& fn,
                              const EnterSiteArgs& enter, Shared& shared)
@@ -47,152 +46,306 @@ class BoundaryCluster {
         s_(shared),
         hidden_(enter.shape.hidden),
         width_(kFewStreams * hidden_),
+        pieces_(width_ / kPiece),
         rank_(static_cast<int>(blockIdx.x) % kRanks),
-        first_row_(static_cast<int>(blockIdx.x) / kRanks * kRows) {
-    const int live = min(enter.rows, *enter.num_rows) - first_row_;
-    rows_ = live < kRows ? live : kRows;
-  }
+        first_row_(static_cast<int>(blockIdx.x) / kRanks * kRows) {}
 
+  // fn needs no earlier kernel.
   __device__ void Run() {
-    if (rows_ <= 0) return;
-    if (threadIdx.x == 0) {
-      for (uint64_t& barrier : s_.come) BarrierInit(SharedAddress(&barrier), 1);
-      FenceAsyncProxy();
-      for (int piece = 0; piece < min(kFnStages, width_ / kFnColumns); ++piece) FetchFn(piece);
+    const int warp = WarpIndex() - kColumnThreads / kWarp;  // of those without columns
+    const bool fetches = warp == kProductWarps && LaneIndex() == 0;
+    if (fetches) {
+      InitBarriers();
+      for (int piece = 0; piece < min(kStages, pieces_); ++piece) FetchFn(piece);
     }
-    ClusterSync();  // all blocks are there
-    LeavePiece();
-    ClusterSync();
-    if (static_cast<int>(threadIdx.x) < kProductThreads) Multiply();
-    ClusterSync();
-    Enter();
+    StartAfterEarlier();
+    const LeaveInput input = LoadPiece();
+    rows_ = min(*enter_.num_rows - first_row_, kRows);
+    if (rows_ <= 0) {
+      if (fetches) DropFn();
+      return;
+    }
+    LeavePiece(input);
+    __syncwarp();
+    ClusterArrive();
+    if (warp < 0) {
+      RunColumns();
+    } else if (warp < kProductWarps) {
+      RunProducts(warp);
+    } else {
+      RunRest(fetches);
+    }
   }
 
  private:
-  static constexpr int kLinesOfRank = Shared::kLinesOfRank, kFnStages = Shared::kFnStages;
-  static constexpr int kRowsOfThread = kRows == 1 ? 1 : 2;
-  static constexpr int kThreadsOfSum = kRows == 1 ? kLanes : kLanes / 2;
-  static constexpr int kSums = (kLinesOfRank + 1) * kThreadsOfSum * kRows / kRowsOfThread;
-  static constexpr int kProductThreads = (kSums + kWarp - 1) / kWarp * kWarp;
+  static constexpr int kStages = Boundary<kRows>::kStages;
+  static constexpr int kShare = Boundary<kRows>::kShare, kOwn = Boundary<kRows>::kOwn;
+  static constexpr int kStep = kRows < kRanks ? kRows : kRanks;
 
-  // Which of fn's lines: outputs rank, rank + kRanks, .. of 1 to 24; output 0 is x . x.
-  __device__ int Line(int i) const { return rank_ + i * kRanks + (rank_ == 0 ? kRanks : 0) - 1; }
+  // The rows that the block has in the end, and which part of them is stored here.
+  __device__ int OwnRow(int i) const { return rank_ % kStep + i * kRanks; }
+  __device__ int OwnPart() const { return rank_ / kStep; }
+  __device__ bool HasRow(int i) const { return OwnRow(i) < rows_; }
+  __device__ Bf16* StreamsOf(int row) const {
+    return leave_.streams + static_cast<int64_t>(row) * width_;
+  }
+  __device__ int Line(int i) const { return rank_ + i * kRanks; }
 
+  __device__ void InitBarriers() {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(SharedAddress(&s_.come[i]), 2);  // fn and rows
+      BarrierInit(SharedAddress(&s_.used[i]), kRanks * kProductWarps);
+    }
+    for (uint64_t& barrier : s_.products_come) BarrierInit(SharedAddress(&barrier), 1);
+    FenceBarrierInit();
+    for (uint64_t& barrier : s_.products_come) {
+      BarrierExpect(SharedAddress(&barrier), kProductBytes);
+    }
+  }
   __device__ void FetchFn(int piece) {
-    const int stage = piece % kFnStages;
-    const uint32_t barrier = SharedAddress(&s_.come[stage]);
-    constexpr uint32_t kBytes = kFnColumns * sizeof(float);
+    Stage& stage = s_.stages[piece % kStages];
+    const uint32_t barrier = SharedAddress(&s_.come[piece % kStages]);
+    constexpr uint32_t kBytes = kPiece * sizeof(float);
     BarrierExpect(barrier, kLinesOfRank * kBytes);
     for (int i = 0; i < kLinesOfRank; ++i) {
-      CopyBulk(SharedAddress(s_.fn[stage][i]),
-               fn_ + static_cast<int64_t>(Line(i)) * width_ + piece * kFnColumns, kBytes, barrier);
+      const float* line = fn_ + static_cast<int64_t>(Line(i)) * width_;
+      CopyBulk(SharedAddress(stage.fn[i]), line + piece * kPiece, kBytes, barrier);
+    }
+  }
+  // Nothing may be on its way when the block ends.
+  __device__ void DropFn() {
+    for (int piece = 0; piece < min(kStages, pieces_); ++piece) {
+      const uint32_t barrier = SharedAddress(&s_.come[piece]);
+      BarrierArrive(barrier);
+      BarrierWait(barrier, 0);
+    }
+  }
+  // The block's part of its rows of streams, to all blocks.
+  __device__ void FetchRows(int piece) {
+    Stage& stage = s_.stages[piece % kStages];
+    const uint32_t barrier = SharedAddress(&s_.come[piece % kStages]);
+    constexpr int kColumns = kPiece / kShare;
+    BarrierExpect(barrier, static_cast<uint32_t>(rows_) * kPiece * sizeof(Bf16));
+    const int first = OwnPart() * kColumns;
+    for (int i = 0; i < kOwn && HasRow(i); ++i) {
+      CopyBulkToAll(SharedAddress(&stage.x[OwnRow(i)][first]),
+                    StreamsOf(first_row_ + OwnRow(i)) + piece * kPiece + first,
+                    kColumns * sizeof(Bf16), barrier, (1u << kRanks) - 1);
     }
   }
 
-  __device__ void LeavePiece() {
-    const int columns = hidden_ / kRanks, chunks = columns / 8;
-    for (int i = static_cast<int>(threadIdx.x); i < rows_ * chunks; i += kThreads + kRows * kWarp) {
-      const int r = i / chunks, column = rank_ * columns + i % chunks * 8, row = first_row_ + r;
-      Bf16* streams = leave_.streams + static_cast<int64_t>(row) * width_ + column;
-      LeaveEight<kFewStreams>(leave_, row, column, [&](int stream, const uint4& values) {
-        const int at = stream * hidden_;
-        *reinterpret_cast<uint4*>(streams + at) = values;
-        for (int rank = 0; rank < kRanks; ++rank) {
-          *reinterpret_cast<uint4*>(AtRank(&s_.x[r][at + column], rank)) = values;
-        }
+  __device__ void RunColumns() {
+    ClusterWait();
+    const int column = 8 * static_cast<int>(threadIdx.x);
+    const bool has_columns = column < hidden_;
+    const bool is_mine = has_columns && column / (hidden_ / kShare) == OwnPart();
+    float norm[8];
+    if (has_columns) LoadNorm(enter_, column, norm);
+#pragma unroll 1
+    for (int i = 0; i < kOwn && HasRow(i); ++i) {
+      const int row = first_row_ + OwnRow(i);
+      uint4 own[kFewStreams] = {};
+#pragma unroll
+      for (int k = 0; k < kFewStreams; ++k) {
+        if (has_columns) own[k] = LoadNow(StreamsOf(row) + k * hidden_ + column);
+      }
+      EnterRow(enter_, row, column, is_mine, own, norm, s_.pre[i],
+               *reinterpret_cast<MixedRow*>(s_.stages), &s_.inverse);
+    }
+  }
+
+  // A thread has at most eight columns of a row; those past the step's rows are read for nothing.
+  __device__ int PieceColumns() const { return hidden_ / kRanks; }
+  __device__ int PieceRow() const { return static_cast<int>(threadIdx.x) / (PieceColumns() / 8); }
+  __device__ int PieceColumn() const {
+    return rank_ * PieceColumns() + static_cast<int>(threadIdx.x) % (PieceColumns() / 8) * 8;
+  }
+  __device__ LeaveInput LoadPiece() const {
+    return LoadLeave(leave_, min(first_row_ + min(PieceRow(), kRows - 1), enter_.rows - 1),
+                     PieceColumn());
+  }
+  __device__ void LeavePiece(const LeaveInput& input) {
+    static_assert(kRows * kMaxHidden / kRanks / 8 <= kThreads);
+    if (PieceRow() < rows_) {
+      Bf16* streams = StreamsOf(first_row_ + PieceRow()) + PieceColumn();
+      LeaveFour(input, [&](int stream, const uint4& values) {
+        *reinterpret_cast<uint4*>(streams + stream * hidden_) = values;
       });
     }
+    FenceBulk();
   }
 
-  // Thread: some lanes of one output of kRowsOfThread rows.
-  __device__ void Multiply() {
-    const int thread = static_cast<int>(threadIdx.x), lane = thread % kThreadsOfSum;
-    const int slot = thread / kThreadsOfSum % (kLinesOfRank + 1);
-    const int group = min(thread / kThreadsOfSum / (kLinesOfRank + 1), kRows / kRowsOfThread - 1);
-    const bool is_square = slot == kLinesOfRank;
-    const Bf16* x = s_.x[group * kRowsOfThread];
-    float2 sums[kRowsOfThread] = {};
-    for (int piece = 0; piece < width_ / kFnColumns; ++piece) {
-      const int stage = piece % kFnStages;
-      BarrierWait(SharedAddress(&s_.come[stage]), piece / kFnStages % 2);
-      const float* fn = s_.fn[stage][is_square ? 0 : slot];
-      const Bf16* own = x + piece * kFnColumns;
-      if constexpr (kRows == 1) {
+  __device__ void RunProducts(int warp) {
+    ClusterWait();
+    if (warp < kLinesOfRank) {
+      MultiplyLine(warp);
+    } else if constexpr (kRows > kRanks) {
+      MultiplyLastRow();
+    } else {
+      Square();
+    }
+  }
+
+  __device__ const Stage& StageOf(int piece) const { return s_.stages[piece % kStages]; }
+  __device__ void WaitForPiece(int piece) {
+    BarrierWait(SharedAddress(&s_.come[piece % kStages]), piece / kStages % 2);
+  }
+  __device__ void LeaveStage(int piece) {
+    if (piece + kStages >= pieces_) return;  // nobody waits for it
+    __syncwarp();
+    if (LaneIndex() < kRanks) {
+      BarrierArriveAt(SharedAddress(&s_.used[piece % kStages]), LaneIndex());
+    }
+  }
+  // Lanes 2 t and 2 t + 1 of the sums are thread t's of every eight.
+  __device__ static int Pair() { return LaneIndex() % kLanePairs; }
+  __device__ static int Group() { return LaneIndex() / kLanePairs; }
+  __device__ static float2 Widen(uint32_t pair) {
+    return make_float2(FloatOf(pair << 16), FloatOf(pair & 0xffff0000u));
+  }
+
+  static constexpr int kGroups = kWarp / kLanePairs;
+  static constexpr int kRowsOfGroup = kStep / kGroups;
+  static constexpr int kAtOnce = kRowsOfGroup == 1 ? 8 : 4;  // steps of a round
+  static constexpr int kRounds = kPiece / kLanes / kAtOnce;
+  struct Round {
+    float2 fn[kAtOnce];
+    uint32_t x[kRowsOfGroup][kAtOnce];
+  };
+  __device__ static void LoadRound(const Stage& stage, int line, int number, Round& round) {
+    const int first = number * kAtOnce * kLanes + 2 * Pair();
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = first + i * kLanes;
+      round.fn[i] = *reinterpret_cast<const float2*>(&stage.fn[line][at]);
+#pragma unroll
+      for (int r = 0; r < kRowsOfGroup; ++r) {
+        round.x[r][i] = *reinterpret_cast<const uint32_t*>(&stage.x[Group() + r * kGroups][at]);
+      }
+    }
+  }
+  __device__ static void AddRound(const Round& round, float2 (&sums)[kRowsOfGroup]) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+      for (int r = 0; r < kRowsOfGroup; ++r) {
+        const float2 x = Widen(round.x[r][i]);
+        sums[r].x = Fma(x.x, round.fn[i].x, sums[r].x);
+        sums[r].y = Fma(x.y, round.fn[i].y, sums[r].y);
+      }
+    }
+  }
+
+  // A line times the first rows: every eighth of a warp has some. A round is loaded while the one
+  // before is added.
+  __device__ void MultiplyLine(int line) {
+    float2 sums[kRowsOfGroup] = {};
+    Round even, odd;
+    WaitForPiece(0);
+    LoadRound(StageOf(0), line, 0, even);
+    for (int piece = 0; piece < pieces_; ++piece) {
+#pragma unroll
+      for (int r = 0; r < kRounds; r += 2) {
+        LoadRound(StageOf(piece), line, r + 1, odd);
+        AddRound(even, sums);
+        if (r + 2 < kRounds) {
+          LoadRound(StageOf(piece), line, r + 2, even);
+        } else if (piece + 1 < pieces_) {
+          WaitForPiece(piece + 1);
+          LoadRound(StageOf(piece + 1), line, 0, even);
+        }
+        AddRound(odd, sums);
+      }
+      LeaveStage(piece);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsOfGroup; ++r) {
+      const float total = SumOfLanes(sums[r]);
+      const int row = Group() + r * kGroups;
+      if (Pair() != 0 || row >= rows_) continue;
+#pragma unroll
+      for (int part = 0; part < kShare; ++part) {
+        Send(row + part * kRows, 0, Line(line), total);
+      }
+    }
+  }
+  // To a block that has the row in the end as its row `own`.
+  __device__ void Send(int rank, int own, int output, float total) {
+    SendTo(rank, SharedAddress(&s_.products[own][output]), total,
+           SharedAddress(&s_.products_come[own]));
+  }
+  // The block's row by itself.
+  __device__ void Square() {
+    float2 sum = {};
+    for (int piece = 0; piece < pieces_; ++piece) {
+      WaitForPiece(piece);
+      const Bf16* x = StageOf(piece).x[OwnRow(0)] + 2 * Pair();
 #pragma unroll 32
-        for (int i = lane; i < kFnColumns; i += kLanes) {
-          const float value = DecodeBf16(own[i]);
-          sums[0].x = Fma(value, is_square ? value : fn[i], sums[0].x);
-        }
-      } else {
-#pragma unroll 16
-        for (int i = 2 * lane; i < kFnColumns; i += kLanes) {
-          const float2 w = *reinterpret_cast<const float2*>(fn + i);
-#pragma unroll
-          for (int r = 0; r < kRowsOfThread; ++r) {
-            const float2 value = LoadTwo(own + r * kMaxWidth + i);
-            sums[r].x = Fma(value.x, is_square ? value.x : w.x, sums[r].x);
-            sums[r].y = Fma(value.y, is_square ? value.y : w.y, sums[r].y);
-          }
-        }
+      for (int i = 0; i < kPiece; i += kLanes) {
+        const float2 a = LoadTwo(x + i);
+        sum.x = Fma(a.x, a.x, sum.x);
+        sum.y = Fma(a.y, a.y, sum.y);
       }
-      if (piece + kFnStages >= width_ / kFnColumns) continue;
-      MeetAt(1, kProductThreads);  // all have read the stage
-      if (thread == 0) FetchFn(piece + kFnStages);
+      LeaveStage(piece);
     }
-    const int output = is_square ? kLines : Line(slot);
-#pragma unroll
-    for (int r = 0; r < kRowsOfThread; ++r) {
-      float total = sums[r].x;
-      if constexpr (kRows == 1) {
-        for (int d = kLanes / 2; d > 0; d /= 2) {
-          total += __shfl_down_sync(kFullWarp, total, d, kLanes);
-        }
-      } else {
-        total = SumOfLanes(sums[r]);
+    const float total = SumOfLanes(sum);
+    if (LaneIndex() == 0 && HasRow(0)) Send(rank_, 0, kLines, total);
+  }
+  // One eighth of the warp does that, the others a line each times the ninth row, which is rank
+  // 0's.
+  __device__ void MultiplyLastRow() {
+    const int line = max(Group() - 1, 0), row = Group() == 0 ? OwnRow(0) : kRanks;
+    float2 sum = {}, square = {};
+    for (int piece = 0; piece < pieces_; ++piece) {
+      WaitForPiece(piece);
+      const Bf16* x = StageOf(piece).x[row] + 2 * Pair();
+      const float* w = StageOf(piece).fn[line] + 2 * Pair();
+#pragma unroll 16
+      for (int i = 0; i < kPiece; i += kLanes) {
+        const float2 a = LoadTwo(x + i), b = *reinterpret_cast<const float2*>(w + i);
+        sum.x = Fma(a.x, b.x, sum.x);
+        sum.y = Fma(a.y, b.y, sum.y);
+        square.x = Fma(a.x, a.x, square.x);
+        square.y = Fma(a.y, a.y, square.y);
       }
-      if (thread >= kSums || lane != 0 || (is_square && rank_ != 0)) continue;
-      for (int rank = 0; rank < kRanks; ++rank) {
-        *AtRank(&s_.products[group * kRowsOfThread + r][output], rank) = total;
-      }
+      LeaveStage(piece);
+    }
+    const float total = SumOfLanes(sum), of_square = SumOfLanes(square);
+    if (Pair() != 0) return;
+    if (Group() == 0) {
+      if (HasRow(0)) Send(rank_, 0, kLines, of_square);
+    } else if (rows_ > kRanks) {
+      Send(0, 1, Line(line), total);
+      if (Group() == 1 && rank_ == 0) Send(0, 1, kLines, of_square);
     }
   }
 
-  // The last warps split the products of a row each and then finish its comb, which nothing here
-  // waits for.
-  __device__ void Enter() {
-    const int thread = static_cast<int>(threadIdx.x), split = WarpIndex() - kThreads / kWarp;
-    if (split >= 0 && split < rows_) {
-      SplitMix(enter_, first_row_ + split, s_.products[split], s_.pre[split], s_.comb[split]);
-    }
-    __syncthreads();
-    if (split >= 0) {
-      if (split < rows_ && rank_ == kRanks - 1) {
-        FinishComb(enter_, first_row_ + split, s_.comb[split]);
+  __device__ void RunRest(bool fetches) {
+    const OutputScale output(enter_);
+    __syncwarp();
+    ClusterWait();
+    if (fetches) {
+      FenceBulk();
+      for (int piece = 0; piece < pieces_; ++piece) {
+        if (piece >= kStages) {
+          BarrierWait(SharedAddress(&s_.used[piece % kStages]), (piece / kStages + 1) % 2);
+          FetchFn(piece);
+        }
+        FetchRows(piece);
       }
-      return;
     }
-    float* mixed = &s_.fn[0][0][0];
-    for (int i = thread; i < rows_ * hidden_ / 8; i += kThreads) {
-      const int r = i / (hidden_ / 8), column = i % (hidden_ / 8) * 8;
-      float sum[8];
-      MixEight<kFewStreams>(s_.x[r] + column, enter_.shape, s_.pre[r], sum);
-      auto* to = reinterpret_cast<float4*>(mixed + r * hidden_ + column);
-      to[0] = make_float4(sum[0], sum[1], sum[2], sum[3]);
-      to[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
+    __syncwarp();
+    float logits[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (!HasRow(i)) continue;
+      BarrierWait(SharedAddress(&s_.products_come[i]), 0);
+      logits[i] = SplitRow(enter_, output, s_.products[i], s_.pre[i]);
     }
-    MeetAt(1, kThreads);
-    const int warp = WarpIndex();
-    if (warp < rows_) {
-      const float value = InverseRms(SquareSum(mixed + warp * hidden_, hidden_), hidden_,
-                                     enter_.shape.norm_epsilon);
-      if (LaneIndex() == 0) s_.inverse[warp] = value;
-    }
-    MeetAt(1, kThreads);
-    const int columns = hidden_ / kRanks, chunks = columns / 8;
-    const int all = rows_ * chunks;
-    for (int i = thread; i < (all + kWarp - 1) / kWarp * kWarp; i += kThreads) {
-      const int r = min(i / chunks, rows_ - 1), column = rank_ * columns + i % chunks * 8;
-      StoreNormed(enter_, first_row_ + r, column, i < all, mixed + r * hidden_, s_.inverse[r]);
+    if (OwnPart() != kShare - 1) return;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (HasRow(i)) FinishRow(enter_, first_row_ + OwnRow(i), output, logits[i]);
     }
   }
 
@@ -200,41 +353,32 @@ class BoundaryCluster {
   const EnterSiteArgs& enter_;
   const float* fn_;
   Shared& s_;
-  const int hidden_, width_, rank_, first_row_;
-  int rows_;
+  const int hidden_, width_, pieces_, rank_, first_row_;
+  int rows_ = 0;
 };
 
-template <int kRanks, int kRows>
-__global__ void __launch_bounds__(kThreads + kRows * kWarp)
+template <int kRows>
+__global__ void __launch_bounds__(kThreads, 1)
     BoundaryKernel(const __grid_constant__ LeaveSiteArgs leave,
                    const __grid_constant__ MatrixView fn,
                    const __grid_constant__ EnterSiteArgs enter) {
   extern __shared__ __align__(128) uint8_t raw_shared[];
-  BoundaryCluster<kRanks, kRows>(leave, fn, enter,
-                                 *reinterpret_cast<BoundaryShared<kRanks, kRows>*>(raw_shared))
+  BoundaryCluster<kRows>(leave, fn, enter,
+                         *reinterpret_cast<typename Boundary<kRows>::Shared*>(raw_shared))
       .Run();
 }
 
-template <int kRanks, int kRows>
+template <int kRows>
 cudaError_t LaunchBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
                            const EnterSiteArgs& enter, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(BoundaryShared<kRanks, kRows>);
-  const auto kernel = BoundaryKernel<kRanks, kRows>;
+  constexpr int kBytes = sizeof(typename Boundary<kRows>::Shared);
+  const auto kernel = BoundaryKernel<kRows>;
   if (const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
-  config.blockDim = dim3(kThreads + kRows * kWarp);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kRanks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, leave, fn, enter);
+  const dim3 grid(static_cast<unsigned>((enter.rows + kRows - 1) / kRows * kRanks));
+  return EarlyLaunch(grid, kThreads, kBytes, stream, kRanks).Run(kernel, leave, fn, enter);
 }
 
 }  // namespace
@@ -243,14 +387,17 @@ bool FitsOneLaunch(const EnterSiteArgs& args) {
   const ModelShape& shape = args.shape;
   return args.rows <= kMaxFewRows && shape.streams == kFewStreams && !args.is_head &&
          args.x_rows == nullptr && args.num_rows != nullptr && args.normed8 != nullptr &&
-         shape.hidden % (8 * kFp8Group) == 0 && kFewStreams * shape.hidden <= kMaxWidth;
+         shape.hidden % (8 * kFp8Group) == 0 && shape.hidden <= kMaxHidden;
 }
 
 cudaError_t RunBoundary(const LeaveSiteArgs& leave, const MatrixView& fn,
                         const EnterSiteArgs& enter, cudaStream_t stream) {
-  constexpr int kFewest = 8;  // for which a cluster each is the fastest
-  return enter.rows <= kFewest ? LaunchBoundary<8, 1>(leave, fn, enter, stream)
-                               : LaunchBoundary<8, 4>(leave, fn, enter, stream);
+  constexpr int kFewest = 8;     // for which a cluster each is the fastest
+  constexpr int kClusters = 15;  // that run at once
+  if (enter.rows <= kFewest) return RunBoundaryOfOne(leave, fn, enter, stream);
+  if (enter.rows <= 4 * kClusters) return LaunchBoundary<4>(leave, fn, enter, stream);
+  return enter.rows <= 8 * kClusters ? LaunchBoundary<8>(leave, fn, enter, stream)
+                                     : LaunchBoundary<9>(leave, fn, enter, stream);
 }
 
 }  // namespace baton::kernels::cuda

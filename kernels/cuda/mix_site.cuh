@@ -42,6 +42,25 @@ __device__ __forceinline__ void LeaveEight(const LeaveSiteArgs& args, int row, i
   }
 }
 
+// Eight bf16 values of 16 bytes to fp32, and back, rounded.
+__device__ __forceinline__ void WidenEight(const uint4& words, float (&x)[8]) {
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    x[2 * i] = FloatOf(pairs[i] << 16);
+    x[2 * i + 1] = FloatOf(pairs[i] & 0xffff0000u);
+  }
+}
+__device__ __forceinline__ uint32_t NarrowTwo(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ __forceinline__ uint4 NarrowEight(const float (&x)[8]) {
+  return make_uint4(NarrowTwo(x[0], x[1]), NarrowTwo(x[2], x[3]), NarrowTwo(x[4], x[5]),
+                    NarrowTwo(x[6], x[7]));
+}
+
 // Two neighbouring values.
 __device__ __forceinline__ float2 LoadTwo(const Bf16* x) {
   const uint32_t pair = *reinterpret_cast<const uint32_t*>(x);
@@ -95,6 +114,16 @@ __device__ __forceinline__ void Sinkhorn(float* comb, const ModelShape& shape) {
   }
 }
 
+// x / d, rounded as `/` does where neither is near the ends of fp32's range.
+__device__ __forceinline__ float DivideInRange(float x, float d) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(d));
+  inverse = Fma(inverse, Fma(-d, inverse, 1.0f), inverse);
+  const float near = x * inverse;
+  const float nearer = Fma(inverse, Fma(-d, near, x), near);
+  return Fma(inverse, Fma(-d, nearer, x), nearer);
+}
+
 // The same for four streams, an element a lane of the first sixteen. Sums have the same order.
 __device__ __forceinline__ float SinkhornOfFour(float x, const ModelShape& shape) {
   const int lane = LaneIndex() % 16, row = lane / 4 * 4, column = lane % 4;
@@ -103,16 +132,26 @@ __device__ __forceinline__ float SinkhornOfFour(float x, const ModelShape& shape
   for (int i = 1; i < 4; ++i) largest = Larger(__shfl_sync(kFullWarp, x, row + i), largest);
   x = ExpNeg(x - largest);
   const auto sum_of = [&x](int first, int step) {
-    float sum = 0.0f;
+    float sum = __shfl_sync(kFullWarp, x, first);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum += __shfl_sync(kFullWarp, x, first + i * step);
+    for (int i = 1; i < 4; ++i) sum += __shfl_sync(kFullWarp, x, first + i * step);
     return sum;
   };
-  x = x / sum_of(row, 1) + shape.mix_epsilon;
-  x /= sum_of(column, 4) + shape.mix_epsilon;
-  for (int i = 1; i < shape.sinkhorn_iterations; ++i) {
-    x /= sum_of(row, 1) + shape.mix_epsilon;
-    x /= sum_of(column, 4) + shape.mix_epsilon;
+  const float epsilon = shape.mix_epsilon;
+  const auto normalise = [&](const auto& divide) {
+    x = x / sum_of(row, 1) + epsilon;
+    x = divide(x, sum_of(column, 4) + epsilon);
+#pragma unroll 1
+    for (int i = 1; i < shape.sinkhorn_iterations; ++i) {
+      x = divide(x, sum_of(row, 1) + epsilon);
+      x = divide(x, sum_of(column, 4) + epsilon);
+    }
+  };
+  constexpr float kUsual = 1e-12f;  // from here on all values and sums lie within 1e-13 .. 5
+  if (epsilon >= kUsual) {
+    normalise(DivideInRange);
+  } else {
+    normalise([](float a, float b) { return a / b; });
   }
   return x;
 }

@@ -98,7 +98,7 @@ TEST(CudaMix, OneLaunchEqualsThree) {
   const auto device = testing::DeviceOrSkip();
   if (device == nullptr) return;
   for (const int hidden : {1024, 4096}) {
-    for (const int rows : {1, 3, 8, 9, 23, 32}) {
+    for (const int rows : {1, 3, 8, 9, 23, 32, 61, 70, 121, 128}) {
       BoundaryCase c(static_cast<CudaDevice&>(*device), hidden, rows, rows - rows / 3);
       const auto one = c.Run(true), three = c.Run(false);
       for (size_t i = 0; i < one.size(); ++i) {

@@ -1,4 +1,5 @@
 #include "kernels/cuda/compressor.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_values.cuh"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/slots.cuh"
@@ -49,6 +50,7 @@ __device__ void ShapeHeads(const QueryArgs& args, int row, int group, QueryShare
 template <bool kIsFull>
 __global__ void __launch_bounds__(kThreads) QueryKernel(QueryArgs args, int main_groups) {
   __shared__ QueryShared s;
+  StartAfterEarlier();
   const int row = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
   if (row >= *args.step.num_rows) return;
   for (int i = static_cast<int>(threadIdx.x); i < args.shape.rope_dim / 2; i += kThreads) {
@@ -64,6 +66,7 @@ __global__ void __launch_bounds__(kThreads) QueryKernel(QueryArgs args, int main
 
 // Grid: (rows, pieces of the width).
 __global__ void __launch_bounds__(kThreads) QuantiseKernel(QuantiseArgs args) {
+  StartAfterEarlier();
   const int64_t row = blockIdx.x;
   if (row >= *args.step.num_rows) return;
   const int column = 8 * static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
@@ -101,18 +104,13 @@ cudaError_t RunShapeQueries(const QueryArgs& args, cudaStream_t stream) {
   const int index_groups = args.index_query == nullptr ? 0 : groups_of(shape.index_heads);
   const dim3 grid(Unsigned(args.step.rows), Unsigned(main_groups + index_groups));
   const bool is_full = shape.head_dim == kMaxHeadDim && shape.index_dim == kMaxIndexDim;
-  if (is_full) {
-    QueryKernel<true><<<grid, kThreads, 0, stream>>>(args, main_groups);
-  } else {
-    QueryKernel<false><<<grid, kThreads, 0, stream>>>(args, main_groups);
-  }
-  return cudaPeekAtLastError();
+  const auto kernel = is_full ? QueryKernel<true> : QueryKernel<false>;
+  return EarlyLaunch(grid, kThreads, 0, stream).Run(kernel, args, main_groups);
 }
 
 cudaError_t RunQuantiseRows(const QuantiseArgs& args, cudaStream_t stream) {
   const dim3 grid(Unsigned(args.step.rows), Unsigned((args.width / 8 + kThreads - 1) / kThreads));
-  QuantiseKernel<<<grid, kThreads, 0, stream>>>(args);
-  return cudaPeekAtLastError();
+  return EarlyLaunch(grid, kThreads, 0, stream).Run(QuantiseKernel, args);
 }
 
 cudaError_t RunFold(const FoldArgs& args, cudaStream_t stream) {

@@ -1,6 +1,7 @@
 #include "kernels/cuda/barrier.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/philox.cuh"
-#include "kernels/cuda/sample_keys.cuh"
+#include "kernels/cuda/sample_scores.cuh"
 
 // A row is cut into consecutive slices, one for each block of a cluster, which meet through each
 // other's shared memory. Where a row's scores are edited or read often they are kept there too,
@@ -10,91 +11,35 @@
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kMaxRanks = 8;  // blocks of a row
-constexpr int kMaxSlice = (1 << kTokenBits) / kMaxRanks;
 constexpr int kManyBlocks = 132;  // beyond them a row is cut less: clusters leave some room unused
-constexpr int kGroups = 128;      // parts of a row's threads, by whose best tokens top-k begins
-constexpr int kBinsOfThread = (kBins + kThreads - 1) / kThreads;
-constexpr int kMaxCandidates = kThreads;
-constexpr Wide kTopPOff = Wide{1} << 32;
-static_assert(kMaxFewTopK < kGroups);
-
-__device__ int Thread() { return static_cast<int>(threadIdx.x); }
-template <typename T>
-__device__ const T* AtRank(const T* own, int rank) {
-  return static_cast<const T*>(__cluster_map_shared_rank(own, static_cast<unsigned>(rank)));
-}
-
-// In which bin, from the top, the sum of weights reaches what is needed, and what is left in it;
-// -1: nowhere.
-struct Place {
-  int bin;
-  Wide left;
-};
-// The smallest key that stays, and the mass of all that do.
-struct Cut {
-  Wide key, mass;
-};
-
-// What top-k of few needs instead of the fine bins.
-struct Few {
-  float group_bests[kGroups];    // scores; the slice's first
-  float all_bests[kGroups];      // of the row
-  float scores[kMaxCandidates];  // of candidates
-  float slice_scores[kMaxCandidates];
-};
-static_assert(sizeof(Few) <= sizeof(Bins));
-
-struct Shared {
-  Bins coarse;
-  union {
-    Bins fine;
-    Few few;
-  };
-  SliceBins slice;
-  Wide candidates[kMaxCandidates];        // of the row
-  Wide slice_candidates[kMaxCandidates];  // of the slice
-  uint32_t num_slice_candidates;
-  float least_score;
-  Best bests[2][kWarps];  // what the cluster exchanges, in turns
-  Wide sums[2][kWarps];
-  Wide warp_sums[kWarps];
-  Place place;
-  Cut cut;
-};
 
 // One row, by the cluster. Every function is called by all its threads with the same arguments.
 template <int kRanks, bool kKeepsScores>
-class RowSampler {
+class RowSampler : public SliceScores<kRanks, kKeepsScores> {
  public:
   __device__ RowSampler(const SampleRowArgs& row, const float* logits, int n, float* scores,
-                        Shared& shared)
-      : row_(row),
-        is_wide_(n % 4 == 0),
-        vocabulary_(n),
-        rank_(static_cast<int>(blockIdx.x) % kRanks),
-        x_(scores),
-        s_(shared) {
-    const int per_rank = SliceOf(n);
-    first_ = min(rank_ * per_rank, n);
-    count_ = min(per_rank, n - first_);
-    logits_ = logits + first_;
-  }
-
-  // Scores of a block, in whole Philox blocks.
-  __host__ __device__ static int SliceOf(int n) { return (n + 4 * kRanks - 1) / (4 * kRanks) * 4; }
+                        SampleShared& shared)
+      : Base(row, logits, n, scores), vocabulary_(n), s_(shared) {}
 
   __device__ void Run(SampleResult& result) {
-    if constexpr (kKeepsScores) LoadScores();
+    if constexpr (kKeepsScores) this->LoadScores();
     const int32_t token = Choose();
     const bool writes = rank_ == 0 && Thread() == 0;
     if (writes) result = SampleResult{.token = max(token, 0), .is_empty = token < 0 ? 1 : 0};
-    if (token >= 0 && row_.is_draft == 0 && row_.top_logprobs >= 0) ReportLogprobs(token, result);
+    if (token >= 0 && row_.is_draft == 0 && row_.top_logprobs >= 0) {
+      ReportLogprobs(*this, token, result);
+    }
   }
 
  private:
+  using Base = SliceScores<kRanks, kKeepsScores>;
+  using Base::count_, Base::ScoresAt, Base::Nth, Base::LargestOf, Base::OfferFour;
+  using Base::kThreads, Base::Thread, Base::row_, Base::rank_, Base::logits_, Base::first_;
+  static constexpr int kWarps = kSampleWarps;
+  static constexpr int kStep = 4 * kThreads;  // tokens from one four of a thread to its next
+  static constexpr int kFours = (1 << kTokenBits) / (kRanks * kStep);
+  static constexpr int kOfSlot = kFours > kMostSlots ? kFours / kMostSlots : 1;
+
   // The best of all threads' candidates, in every thread.
   __device__ Best OfCluster(Best mine) {
     turn_ ^= 1;
@@ -110,14 +55,20 @@ class RowSampler {
     return all;
   }
   __device__ Best OfBlock(Best mine) {
-    turn_ ^= 1;
     mine.MergeWarp();
-    if (LaneIndex() == 0) s_.bests[turn_][WarpIndex()] = mine;
+    if (LaneIndex() == 0) s_.block_bests[WarpIndex()] = mine;
     __syncthreads();
     Best all;
-    if (LaneIndex() < kWarps) all = s_.bests[turn_][LaneIndex()];
+    if (LaneIndex() < kWarps) all = s_.block_bests[LaneIndex()];
     all.MergeWarp();
     return all;
+  }
+  __device__ float MaxOfBlock(float mine) {
+    mine = WarpMax(mine);
+    if (LaneIndex() == 0) s_.maxima[WarpIndex()] = Ordered(mine);
+    __syncthreads();
+    return FromOrdered(
+        __reduce_max_sync(kFullWarp, LaneIndex() < kWarps ? s_.maxima[LaneIndex()] : 0));
   }
   __device__ Wide SumOfCluster(Wide mine) {
     turn_ ^= 1;
@@ -138,103 +89,30 @@ class RowSampler {
     return WarpSum(LaneIndex() < kWarps ? s_.warp_sums[LaneIndex()] : 0);
   }
 
-  // Raw logits of four tokens of the slice.
-  __device__ float4 LogitsAt(int at) const {
-    if (is_wide_) return __ldg(reinterpret_cast<const float4*>(logits_ + at));
-    float x[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = at + i < count_ ? logits_[at + i] : kForbidden;
-    return make_float4(x[0], x[1], x[2], x[3]);
+  // Bounds of the thread's fours, one of kOfSlot of them.
+  __device__ float& BoundAt(int at) const {
+    return s_.bounds.of_fours[at / kStep / kOfSlot][Thread()];
   }
-  // The same without those that are not allowed.
-  __device__ float4 AllowedAt(int at) const {
-    float4 x = LogitsAt(at);
-    if (row_.allowed == nullptr) return x;
-    const uint32_t bits = row_.allowed[(first_ + at) / 32] >> ((first_ + at) % 32);
-    if ((bits & 1u) == 0) x.x = kForbidden;
-    if ((bits & 2u) == 0) x.y = kForbidden;
-    if ((bits & 4u) == 0) x.z = kForbidden;
-    if ((bits & 8u) == 0) x.w = kForbidden;
-    return x;
+  __device__ void NoteBound(int at, float bound) const {
+    float& own = BoundAt(at);
+    own = kOfSlot == 1 || at / kStep % kOfSlot == 0 ? bound : ::fmaxf(own, bound);
   }
-  __device__ float4 ScoresAt(int at) const {
-    if constexpr (kKeepsScores) return *reinterpret_cast<const float4*>(x_ + at);
-    return AllowedAt(at);
-  }
-
-  // visit(at, source(at)) for all fours of the slice, by whole warps, kAtOnce of a thread at a
-  // time; behind its end they are forbidden.
-  template <int kAtOnce, typename Source, typename Visit>
-  __device__ void ForFours(const Source& source, const Visit& visit) const {
-    for (int base = 4 * Thread(); base - 4 * LaneIndex() < count_; base += 4 * kAtOnce * kThreads) {
-      float4 x[kAtOnce];
+  // visit(at) for fours whose bound passes, noted by this thread for all of the slice.
+  template <typename Passes, typename Visit>
+  __device__ void ForBounds(const Passes& passes, const Visit& visit) const {
+    uint32_t slots = 0;
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const int at = base + 4 * j * kThreads;
-        x[j] =
-            at < count_ ? source(at) : make_float4(kForbidden, kForbidden, kForbidden, kForbidden);
-      }
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) visit(base + 4 * j * kThreads, x[j]);
+    for (int i = 0; i < kFours / kOfSlot; ++i) {
+      const int at = 4 * Thread() + i * kStep * kOfSlot;
+      if (at < count_ && passes(BoundAt(at))) slots |= 1u << i;
     }
-  }
-  template <int kAtOnce = 4, typename Visit>
-  __device__ void ForScores(const Visit& visit) const {
-    ForFours<kAtOnce>([this](int at) { return ScoresAt(at); }, visit);
-  }
-  template <typename Visit>
-  __device__ void ForLogits(const Visit& visit) const {
-    ForFours<4>([this](int at) { return LogitsAt(at); }, visit);
-  }
-  // visit(i, x), one token after the other.
-  template <typename Visit>
-  __device__ void ForTokens(const Visit& visit) const {
-    ForScores<1>([&](int at, const float4& x) {
-#pragma unroll 1
-      for (int i = 0; i < 4; ++i) visit(at + i, Nth(x, i));
-    });
-  }
-  __device__ static float Nth(const float4& x, int i) {
-    return i < 2 ? (i == 0 ? x.x : x.y) : (i == 2 ? x.z : x.w);
-  }
-
-  // NaN only if all are.
-  __device__ static float LargestOf(const float4& x) {
-    return ::fmaxf(::fmaxf(x.x, x.y), ::fmaxf(x.z, x.w));
-  }
-
-  __device__ void OfferFour(int at, const float4& x, Best& best) const {
-    best.Offer(x.x, first_ + at);
-    best.Offer(x.y, first_ + at + 1);
-    best.Offer(x.z, first_ + at + 2);
-    best.Offer(x.w, first_ + at + 3);
-  }
-
-  __device__ bool IsAllowed(int v) const {
-    return row_.allowed == nullptr || (row_.allowed[v / 32] >> (v % 32) & 1u) != 0;
-  }
-
-  // Steps 1 to 4.
-  __device__ void LoadScores() {
-    ForFours<4>([this](int at) { return AllowedAt(at); },
-                [this](int at, const float4& x) {
-                  if (at < count_) *reinterpret_cast<float4*>(x_ + at) = x;
-                });
-    __syncthreads();
-    for (int i = Thread(); i < row_.num_edits; i += kThreads) {
-      const ScoreEdit edit = row_.edits[i];
-      const int at = edit.token - first_;
-      if (at < 0 || at >= count_ || !IsAllowed(edit.token)) continue;
-      float x = x_[at];
-      if (edit.repeats != 0) x = x > 0 ? x / row_.repetition : x * row_.repetition;
-      if (edit.count > 0) {
-        x = Fma(-row_.frequency, static_cast<float>(edit.count), x);
-        x = x - row_.presence;
+    while (slots != 0) {
+      const int first = 4 * Thread() + (__ffs(static_cast<int>(slots)) - 1) * kStep * kOfSlot;
+      slots &= slots - 1;
+      for (int i = 0; i < kOfSlot; ++i) {
+        if (first + i * kStep < count_) visit(first + i * kStep);
       }
-      if (edit.has_bias != 0) x += edit.bias;
-      x_[at] = x;
     }
-    __syncthreads();
   }
 
   __device__ bool IsTruncated() const {
@@ -246,34 +124,55 @@ class RowSampler {
 
   // Steps 5 to 8; -1: no token is left.
   __device__ int32_t Choose() {
-    const bool is_plain = row_.greedy == 0 && !IsTruncated();
-    if (!is_plain) {
-      const Best top = TopScore();
-      if (top.token < 0 || row_.greedy != 0) return top.token;
-      top_ = top.score * row_.inv_temperature;  // no score's product is larger
-      if (!(top_ > kForbidden)) return top.token;
-      if (BeginsWithFew()) {
-        const int32_t token = ChooseAmongFew();
-        if (token >= 0) return token;
-      }
-      Truncate();
+    if (row_.greedy == 0 && !IsTruncated()) {
+      const int32_t token = NoisyArgMax<false>();
+      return token >= 0 ? token : TopScore().token;  // all may have overflowed
     }
-    const int32_t token = NoisyArgMax();
-    // Of a plain row all may have overflowed.
-    return token >= 0 || !is_plain ? token : TopScore().token;
+    const Best top = TopScore();
+    if (top.token < 0 || row_.greedy != 0) return top.token;
+    top_ = top.score * row_.inv_temperature;  // no score's product is larger
+    if (!(top_ > kForbidden)) return top.token;
+    if (BeginsWithFew()) {
+      const int32_t token = ChooseAmongFew();
+      if (token >= 0) return token;
+    }
+    if constexpr (kKeepsScores) return ChooseByBins();
+    const int32_t token = ChooseByBinsApart(*this);
+    ClusterSync();  // a copy took its turns
+    return token;
+  }
+  __device__ int32_t ChooseByBins() {
+    Truncate();
+    return NoisyArgMax<true>();
+  }
+  // So that the code of rows that seldom need it lies together.
+  __device__ static __noinline__ int32_t ChooseByBinsApart(RowSampler row) {
+    return row.ChooseByBins();
   }
 
   // The argmax of the scores, and of each group of threads where top-k begins with them.
   __device__ Best TopScore() {
     constexpr int kLanes = kRanks * kThreads / kGroups;
+    const bool is_few = BeginsWithFew();
+    float most = kForbidden;
+    float4 four = {};
+    int first = 0;
+    this->ForScores([&](int at, const float4& x) {
+      const float largest = LargestOf(x);
+      if (is_few) NoteBound(at, largest);
+      if (!(largest > most)) return;
+      most = largest;
+      four = x;
+      first = at;
+    });
     Best best;
-    ForScores([&](int at, const float4& x) { OfferFour(at, x, best); });
-    if (BeginsWithFew()) {
-      float most = best.token >= 0 ? best.score : kForbidden;
+    if (most > kForbidden) OfferFour(first, four, best);
+    if (is_few) {
+      if (Thread() == 0) s_.num_candidates = 0;
       for (int d = kLanes / 2; d > 0; d /= 2) {
         most = Larger(most, __shfl_xor_sync(kFullWarp, most, d));
       }
-      if (LaneIndex() % kLanes == 0) s_.few.group_bests[Thread() / kLanes] = most;
+      if (LaneIndex() % kLanes == 0) s_.bounds.few.group_bests[Thread() / kLanes] = most;
     }
     return OfCluster(best);
   }
@@ -282,15 +181,15 @@ class RowSampler {
   __device__ float LeastOfBest(int k) {
     constexpr int kOwn = kGroups / kRanks, kParts = kThreads / kGroups, kPart = kGroups / kParts;
     for (int i = Thread(); i < kGroups; i += kThreads) {
-      s_.few.all_bests[i] = AtRank(s_.few.group_bests, i / kOwn)[i % kOwn];
+      s_.bounds.few.all_bests[i] = AtRank(s_.bounds.few.group_bests, i / kOwn)[i % kOwn];
     }
     __syncthreads();
     const int own = Thread() / kParts, first = Thread() % kParts * kPart;
-    const float mine = s_.few.all_bests[own];
+    const float mine = s_.bounds.few.all_bests[own];
     int before = 0;
 #pragma unroll
     for (int i = first; i < first + kPart; ++i) {
-      const float other = s_.few.all_bests[i];
+      const float other = s_.bounds.few.all_bests[i];
       before += other > mine || (other == mine && i < own) ? 1 : 0;
     }
     for (int d = 1; d < kParts; d *= 2) before += __shfl_xor_sync(kFullWarp, before, d);
@@ -300,25 +199,34 @@ class RowSampler {
   }
 
   // Steps 7 and 8 among the tokens that are not below a score which k of them reach; -1: that are
-  // too many.
+  // too many. Only rank 0's token counts.
   __device__ int32_t ChooseAmongFew() {
     const float least = LeastOfBest(row_.top_k) * row_.inv_temperature;
     const Wide mass = least > kForbidden ? Mass(DistanceOf(least, top_)) : 0;
     if (mass == 0) return -1;
-    const int count = GatherCandidates<true>(MakeRange(mass << kTokenBits, ~Wide{0}));
+    const int count = GatherFew(MakeRange(mass << kTokenBits, ~Wide{0}));
     if (count > kMaxCandidates) return -1;
-    const bool is_one = Thread() < count;
-    const Wide key = is_one ? s_.candidates[Thread()] : 0;
+    return rank_ == 0 ? ChooseOf(count) : 0;
+  }
+  __device__ int32_t ChooseOf(int count) {
+    // Some threads a candidate, of which the first goes on.
+    const int parts = count <= kThreads / 4 ? 4 : 1, own = Thread() / parts,
+              part = Thread() % parts;
+    const Wide key = own < count ? s_.candidates[own] : ~Wide{0};
     Wide before = 0;
     int number = 0;
 #pragma unroll 4
-    for (int i = 0; i < (is_one ? count : 0); ++i) {
+    for (int i = part; i < count; i += parts) {
       const Wide other = s_.candidates[i];
       if (other <= key) continue;
       before += MassOf(other);
       ++number;
     }
-    bool stays = is_one && number < row_.top_k;
+    for (int d = 1; d < parts; d *= 2) {
+      before += __shfl_xor_sync(kFullWarp, before, d);
+      number += __shfl_xor_sync(kFullWarp, number, d);
+    }
+    bool stays = own < count && part == 0 && number < row_.top_k;
     if (row_.top_p < kTopPOff) {
       const Wide all = SumOfBlock(stays ? MassOf(key) : 0);
       stays = stays && before < NeedOf(row_.top_p, all);
@@ -327,12 +235,32 @@ class RowSampler {
     Best best;
     if (stays) {
       const int32_t token = TokenOf(key);
-      const uint4 words = Words(static_cast<uint32_t>(token / 4));
-      const uint32_t low = token % 2 == 0 ? words.x : words.y;
-      const uint32_t high = token % 2 == 0 ? words.z : words.w;
-      best.Offer(s_.few.scores[Thread()] + Gumbel(token % 4 < 2 ? low : high), token);
+      const uint32_t word = Nth(Words(static_cast<uint32_t>(token / 4)), token % 4);
+      best.Offer(s_.bounds.few.scores[own] + Gumbel(word), token);
     }
     return OfBlock(best).token;
+  }
+
+  // The row's keys of a range and their scores to rank 0, by the fours' largest scores. Returns
+  // their number; those beyond kMaxCandidates are not kept.
+  __device__ int GatherFew(const Range& range) {
+    uint32_t* number = AtRank(&s_.num_candidates, 0);
+    ForBounds([&](float most) { return !(DistanceOf(Scaled(most), top_) < range.low); },
+              [&](int at) {
+                const float4 x = ScoresAt(at);
+#pragma unroll 1
+                for (int i = 0; i < 4; ++i) {
+                  const float z = Scaled(Nth(x, i));
+                  const Wide key = KeyIn(range, z, at + i);
+                  if (key == 0) continue;
+                  const uint32_t place = atomicAdd(number, 1u);
+                  if (place >= kMaxCandidates) continue;
+                  *AtRank(&s_.candidates[place], 0) = key;
+                  *AtRank(&s_.bounds.few.scores[place], 0) = z;
+                }
+              });
+    ClusterSync();
+    return static_cast<int>(*number);
   }
 
   __device__ float Scaled(float x) const { return x * row_.inv_temperature; }
@@ -355,7 +283,7 @@ class RowSampler {
     if (row_.top_k > 0 || has_p) {
       Cut cut = {0, 0};
       if (row_.top_k == 0) cut.mass = SetLeast();
-      CountKeys(s_.coarse, MakeRange(least_, ~Wide{0}),
+      CountKeys(s_.bins.coarse, MakeRange(least_, ~Wide{0}),
                 [](Wide key) { return CoarseBin(MassOf(key)); });
       if (row_.top_k > 0) cut = Find(false, static_cast<Wide>(row_.top_k));
       smallest = cut.key;
@@ -370,7 +298,7 @@ class RowSampler {
   // Top-p's prefix ends above masses that all together cannot be needed. Returns the row's mass.
   __device__ Wide SetLeast() {
     Wide sum = 0;
-    ForTokens([&](int i, float x) { sum += MassOf(KeyOf(Scaled(x), i)); });
+    this->ForTokens([&](int i, float x) { sum += MassOf(KeyOf(Scaled(x), i)); });
     const Wide all = SumOfCluster(sum);
     const Wide spare = all - NeedOf(row_.top_p, all);
     least_ = spare / static_cast<Wide>(vocabulary_) << kTokenBits;
@@ -381,18 +309,18 @@ class RowSampler {
   template <typename BinOf>
   __device__ void CountKeys(Bins& bins, const Range& range, const BinOf& bin_of) {
     for (int bin = Thread(); bin < kBins; bin += kThreads) {
-      s_.slice.counts[bin] = s_.slice.low[bin] = s_.slice.high[bin] = 0;
+      s_.bins.slice.counts[bin] = s_.bins.slice.low[bin] = s_.bins.slice.high[bin] = 0;
     }
     __syncthreads();
     // Most tokens of a row fall into few bins: a thread adds up what it sees of a bin in a row.
     int bin = 0;
     uint32_t count = 0, low = 0, high = 0;
-    ForTokens([&](int i, float x) {
+    this->ForTokens([&](int i, float x) {
       const Wide key = KeyIn(range, Scaled(x), i);
       if (key == 0) return;
       const int next = bin_of(key);
       if (next != bin && count != 0) {
-        s_.slice.Add(bin, count, low, high);
+        s_.bins.slice.Add(bin, count, low, high);
         count = low = high = 0;
       }
       bin = next;
@@ -400,13 +328,13 @@ class RowSampler {
       low += static_cast<uint32_t>(MassOf(key)) & 0xffffu;
       high += static_cast<uint32_t>(MassOf(key) >> 16);
     });
-    if (count != 0) s_.slice.Add(bin, count, low, high);
+    if (count != 0) s_.bins.slice.Add(bin, count, low, high);
     ClusterSync();
     for (int b = Thread(); b < kBins; b += kThreads) {
       uint32_t total = 0;
       Wide mass = 0;
       for (int r = 0; r < kRanks; ++r) {
-        const SliceBins* there = AtRank(&s_.slice, r);
+        const SliceBins* there = AtRank(&s_.bins.slice, r);
         const uint32_t own = there->counts[b];
         if (own == 0) continue;
         total += own;
@@ -448,24 +376,25 @@ class RowSampler {
   // The largest key T for which keys >= T weigh at least `need`, a key its mass or 1. Key 0: all
   // together weigh less.
   __device__ Cut Find(bool by_mass, Wide need) {
-    Place place = FindBin(s_.coarse, by_mass, need);
-    Wide above = MassAbove(s_.coarse, place.bin);
+    Place place = FindBin(s_.bins.coarse, by_mass, need);
+    Wide above = MassAbove(s_.bins.coarse, place.bin);
     if (place.bin < 0) return {0, above};
     Range range = CoarseRange(place.bin);
     if (range.first < least_) range = MakeRange(least_, range.last);
-    uint32_t count = s_.coarse.counts[place.bin];
+    uint32_t count = s_.bins.coarse.counts[place.bin];
     while (count > kMaxCandidates) {
       const int bits = 64 - __clzll(static_cast<long long>(range.last - range.first));
       const int shift = bits > kFineBits ? bits - kFineBits : 0;
       const Wide first = range.first;
-      CountKeys(s_.fine, range, [=](Wide key) { return static_cast<int>((key - first) >> shift); });
-      place = FindBin(s_.fine, by_mass, place.left);
-      above += MassAbove(s_.fine, place.bin);
-      count = s_.fine.counts[place.bin];
+      CountKeys(s_.bins.fine, range,
+                [=](Wide key) { return static_cast<int>((key - first) >> shift); });
+      place = FindBin(s_.bins.fine, by_mass, place.left);
+      above += MassAbove(s_.bins.fine, place.bin);
+      count = s_.bins.fine.counts[place.bin];
       const Wide begin = first + (static_cast<Wide>(place.bin) << shift);
       range = MakeRange(begin, min(range.last, begin + (Wide{1} << shift) - 1));
     }
-    GatherCandidates<false>(range);
+    GatherCandidates(range);
     RankCandidates(static_cast<int>(count), by_mass, place.left, above);
     __syncthreads();
     return s_.cut;
@@ -477,42 +406,26 @@ class RowSampler {
     return SumOfBlock(mass);
   }
 
-  // The row's keys of a range and, if asked for, their scores. Returns their number; more than
-  // kMaxCandidates are not gathered.
-  template <bool kHasScores>
-  __device__ int GatherCandidates(const Range& range) {
+  // The row's keys of a range, at most kMaxCandidates.
+  __device__ void GatherCandidates(const Range& range) {
     if (Thread() == 0) s_.num_slice_candidates = 0;
     __syncthreads();
-    ForScores([&](int at, const float4& x) {
-      const float most = LargestOf(x);
-      if (DistanceOf(Scaled(most), top_) < range.low) return;
+    this->ForScores([&](int at, const float4& x) {
+      if (DistanceOf(Scaled(LargestOf(x)), top_) < range.low) return;
 #pragma unroll 1
       for (int i = 0; i < 4; ++i) {
-        const float z = Scaled(Nth(x, i));
-        const Wide key = KeyIn(range, z, at + i);
-        if (key == 0) continue;
-        const uint32_t place = atomicAdd(&s_.num_slice_candidates, 1u);
-        if (place >= kMaxCandidates) continue;
-        s_.slice_candidates[place] = key;
-        if constexpr (kHasScores) s_.few.slice_scores[place] = z;
+        const Wide key = KeyIn(range, Scaled(Nth(x, i)), at + i);
+        if (key != 0) s_.slice_candidates[atomicAdd(&s_.num_slice_candidates, 1u)] = key;
       }
     });
     ClusterSync();
-    int total = 0;
-    for (int r = 0; r < kRanks; ++r) {
-      total += static_cast<int>(*AtRank(&s_.num_slice_candidates, r));
-    }
     int at = Thread();  // of the ranks' lists one behind the other
-    for (int r = 0; r < (total > kMaxCandidates ? 0 : kRanks); ++r) {
+    for (int r = 0; r < kRanks; ++r) {
       const auto there = static_cast<int>(*AtRank(&s_.num_slice_candidates, r));
-      if (at >= 0 && at < there) {
-        s_.candidates[Thread()] = AtRank(s_.slice_candidates, r)[at];
-        if constexpr (kHasScores) s_.few.scores[Thread()] = AtRank(s_.few.slice_scores, r)[at];
-      }
+      if (at >= 0 && at < there) s_.candidates[Thread()] = AtRank(s_.slice_candidates, r)[at];
       at -= there;
     }
     ClusterSync();  // the others have read this block's
-    return total;
   }
 
   // Which of `count` candidates brings what is needed; those above it are counted.
@@ -539,45 +452,72 @@ class RowSampler {
         make_uint4(static_cast<uint32_t>(p), static_cast<uint32_t>(p >> 32), block, 0));
   }
 
-  // What a score reaches with any noise, less room for rounding: noise is at least -3.13 (2.2).
-  __device__ static float BarOf(float z) {
-    constexpr float kLeastNoise = -3.14f;
-    if (!(Abs(z) < -kForbidden)) return kForbidden;
-    return z + kLeastNoise - (0.01f + Abs(z) * 0x1p-20f);
+  // What a score reaches with any noise: it is at least -3.13 (2.2).
+  static constexpr float kLeastNoise = -3.14f;
+
+  // Argmax of z + noise over the tokens that stay; a Philox block serves four tokens. First bounds
+  // of the fours and what some token surely reaches, then the few that may reach it.
+  template <bool kIsCut>
+  __device__ int32_t NoisyArgMax() {
+    Range edge = {};
+    float bar = kForbidden;
+    if constexpr (kIsCut) {
+      edge = MakeRange(smallest_, smallest_);
+      // The top stays, or a token of equal mass.
+      if (Abs(top_) < -kForbidden) bar = top_ + kLeastNoise - (0.01f + Abs(top_) * 0x1p-20f);
+    }
+    constexpr int kAtOnce = kIsCut ? 1 : 4;  // scores of cut rows are mostly kept
+    this->template ForScores<kAtOnce>(
+        [&](int at, const float4& x) { BoundFour<kIsCut>(at, x, edge, bar); });
+    bar = MaxOfBlock(bar);
+    Best best;
+    ForBounds([&](float bound) { return bound > kForbidden && bound >= bar; },
+              [&](int at) {
+                const float4 x = ScoresAt(at);
+                const uint4 words = Words(static_cast<uint32_t>((first_ + at) / 4));
+#pragma unroll 1
+                for (int i = 0; i < 4; ++i) {
+                  const float z = Scaled(Nth(x, i));
+                  const uint32_t word = Nth(words, i);
+                  if (!(z > kForbidden) || z + NoiseBound(word) < bar) continue;
+                  if (kIsCut && KeyOf(z, at + i) < smallest_) continue;
+                  best.Offer(z + Gumbel(word), first_ + at + i);
+                }
+              });
+    return OfCluster(best).token;
   }
 
-  // Argmax of z + noise over the tokens that stay; a Philox block serves four tokens. The bar is
-  // what a token that stays reaches: where some are cut, the top or a token of equal mass.
-  __device__ int32_t NoisyArgMax() {
-    constexpr float kMostNoise = 22.9f;
-    const bool is_cut = smallest_ > 0;
-    const float lowest = is_cut ? MakeRange(smallest_, smallest_).low : kForbidden;
-    Best best;
-    float bar = is_cut ? BarOf(top_) : kForbidden;
-    ForScores([&](int at, const float4& x) {
-      const float4 z = make_float4(Scaled(x.x), Scaled(x.y), Scaled(x.z), Scaled(x.w));
-      const float most = LargestOf(z);
-      bar = WarpMax(is_cut ? bar : Larger(bar, BarOf(most)));
-      if (!(most + kMostNoise >= bar) || (is_cut && DistanceOf(most, top_) < lowest)) return;
-      const uint4 words = Words(static_cast<uint32_t>((first_ + at) / 4));
-      if (most + GumbelBound(max(max(words.x, words.y), max(words.z, words.w))) < bar) return;
-#pragma unroll 1
-      for (int i = 0; i < 4; ++i) {
-        const float own = Nth(z, i);
-        const uint32_t word = i < 2 ? (i == 0 ? words.x : words.y) : (i == 2 ? words.z : words.w);
-        if (!(own > kForbidden) || own + GumbelBound(word) < bar) continue;
-        if (is_cut && KeyOf(own, at + i) < smallest_) continue;
-        best.Offer(own + Gumbel(word), first_ + at + i);
-        bar = best.token >= 0 && best.score > bar ? best.score : bar;
+  // Raises the bar to what a token of four surely reaches.
+  template <bool kIsCut>
+  __device__ void BoundFour(int at, const float4& x, const Range& edge, float& bar) const {
+    const uint4 words = Words(static_cast<uint32_t>((first_ + at) / 4));
+    float bound = kForbidden, sure = kForbidden, most = kForbidden;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float z = Scaled(Nth(x, i));
+      float reach = z + NoiseBound(Nth(words, i));
+      if constexpr (kIsCut) {
+        const float distance = DistanceOf(z, top_);
+        if (distance < edge.low) reach = kForbidden;
+        if (distance > edge.high) sure = ::fmaxf(sure, reach);
       }
-    });
-    return OfCluster(best).token;
+      bound = ::fmaxf(bound, reach);
+      most = ::fmaxf(most, z);
+    }
+    NoteBound(at, bound);
+    if constexpr (!kIsCut) {
+      sure = bound;
+      bar = ::fmaxf(bar, most + kLeastNoise);
+    }
+    // Where noise is over 2.09 its bound is too high by less than 0.07. Larger scores round.
+    constexpr float kTight = 2.1f, kGap = 0.08f, kMostExact = 0x1p16f;
+    if (sure - most >= kTight && Abs(sure) < kMostExact) bar = ::fmaxf(bar, sure - kGap);
   }
 
   // The best of the logits behind `last`; its token -1: of all.
   __device__ Best NextLogit(const Best& last) {
     Best best;
-    ForLogits([&](int at, const float4& x) {
+    this->ForLogits([&](int at, const float4& x) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float logit = Nth(x, i);
@@ -591,11 +531,15 @@ class RowSampler {
   }
 
   // contracts.md 2.5, from the raw logits.
-  __device__ void ReportLogprobs(int32_t token, SampleResult& result) {
+  __device__ static __noinline__ void ReportLogprobs(RowSampler row, int32_t token,
+                                                     SampleResult& result) {
+    row.FindLogprobs(token, result);
+  }
+  __device__ void FindLogprobs(int32_t token, SampleResult& result) {
     const bool writes = rank_ == 0 && Thread() == 0;
     const float maximum = NextLogit({}).score;
     Wide sum = 0;
-    ForLogits([&](int, const float4& x) {
+    this->ForLogits([&](int, const float4& x) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sum += Mass(DistanceOf(Nth(x, i), maximum));
     });
@@ -616,13 +560,8 @@ class RowSampler {
     if (writes) result.num_top = found;
   }
 
-  const SampleRowArgs row_;  // not shared: its values stay in registers
-  const bool is_wide_;       // fours of logits are aligned
-  const int vocabulary_, rank_;
-  const float* logits_;  // of the slice
-  float* x_;             // its scores, where they are kept
-  Shared& s_;
-  int first_, count_;
+  const int vocabulary_;
+  SampleShared& s_;
   int turn_ = 0;
   float top_ = 0;
   Wide least_ = 0;     // keys below it need not be counted
@@ -630,9 +569,10 @@ class RowSampler {
 };
 
 template <int kRanks, bool kKeepsScores>
-__global__ void __launch_bounds__(kThreads, 2) SampleKernel(SampleKernelArgs args) {
+__global__ void __launch_bounds__(kSampleThreads, 2) SampleKernel(SampleKernelArgs args) {
   extern __shared__ __align__(16) float scores[];
-  __shared__ Shared shared;
+  __shared__ SampleShared shared;
+  StartAfterEarlier();
   const int number = static_cast<int>(blockIdx.x) / kRanks;
   const SampleRowArgs row = args.rows[number];
   const float* logits = args.logits + static_cast<int64_t>(row.logits_row) * args.vocabulary;
@@ -644,26 +584,18 @@ __global__ void __launch_bounds__(kThreads, 2) SampleKernel(SampleKernelArgs arg
 template <int kRanks, bool kKeepsScores>
 cudaError_t Launch(const SampleKernelArgs& args, cudaStream_t stream) {
   const auto kernel = SampleKernel<kRanks, kKeepsScores>;
-  cudaLaunchConfig_t config = {};
+  size_t bytes = 0;
   if (kKeepsScores) {
     if (const cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  kMaxSlice * static_cast<int>(sizeof(float)))) {
       return error;
     }
-    config.dynamicSmemBytes =
-        static_cast<size_t>(RowSampler<kRanks, kKeepsScores>::SliceOf(args.vocabulary)) *
-        sizeof(float);
+    bytes = static_cast<size_t>(RowSampler<kRanks, kKeepsScores>::SliceOf(args.vocabulary)) *
+            sizeof(float);
   }
-  config.gridDim = dim3(static_cast<unsigned>(args.num_rows * kRanks));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kRanks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args);
+  const dim3 grid(static_cast<unsigned>(args.num_rows * kRanks));
+  return EarlyLaunch(grid, kSampleThreads, bytes, stream, kRanks).Run(kernel, args);
 }
 
 }  // namespace

@@ -20,6 +20,14 @@ __device__ __forceinline__ float DistanceOf(float score, float largest) {
   return score == largest ? 0.0f : score - largest;
 }
 
+// An integer whose order is x's, not NaN; and back.
+__device__ __forceinline__ uint32_t Ordered(float x) {
+  const uint32_t bits = BitsOf(x);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float FromOrdered(uint32_t x) {
+  return FloatOf((x & 0x80000000u) != 0 ? x & 0x7fffffffu : ~x);
+}
 // Higher score, then the lower id; NaN and -inf never. -1: none.
 struct Best {
   float score = 0.0f;
@@ -37,22 +45,15 @@ struct Best {
   }
   // All lanes get the warp's best.
   __device__ void MergeWarp() {
-    for (int d = kWarp / 2; d > 0; d /= 2) {
-      const float other = __shfl_xor_sync(kFullWarp, score, d);
-      const int32_t other_token = __shfl_xor_sync(kFullWarp, token, d);
-      if (other_token >= 0) Offer(other, other_token);
-    }
+    const uint32_t own = token < 0 ? 0 : Ordered(score + 0.0f);  // -0 and +0 tie
+    const uint32_t most = __reduce_max_sync(kFullWarp, own);
+    const uint32_t first =
+        __reduce_min_sync(kFullWarp, own == most ? static_cast<uint32_t>(token) : ~0u);
+    score = FromOrdered(most);
+    token = static_cast<int32_t>(first);
   }
 };
 
-// An integer whose order is x's, not NaN; and back.
-__device__ __forceinline__ uint32_t Ordered(float x) {
-  const uint32_t bits = BitsOf(x);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float FromOrdered(uint32_t x) {
-  return FloatOf((x & 0x80000000u) != 0 ? x & 0x7fffffffu : ~x);
-}
 __device__ __forceinline__ float WarpMax(float x) {
   return FromOrdered(__reduce_max_sync(kFullWarp, Ordered(x)));
 }
@@ -62,11 +63,12 @@ __device__ __forceinline__ Wide WarpSum(Wide x) {
   return x;
 }
 
-// At least Gumbel(word): with k leading ones, 1 - u >= 2^-(k + 1), and
-// -log(-log u) <= -log(1 - u).
-__device__ __forceinline__ float GumbelBound(uint32_t word) {
-  constexpr float kLog2 = 0.693148f, kSlack = 0.01f;
-  return static_cast<float>(__clz(static_cast<int>(~word)) + 1) * kLog2 + kSlack;
+// At least Gumbel(word): -log(-log u) <= -log(1 - u). Says only which tokens' noise is computed.
+__device__ __forceinline__ float NoiseBound(uint32_t word) {
+  constexpr float kLog2 = 0.693147181f, kSlack = 0.001f;
+  float log2;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(log2) : "f"(static_cast<float>(~word) + 0.5f));
+  return Fma(log2, -kLog2, 32 * kLog2 + kSlack);
 }
 
 // ceil(p * total / 2^32), at least 1; total < 2^50.

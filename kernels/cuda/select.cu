@@ -264,10 +264,11 @@ class UsualScorer {
  private:
   __device__ static int Thread() { return static_cast<int>(threadIdx.x) % kGroupThreads; }
   __device__ static int Group() { return static_cast<int>(threadIdx.x) / kGroupThreads; }
+  __device__ static bool Fetches() { return Group() == 2 && Thread() == 0; }
   __device__ int NumVisible(int row) const { return (args_.step.position[row] + 1) / kCsaRatio; }
 
   __device__ void InitBarriers() {
-    if (threadIdx.x == 0) {
+    if (Fetches()) {
       for (uint64_t& barrier : s_.fetched) BarrierInit(SharedAddress(&barrier), 1);
       for (uint64_t& barrier : s_.widened) {
         BarrierInit(SharedAddress(&barrier), kGroupThreads);
@@ -296,6 +297,7 @@ class UsualScorer {
           min(first_page + slice_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
       if (visible > args_.shape.index_topk && first_page < last_page) {
         const Segment segment = {run_index, row, stop - row, first_page, last_page - first_page};
+        if (Fetches()) FetchFirst(segment);
         MeetAt(kEverybody, kUsualThreads);  // the queries before are done with
         LoadQueries(segment);
         MeetAt(kEverybody, kUsualThreads);
@@ -344,12 +346,19 @@ class UsualScorer {
              barrier);
   }
 
-  __device__ void Widen(const Segment& segment) {
-    int32_t next = 0;
-    if (Thread() == 0) {
-      for (int i = 0; i < min(kFetched, segment.pages); ++i) Fetch(PageId(segment, i), done_ + i);
-      next = PageId(segment, kFetched);
+  // Its codes come while the queries do.
+  __device__ void FetchFirst(const Segment& segment) {
+    int32_t pages[kFetched];
+#pragma unroll
+    for (int i = 0; i < kFetched; ++i) pages[i] = PageId(segment, i);
+#pragma unroll
+    for (int i = 0; i < kFetched; ++i) {
+      if (i < segment.pages) Fetch(pages[i], done_ + i);
     }
+  }
+
+  __device__ void Widen(const Segment& segment) {
+    int32_t next = Thread() == 0 ? PageId(segment, kFetched) : 0;
     for (int i = 0; i < segment.pages; ++i) {
       const int number = done_ + i, slot = number % kFetched, stage = number % kStages;
       BarrierWait(SharedAddress(&s_.fetched[slot]), number / kFetched % 2);
@@ -553,7 +562,8 @@ cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
   if constexpr (kQueries == 1) {
     // All run at once, where there are not too many; of few rows most may be pads.
     const bool is_few = blocks <= kFewRows;
-    const int stretches = is_few ? kMultiprocessors : std::max(1, 2 * kMultiprocessors / blocks);
+    const int stretches =
+        is_few && blocks > 1 ? kMultiprocessors : std::max(1, 2 * kMultiprocessors / blocks);
     const int fewest = is_few && pages > kShortPages ? 4 * kFewestPages : kFewestPages;
     slice.pages_per_block = std::clamp((pages + stretches - 1) / stretches, fewest, kMostPages);
   } else {

@@ -8,11 +8,6 @@
 // keys with the 64 heads of one or four queries, bf16, K 16 an instruction, see wgmma.cuh.
 namespace baton::kernels::cuda {
 
-// Lets others pass MeetAt without waiting for them.
-__device__ __forceinline__ void ArriveAt(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // Two e4m3 codes, each in the low byte of a half, to two bf16; see WidenFp8Pair.
 __device__ __forceinline__ uint32_t WidenUnscaledPair(uint32_t codes) {
   constexpr uint32_t kLift = 0x7b807b80u;  // 2^120 twice

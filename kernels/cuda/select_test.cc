@@ -70,6 +70,57 @@ TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
   }
 }
 
+// Long rows are taken by one block or by a cluster. Kinds: as they come, many ties, few that are
+// not -inf, one value.
+TEST(CudaSelect, PicksTheBestOfLongRows) {
+  const auto device = testing::DeviceOrSkip();
+  if (device == nullptr) return;
+  auto& cuda = static_cast<CudaDevice&>(*device);
+  const std::vector<int32_t> counts = {100,   513,   2048,  2049,  2100,  4095,  5001,
+                                       8193,  16383, 16384, 20000, 32767, 32768, 32700,
+                                       30001, 29999, 28000, 9000,  700,   1024};
+  constexpr int kLong = 262144;
+  const auto random = testing::RandomValues(Count(kLong, 1) + 20 * 32768, 6, 3.0f);
+  for (const int stride : {32768, 32770, kLong}) {
+    const bool is_longest = stride == kLong;
+    const std::vector<int32_t> of_rows = is_longest ? std::vector<int32_t>{kLong} : counts;
+    for (int kind = 0; kind < 4; ++kind) {
+      const auto rows = static_cast<int>(of_rows.size());
+      std::vector<float> scores(Count(rows, stride));
+      for (size_t i = 0; i < scores.size(); ++i) {
+        const float score = random[i % random.size()];
+        scores[i] = score;
+        if (kind == 1) scores[i] = static_cast<float>(static_cast<int>(4.0f * score));
+        if (kind == 2) scores[i] = score > 2.9f ? score : -__builtin_inff();
+        if (kind == 3) scores[i] = 1.5f;
+      }
+      for (const int k : {8, 512}) {
+        PickArgs args;
+        args.scores =
+            reinterpret_cast<const float*>(*cuda.UploadBytes(scores.data(), 4 * scores.size()));
+        args.stride = stride;
+        args.counts = *device->UploadIndices(of_rows);
+        args.k = k;
+        args.longest = is_longest ? kLong : 32768;
+        args.rows = rows;
+        args.selected = reinterpret_cast<int32_t*>(*device->Allocate(Count(rows, k + 1) * 4));
+        args.num_selected = args.selected + rows * k;
+        for (const int taken : {rows, std::min(rows, 16)}) {
+          args.rows = taken;
+          ASSERT_EQ(RunPick(args, cuda.stream()), cudaSuccess);
+          const auto selected = Download<int32_t>(cuda, args.selected, Count(taken, k));
+          for (int row = 0; row < taken; ++row) {
+            const auto expected =
+                BestOnCpu(&scores[Count(row, stride)], of_rows[static_cast<size_t>(row)], k);
+            ASSERT_TRUE(std::equal(expected.begin(), expected.end(), &selected[Count(row, k)]))
+                << k << " " << kind << " " << stride << " " << row << " " << taken;
+          }
+        }
+      }
+    }
+  }
+}
+
 // The indexer at the real model's shape: 64 heads of 128 values. Queries and keys are e2m1 values
 // times powers of two, as the model's are, so that products add up exactly.
 class IndexCase {
