@@ -2,6 +2,8 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/attend_load.cuh"
+#include "kernels/cuda/attend_pair.cuh"
+#include "kernels/cuda/attend_sums.cuh"
 
 // A block of threads computes one row's 64 heads at a time, over all segments of keys or over one
 // of them. Two warpgroups bring blocks of 64 keys into shared memory as bf16, in two stages; two
@@ -11,40 +13,28 @@
 namespace baton::kernels::cuda {
 namespace {
 
-// A segment of a row's head: sums [D], denominators of both warpgroups' keys, reference.
-__device__ float* PartialOf(const AttendArgs& args, int row, int segment, int head) {
-  const int64_t index =
-      (static_cast<int64_t>(row) * args.segments + segment) * args.shape.heads + head;
-  return args.partials + index * (args.shape.head_dim + kPartialTail);
-}
+constexpr int kMathRegisters = 192, kLoadRegisters = 64;
 
-// What sums are multiplied by in the end: the sink enters the denominator once.
+struct SingleShared : Tiles<1, 2, 1> {
+  static constexpr bool kKeepsTotals = false, kTurnsInPlace = true;
+  float4 scores[2][4][kGroup];  // halves of sums, for each warpgroup from the other
+  int is_next_full;             // when a block's weights are made: the block behind it is there
+};
+static_assert(kSharedBytes<SingleShared> <= 227 * 1024);
+
+// A multiplying warpgroup.
 template <bool kIsBounded>
-__device__ float FinalFactor(float sink, float max, float denominator) {
-  if constexpr (kIsBounded) return 1.0f / (denominator + Exp(sink));
-  const float reference = Larger(sink, max);
-  const float factor = ExpNeg(max - reference);
-  return factor / (denominator * factor + ExpNeg(sink - reference));
-}
+class SingleAttention : HeadSums<kIsBounded, SingleShared> {
+  using Base = HeadSums<kIsBounded, SingleShared>;
+  using Base::all_denominator_, Base::all_max_, Base::args_, Base::denominator_, Base::group_,
+      Base::head_, Base::max_, Base::pair_, Base::s_, Base::sums_, Base::thread_;
+  using Place = Cursor<SingleShared::kStages>;
+  static constexpr int kTileBytes = SingleShared::kTileBytes;
+  static constexpr int kSlabs = SingleShared::kSlabs;
 
-// Two neighbouring output channels, rotated back.
-__device__ __forceinline__ uint32_t RotatedBack(uint32_t pair, const SinCos& angle) {
-  const Pair v = RotateBack({FloatOf(pair << 16), FloatOf(pair & 0xffff0000u)}, angle);
-  return PackBf16(v.a, v.b);
-}
-
-// A multiplying warpgroup. Thread: heads lane / 4 and + 8 of its warp's 16; of a tile's columns
-// 8 j + 2 (lane % 4) and + 1.
-template <bool kIsBounded>
-class Attention {
  public:
-  __device__ Attention(const AttendArgs& args, Shared& shared)
-      : args_(args),
-        s_(shared),
-        group_(static_cast<int>(threadIdx.x) / kGroup),
-        thread_(static_cast<int>(threadIdx.x) % kGroup),
-        head_(thread_ / kWarp * 16 + LaneIndex() / 4),
-        pair_(LaneIndex() % 4) {}
+  __device__ SingleAttention(const AttendArgs& args, SingleShared& shared)
+      : Base(args, shared, 0) {}
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kSlabs) ClearQuery();
@@ -55,9 +45,9 @@ class Attention {
     for (int number = 0; item.blocks > 0; ++number) {
       const Item next = AddBlocks(item);
       if (args_.segments > 1) {
-        StorePartial(item);
+        Base::StorePartial(item);
       } else {
-        Finish(item, s_.angles[number % kAngleSets]);
+        Base::Finish(item, s_.angles[number % SingleShared::kAngleSets]);
       }
       item = next;
     }
@@ -75,7 +65,7 @@ class Attention {
     return item;
   }
 
-  __device__ uint8_t* OwnQuery() const { return s_.query + group_ * (kTileBytes / 2); }
+  __device__ uint8_t* OwnQuery() const { return s_.query[0] + group_ * (kTileBytes / 2); }
 
   __device__ void ClearQuery() const {
     for (int at = 16 * thread_; at < kTileBytes / 2; at += 16 * kGroup) {
@@ -122,7 +112,7 @@ class Attention {
       Exponentiate<false, false>(item.FirstKey(b), item.EndKey(b), cursor_);
       bool starts = true;
       for (; b + 1 < item.blocks && !item.StartsSegment(b + 1); ++b, starts = false) {
-        const Cursor here = cursor_;
+        const Place here = cursor_;
         cursor_.Advance();
         if (s_.is_next_full != 0) {
           MultiplyScores(cursor_);
@@ -146,7 +136,7 @@ class Attention {
       EndFirstHalf(cursor_);
       EndValues(cursor_);
       cursor_.Advance();
-      if (args_.segments == 1) EndSegment(segment++, b == item.blocks);
+      if (args_.segments == 1) Base::EndSegment(segment++, b == item.blocks);
     }
     return next;
   }
@@ -158,11 +148,11 @@ class Attention {
   }
 
   // Half of the sums over channels of all heads and keys of a tile.
-  __device__ void MultiplyScores(const Cursor& at) {
+  __device__ void MultiplyScores(const Place& at) {
     BarrierWait(SharedAddress(&s_.full[at.stage]), at.parity);
     FenceAsyncProxy();  // see ArriveBehindCopies
     const int first = group_ * (kTileBytes / 2);
-    const Tile query(SharedAddress(s_.query + first), kByRows);
+    const Tile query(SharedAddress(s_.query[0] + first), kByRows);
     const Tile keys(SharedAddress(s_.keys[at.stage] + first), kByRows);
     WgmmaFence();
 #pragma unroll
@@ -174,7 +164,7 @@ class Attention {
   }
 
   // Sums of this warpgroup's channels over a tile's keys, half of them after the other.
-  __device__ void MultiplyValues(const Cursor& at, bool starts_segment) {
+  __device__ void MultiplyValues(const Place& at, bool starts_segment) {
     const Tile weights(SharedAddress(s_.weights[at.stage]), kByRows);
     const Tile values(SharedAddress(s_.keys[at.stage] + group_ * (kTileBytes / 2)), kByColumns);
     WgmmaFence();
@@ -186,11 +176,11 @@ class Attention {
       if (k % 2 == 1) WgmmaCommit();
     }
   }
-  __device__ void EndFirstHalf(const Cursor& at) const {
+  __device__ void EndFirstHalf(const Place& at) const {
     WgmmaWait<1>();
     BarrierArrive(SharedAddress(&s_.empty[at.stage][0]));
   }
-  __device__ void EndValues(const Cursor& at) {
+  __device__ void EndValues(const Place& at) {
     WgmmaWait<0>();
     BarrierArrive(SharedAddress(&s_.empty[at.stage][1]));
     HoldResults(sums_[0]);
@@ -226,13 +216,22 @@ class Attention {
   // Scores become weights, of keys first .. end - 1; the others' are zero. kHasSums: there are sums
   // of the segment's blocks before; kIsAdding: the values of the block at `adding` are being added.
   template <bool kHasSums, bool kIsAdding>
-  __device__ void Exponentiate(int first, int end, const Cursor& adding) {
+  __device__ void Exponentiate(int first, int end, const Place& adding) {
     float p[16];
     ExchangeScores(p);
     const int own = 32 * group_ + 2 * pair_;  // key of p[0]
     first -= own;
     end -= own;
-    if constexpr (!kIsBounded) MoveReference<kHasSums>(p, first, end);
+    if constexpr (!kIsBounded) {
+      float factor[2];
+      Base::MoveReference(p, first, end, factor);
+      if constexpr (kHasSums) {
+        WgmmaWait<0>();
+        HoldResults(sums_[0]);
+        HoldResults(sums_[1]);
+        Base::ScaleSums(factor);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
@@ -241,15 +240,9 @@ class Attention {
       denominator_[half] += p[i];
     }
     if constexpr (kIsAdding) EndFirstHalf(adding);
-    uint8_t* weights = s_.weights[cursor_.stage];
-#pragma unroll
-    for (int i = 0; i < 16; i += 2) {
-      const int chunk = 4 * group_ + i / 4, head = head_ + 8 * (i / 2 % 2);
-      *reinterpret_cast<uint32_t*>(weights + Swizzled(head, chunk) + 4 * pair_) =
-          PackBf16(p[i], p[i + 1]);
-    }
+    Base::StoreWeights(p, s_.weights[cursor_.stage]);
     if (threadIdx.x == 0) {
-      Cursor next = cursor_;
+      Place next = cursor_;
       next.Advance();
       s_.is_next_full = BarrierHasEnded(SharedAddress(&s_.full[next.stage]), next.parity) ? 1 : 0;
     }
@@ -257,214 +250,24 @@ class Attention {
     MeetAt(kMath, kMathThreads);
   }
 
-  // The running maximum (R3): a new reference for each head, which all its sums are brought to.
-  template <bool kHasSums>
-  __device__ void MoveReference(const float (&p)[16], int first, int end) {
-    float max[2] = {kNone, kNone};
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const int key = i / 4 * 8 + i % 2, half = i / 2 % 2;
-      if (key >= first && key < end) max[half] = Larger(p[i], max[half]);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      max[half] = GroupMax(max[half], 4);
-      if (pair_ == 0) s_.maxima[group_][head_ + 8 * half] = max[half];
-    }
-    MeetAt(kMaxima, kMathThreads);
-    float factor[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float other = s_.maxima[1 - group_][head_ + 8 * half];
-      const float reference = Larger(Larger(max[half], other), max_[half]);
-      factor[half] = ExpNeg(max_[half] - reference);
-      max_[half] = reference;
-      denominator_[half] *= factor[half];
-    }
-    if constexpr (!kHasSums) return;
-    WgmmaWait<0>();
-    HoldResults(sums_[0]);
-    HoldResults(sums_[1]);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) Sum(i) *= factor[i / 2 % 2];
-  }
-
-  // A head's denominator over this warpgroup's keys.
-  __device__ static float SumOfFour(float x) {
-    x += __shfl_xor_sync(kFullWarp, x, 1);
-    return x + __shfl_xor_sync(kFullWarp, x, 2);
-  }
-
-  __device__ float& Sum(int i) { return sums_[i / (kSums / 2)][i % (kSums / 2)]; }
-  __device__ float Sum(int i) const { return sums_[i / (kSums / 2)][i % (kSums / 2)]; }
-
-  // total = total + segment, both brought to the larger reference first. Between segments the total
-  // lies in global memory, behind the last one in sums_.
-  __device__ void EndSegment(int number, bool is_last) {
-    float scales[2][2];  // [total, segment][half]
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float own = SumOfFour(denominator_[half]);
-      scales[0][half] = scales[1][half] = 1.0f;
-      if (number == 0) {
-        all_denominator_[half] = own;
-        all_max_[half] = max_[half];
-        continue;
-      }
-      if constexpr (!kIsBounded) {
-        const float reference = Larger(max_[half], all_max_[half]);
-        scales[0][half] = ExpNeg(all_max_[half] - reference);
-        scales[1][half] = ExpNeg(max_[half] - reference);
-        all_max_[half] = reference;
-      }
-      all_denominator_[half] = all_denominator_[half] * scales[0][half] + own * scales[1][half];
-    }
-    if (number == 0 && is_last) return;
-    auto* total = reinterpret_cast<float4*>(args_.partials) +
-                  static_cast<int64_t>(blockIdx.x) * kMathThreads * (kSums / 4) + threadIdx.x;
-    constexpr int kAtOnce = 8;
-#pragma unroll
-    for (int first = 0; first < kSums / 4; first += kAtOnce) {
-      if (number > 0) AddTotal<kAtOnce>(total, first, scales);
-      if (is_last) continue;
-#pragma unroll
-      for (int i = 4 * first; i < 4 * (first + kAtOnce); i += 4) {
-        __stcg(total + i / 4 * kMathThreads,
-               make_float4(Sum(i), Sum(i + 1), Sum(i + 2), Sum(i + 3)));
-      }
-    }
-  }
-
-  template <int kCount>
-  __device__ void AddTotal(const float4* total, int first, const float (&scales)[2][2]) {
-    float4 before[kCount];
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) before[j] = __ldcg(total + (first + j) * kMathThreads);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const int i = 4 * (first + j);
-      Sum(i) = before[j].x * scales[0][0] + Sum(i) * scales[1][0];
-      Sum(i + 1) = before[j].y * scales[0][0] + Sum(i + 1) * scales[1][0];
-      Sum(i + 2) = before[j].z * scales[0][1] + Sum(i + 2) * scales[1][1];
-      Sum(i + 3) = before[j].w * scales[0][1] + Sum(i + 3) * scales[1][1];
-    }
-  }
-
-  __device__ int ChannelOf(int sum) const {
-    return group_ * (kSlab * kSlabs / 2) + sum / 4 * 8 + 2 * pair_;
-  }
-
-  __device__ void StorePartial(const Item& item) const {
-    const int dim = args_.shape.head_dim;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float denominator = SumOfFour(denominator_[half]);
-      const int head = item.first_head + head_ + 8 * half;
-      if (head >= args_.shape.heads) continue;
-      float* partial = PartialOf(args_, item.row, item.segment, head);
-#pragma unroll
-      for (int i = 0; i < kSums; i += 4) {
-        if (ChannelOf(i) >= dim) continue;
-        *reinterpret_cast<float2*>(partial + ChannelOf(i)) =
-            make_float2(Sum(i + 2 * half), Sum(i + 2 * half + 1));
-      }
-      if (pair_ != 0) continue;
-      partial[dim + group_] = denominator;
-      if (group_ == 0) partial[dim + 2] = max_[half];
-    }
-  }
-
-  __device__ void Finish(const Item& item, const SinCos* angles) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (pair_ == 0) s_.denominators[group_][head_ + 8 * half] = all_denominator_[half];
-    }
-    MeetAt(kMath, kMathThreads);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int head = head_ + 8 * half;
-      const bool is_live = item.first_head + head < args_.shape.heads;
-      const float factor = FinalFactor<kIsBounded>(
-          is_live ? args_.sink[item.first_head + head] : 0.0f, all_max_[half],
-          s_.denominators[0][head] + s_.denominators[1][head]);
-      const int64_t row = static_cast<int64_t>(item.row) * args_.shape.heads + item.first_head;
-      Bf16* out = args_.attended + (row + head) * args_.shape.head_dim;
-#pragma unroll
-      for (int i = 0; i < kSums; i += 16) {
-        const int base = group_ * (kSlab * kSlabs / 2) + 2 * i, channel = base + 8 * pair_;
-        uint32_t words[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int at = i + 4 * j + 2 * half;
-          words[j] = PackBf16(Sum(at) * factor, Sum(at + 1) * factor);
-        }
-        if (base + 32 > args_.shape.head_dim - args_.shape.rope_dim)
-          RotateTiles(base, angles, words);
-        Transpose(words);
-        if (!is_live || channel >= args_.shape.head_dim) continue;
-        *reinterpret_cast<uint4*>(out + channel) =
-            make_uint4(words[0], words[1], words[2], words[3]);
-      }
-    }
-  }
-
-  // Tiles of 8 channels, from channel `base` on.
-  __device__ void RotateTiles(int base, const SinCos* angles, uint32_t (&words)[4]) const {
-    const int dim = args_.shape.head_dim, rope = dim - args_.shape.rope_dim;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int tile = base + 8 * j;
-      if (tile < rope || tile >= dim) continue;
-      words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
-    }
-  }
-
-  // Word j of lane l of four neighbours goes to word l of lane j.
-  __device__ void Transpose(uint32_t (&words)[4]) const {
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if ((i & step) != 0) continue;
-        const bool is_upper = (pair_ & step) != 0;
-        const uint32_t got =
-            __shfl_xor_sync(kFullWarp, is_upper ? words[i] : words[i + step], step);
-        words[i] = is_upper ? got : words[i];
-        words[i + step] = is_upper ? words[i + step] : got;
-      }
-    }
-  }
-
-  const AttendArgs& args_;
-  Shared& s_;
-  const int group_, thread_, head_, pair_;
-  Cursor cursor_;
+  Place cursor_;
   int index_ = 0;  // of the item whose query is the last on its way
-  float sums_[2][kSums / 2], scores_[32];
-  float denominator_[2], max_[2], all_denominator_[2], all_max_[2];
+  float scores_[32];
 };
 
 template <bool kIsBounded>
 __global__ void __launch_bounds__(kThreads, 1)
     AttendKernel(const __grid_constant__ AttendArgs args) {
   extern __shared__ uint8_t memory[];
-  auto& shared =
-      *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      BarrierInit(SharedAddress(&shared.full[i]), kLoadThreads);
-      for (uint64_t& half : shared.empty[i]) {
-        BarrierInit(SharedAddress(&half), kMathThreads);
-      }
-    }
-  }
+  auto& shared = AlignedShared<SingleShared>(memory);
+  if (threadIdx.x == 0) shared.InitBarriers();
   __syncthreads();
   if (threadIdx.x < kMathThreads) {
     GrowRegisters<kMathRegisters>();
-    Attention<kIsBounded>(args, shared).Run();
+    SingleAttention<kIsBounded>(args, shared).Run();
   } else {
     ShrinkRegisters<kLoadRegisters>();
-    Loader(args, shared).Run();
+    Loader<SingleShared>(args, shared).Run();
   }
 }
 
@@ -516,14 +319,20 @@ cudaError_t Launch(const AttendArgs& args, cudaStream_t stream) {
           cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) {
     return error;
   }
-  if (const cudaError_t error = cudaFuncSetAttribute(
-          AttendKernel<kIsBounded>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes)) {
-    return error;
-  }
   const int64_t groups = (args.shape.heads + kHeads - 1) / kHeads;
   const int64_t items = args.step.rows * groups * args.segments;
-  const int64_t blocks = std::min<int64_t>({items, multiprocessors, kMaxAttendBlocks});
-  AttendKernel<kIsBounded><<<static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream>>>(args);
+  // Segments are of unequal length: some more pairs than run at once still end sooner.
+  const int most_blocks = args.segments > 1 ? multiprocessors * 3 / 2 : multiprocessors;
+  const bool is_paired = items * kPair <= most_blocks;
+  const auto kernel = is_paired ? AttendPairKernel<kIsBounded> : AttendKernel<kIsBounded>;
+  const int bytes = is_paired ? kSharedBytes<PairShared> : kSharedBytes<SingleShared>;
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) {
+    return error;
+  }
+  const int64_t blocks =
+      is_paired ? items * kPair : std::min<int64_t>({items, multiprocessors, kMaxAttendBlocks});
+  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream>>>(args);
   if (args.segments > 1) {
     const dim3 heads(static_cast<unsigned>(args.step.rows),
                      static_cast<unsigned>(args.shape.heads));
@@ -543,7 +352,7 @@ int AttendSegments(int ratio, int index_topk, int64_t entries) {
 int64_t AttendPartialFloats(int64_t rows, int64_t segments, int heads, int head_dim) {
   const int64_t split = std::min<int64_t>(rows, kMaxSplitRows) * segments * heads;
   return std::max(split * (head_dim + kPartialTail),
-                  int64_t{kMaxAttendBlocks} * kMathThreads * kSums);
+                  int64_t{kMaxAttendBlocks} * kMathThreads * SingleShared::kSums);
 }
 
 cudaError_t RunAttend(const AttendArgs& args, cudaStream_t stream) {

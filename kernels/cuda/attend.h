@@ -30,6 +30,8 @@ struct AttendArgs {
 };
 // Rows up to which segments should run beside one another.
 inline constexpr int kMaxSplitRows = 32;
+// And segments of a row from which on that is worth the second launch.
+inline constexpr int kFewestSplitSegments = 3;
 // Segments of R3 that rows of a layer have at most; `entries`: of an HCA layer, that any row sees.
 int AttendSegments(int ratio, int index_topk, int64_t entries);
 // Blocks of threads that attend at most.

@@ -3,6 +3,7 @@
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/attend_mma.cuh"
 #include "kernels/cuda/barrier.cuh"
+#include "kernels/cuda/bulk.cuh"
 
 // What the two sides of attention's blocks of threads share: the shared memory, and which keys of
 // which rows come when.
@@ -12,37 +13,59 @@ constexpr int kGroup = 128;  // threads of a warpgroup
 constexpr int kMathThreads = 2 * kGroup;
 constexpr int kLoadThreads = 2 * kGroup;
 constexpr int kThreads = kMathThreads + kLoadThreads;
-constexpr int kMathRegisters = 192, kLoadRegisters = 64;
 constexpr int kHeads = 64;
 constexpr int kKeys = 64;
 constexpr int kSlab = 64;  // channels
 constexpr int kSlabBytes = kKeys * 2 * kSlab;
-constexpr int kSlabs = 8;
-constexpr int kTileBytes = kSlabs * kSlabBytes;
-constexpr int kStages = 2;
-constexpr int kSums = kHeads * kSlab * kSlabs / kMathThreads;  // a thread's
+constexpr int kMaxSlabs = 8;
 constexpr int kSegmentEntries = 512;
 constexpr int kSegmentBlocks = kSegmentEntries / kKeys;
-constexpr int kAngleSets = 3;  // a row is at its end, two have keys in shared memory
 constexpr int kMaxPairs = 32;
 constexpr int kPartialTail = 4;  // behind a partial's sums: two denominators, the reference, a gap
 constexpr float kNone = -__builtin_inff();
 enum NamedBarrier { kAll, kMath, kMaxima, kLoader, kFirstGroup, kSecondGroup };
 
-struct Shared {
-  uint8_t query[kTileBytes];
+// What blocks of threads have in shared memory that compute a row's heads in clusters of
+// kTheBlocks, each kMaxSlabs / kTheBlocks slabs of the channels.
+template <int kTheBlocks, int kTheStages, int kQueries>
+struct Tiles {
+  static constexpr int kBlocks = kTheBlocks;
+  static constexpr int kSlabs = kMaxSlabs / kBlocks;
+  static constexpr int kChannels = kSlabs * kSlab;
+  static constexpr int kTileBytes = kSlabs * kSlabBytes;
+  static constexpr int kStages = kTheStages;
+  static constexpr int kSums = kHeads * kChannels / kMathThreads;  // a thread's
+  // A row is at its end, the next ones have keys here.
+  static constexpr int kAngleSets = kStages + 1;
+
+  uint8_t query[kQueries][kTileBytes];
   uint8_t keys[kStages][kTileBytes];
   uint8_t weights[2][kSlabBytes];  // r(p), [heads, keys], of every other block
-  float4 scores[2][4][kGroup];     // halves of sums, for each warpgroup from the other
   SinCos angles[kAngleSets][kMaxPairs];
   float denominators[2][kHeads];  // of each warpgroup's keys
   float maxima[2][kHeads];
-  int is_next_full;  // when a block's weights are made: the block behind it is there
   uint64_t full[kStages];
   uint64_t empty[kStages][2];  // of each half of a tile's keys
+
+  __device__ void InitBarriers() {
+    for (int i = 0; i < kStages; ++i) {
+      BarrierInit(SharedAddress(&full[i]), kLoadThreads);
+      for (uint64_t& half : empty[i]) BarrierInit(SharedAddress(&half), kMathThreads);
+    }
+  }
 };
-constexpr int kSharedBytes = static_cast<int>(sizeof(Shared)) + 1024;
-static_assert(kSharedBytes <= 227 * 1024);
+
+// Where a warp group is in the ring of key tiles.
+template <int kStages>
+struct Cursor {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void Advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
 
 // Byte of 16-byte piece `chunk` of row `row` in a slab.
 __device__ __forceinline__ int Swizzled(int row, int chunk) {
@@ -58,7 +81,7 @@ __device__ inline int NumEntries(const AttendArgs& args, int row) {
 
 // What a block of threads computes in one go: 64 heads of a row, over `blocks` blocks of keys.
 struct Item {
-  int row = 0, first_head = 0, segment = 0;
+  int row = 0, run = 0, first_head = 0, segment = 0;
   int position = 0, oldest = 0, entries = 0;
   int first_window = 0, window_blocks = 0, first_entry = 0, blocks = 0;
 
@@ -94,6 +117,7 @@ __device__ inline Item ItemAt(const AttendArgs& args, int index) {
   item.first_head = index / rows % groups * kHeads;
   item.segment = index / rows / groups;
   item.position = args.step.position[item.row];
+  item.run = args.step.sequence[item.row];
   item.oldest = max(item.position - args.shape.window + 1, 0);
   item.entries = NumEntries(args, item.row);
   item.first_window = item.oldest / kKeys;
@@ -109,15 +133,22 @@ __device__ inline Item ItemAt(const AttendArgs& args, int index) {
   return item;
 }
 
-// Where a warp group is in the ring of key tiles.
-struct Cursor {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void Advance() {
-    if (++stage < kStages) return;
-    stage = 0;
-    parity ^= 1;
-  }
-};
+// Items are taken in turn by blocks of threads or clusters of them.
+template <int kBlocks>
+__device__ int FirstItem() {
+  return static_cast<int>(blockIdx.x) / kBlocks;
+}
+template <int kBlocks>
+__device__ int ItemStride() {
+  return static_cast<int>(gridDim.x) / kBlocks;
+}
+
+// Shared memory where tiles can lie.
+template <typename Shared>
+__device__ Shared& AlignedShared(uint8_t* memory) {
+  return *reinterpret_cast<Shared*>(memory + (1024 - (SharedAddress(memory) & 1023u)) % 1024);
+}
+template <typename Shared>
+constexpr int kSharedBytes = static_cast<int>(sizeof(Shared)) + 1024;
 
 }  // namespace baton::kernels::cuda

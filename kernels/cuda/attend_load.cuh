@@ -5,7 +5,8 @@
 // The side of attention that brings keys into shared memory.
 namespace baton::kernels::cuda {
 
-// A copying warpgroup: four threads a key, of its half of a tile's keys.
+// A copying warpgroup: four threads a key, of its half of a tile's keys; this block's channels.
+template <typename Shared>
 class Loader {
  public:
   __device__ Loader(const AttendArgs& args, Shared& shared)
@@ -15,14 +16,15 @@ class Loader {
         half_((static_cast<int>(threadIdx.x) - kMathThreads) / kGroup),
         key_(thread_ / 4 + kKeys / 2 * half_),
         quarter_(thread_ % 4),
-        groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab),
+        first_slab_(Shared::kBlocks == 1 ? 0 : static_cast<int>(ClusterRank()) * kSlabs),
+        groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab - first_slab_),
         page_shift_(args.ratio == 4 ? 6 : 1) {}
 
   __device__ void Run() {
-    if (args_.shape.head_dim < kSlab * kSlabs) ClearTiles();
+    if (args_.shape.head_dim < kSlab * kMaxSlabs) ClearTiles();
     const int items = NumItems(args_);
     int number = 0;
-    for (int i = static_cast<int>(blockIdx.x); i < items; i += static_cast<int>(gridDim.x)) {
+    for (int i = FirstItem<Shared::kBlocks>(); i < items; i += ItemStride<Shared::kBlocks>()) {
       const Item item = ItemAt(args_, i);
       if (item.blocks == 0) continue;
       LoadItem(item, number++);
@@ -31,68 +33,83 @@ class Loader {
   }
 
  private:
-  // A page and a row of it; page -1: no such key.
-  struct EntryAt {
-    int page, row;
-  };
+  static constexpr int kSlabs = Shared::kSlabs;
+
+  // Where an entry lies: its page times 64, plus its row there. -1: no such key.
+  using Place = int;
+  static constexpr int kPlaceShift = 6;
+
   // An item's entries, of which a thread has every kKeys-th.
   struct Entries {
     const int32_t* pages;
     const int32_t* selected;  // null: all
     int first, end, blocks;
 
-    __device__ Entries(const AttendArgs& args, const Item& item, int run, int key)
-        : pages(args.step.page_table + static_cast<int64_t>(run) * args.step.max_pages),
+    __device__ Entries(const AttendArgs& args, const Item& item, int key)
+        : pages(args.step.page_table + static_cast<int64_t>(item.run) * args.step.max_pages),
           selected(args.ratio == 4
                        ? args.selected + static_cast<int64_t>(item.row) * args.shape.index_topk
                        : nullptr),
           first(item.BaseOf(item.window_blocks) + key),
           end(item.entries),
           blocks(item.blocks - item.window_blocks) {}
+
+    // Which entry this thread's key of a block is; -1: none.
+    __device__ int Of(int block) const {
+      const int rank = first + block * kKeys;
+      if (block >= blocks || rank >= end) return -1;
+      return selected != nullptr ? selected[rank] : rank;
+    }
   };
-  // 16 channels of a key and slab as they are stored, and the groups' scales; zeros for no key.
+  // 16 channels of a key and slab as they are stored, the rope channels last, and the groups'
+  // scales; zeros for no key.
   struct Stored {
-    uint4 codes[kSlabs - 1];
-    uint4 rope[2];
-    uint2 scales;
+    uint4 values[kSlabs + 1];
+    uint32_t scales[kSlabs / 4];
   };
+
+  __device__ bool HasRope() const { return groups_ >= 0 && groups_ < kSlabs; }
 
   // Channels past the heads' dimension stay zero.
   __device__ void ClearTiles() const {
     const int first = half_ * kGroup + thread_;
-    for (int at = 16 * first; at < kStages * kTileBytes; at += 16 * kLoadThreads) {
+    for (int at = 16 * first; at < Shared::kStages * Shared::kTileBytes; at += 16 * kLoadThreads) {
       *reinterpret_cast<uint4*>(s_.keys[0] + at) = make_uint4(0, 0, 0, 0);
     }
     MeetAt(kLoader, kLoadThreads);
   }
 
-  // Entries are read two blocks ahead: first where they lie, then what they are.
+  // What entries are is read a block ahead, where they lie four to eight: the four threads of a key
+  // look after every fourth block each.
   __device__ void LoadItem(const Item& item, int number) {
-    const int run = args_.step.sequence[item.row];
-    const Entries entries(args_, item, run, key_);
-    int block = 0;
-    EntryAt next = EntryOf(entries, block);
-    Stored stored = LoadStored(next);
-    next = EntryOf(entries, 1);
+    const Entries entries(args_, item, key_);
+    const int first = entries.Of(quarter_);
+    int entry = entries.Of(4 + quarter_);
+    Place places = Find(entries, first), next_places = -1;
+    Stored stored = LoadStored(PlaceOf(places, 0));
     Acquire(0);
-    Acquire(1);  // the row three before is done
-    if (args_.segments == 1 && half_ == 0 && thread_ < args_.shape.rope_dim / 2) {
-      s_.angles[number % kAngleSets][thread_] =
-          RopeSinCos(RopeAngle(item.position, args_.frequencies[thread_]));
-    }
-    LoadWindow(item, run);
-    for (; block < entries.blocks; ++block) {
+    Acquire(1);  // the row kAngleSets before is done
+    StoreAngles(item, number);
+    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);
+    for (int block = 0; block < entries.blocks; ++block) {
       Acquire(half_);
       Store(stored);
       BarrierArrive(SharedAddress(&s_.full[cursor_.stage]));
       cursor_.Advance();
-      stored = LoadStored(next);
-      next = EntryOf(entries, block + 2);
+      if (block % 4 == 3) {
+        places = next_places;
+        entry = entries.Of(block + 5 + quarter_);
+      }
+      stored = LoadStored(PlaceOf(places, block + 1));
+      if (block % 4 == 0) next_places = Find(entries, entry);
     }
   }
 
-  __device__ void LoadWindow(const Item& item, int run) {
-    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, run, b);
+  // For Finish.
+  __device__ void StoreAngles(const Item& item, int number) const {
+    if (args_.segments > 1 || half_ != 0 || thread_ >= args_.shape.rope_dim / 2) return;
+    s_.angles[number % Shared::kAngleSets][thread_] =
+        RopeSinCos(RopeAngle(item.position, args_.frequencies[thread_]));
   }
 
   // That half of the next tile is free.
@@ -100,26 +117,27 @@ class Loader {
     BarrierWait(SharedAddress(&s_.empty[cursor_.stage][half]), cursor_.parity ^ 1);
   }
 
-  // Where this thread's key of an item's entry block lies.
-  __device__ EntryAt EntryOf(const Entries& entries, int block) const {
-    const int rank = entries.first + block * kKeys;
-    if (block >= entries.blocks || rank >= entries.end) return {-1, 0};
-    const int entry = entries.selected != nullptr ? entries.selected[rank] : rank;
-    const int place = entry >> page_shift_;
-    return {entries.pages[place], entry - (place << page_shift_)};
+  __device__ Place Find(const Entries& entries, int entry) const {
+    if (entry < 0) return -1;
+    const int page = entry >> page_shift_;
+    return entries.pages[page] << kPlaceShift | (entry - (page << page_shift_));
+  }
+  // Of a block's key; whole warps call.
+  __device__ static Place PlaceOf(Place places, int block) {
+    return __shfl_sync(kFullWarp, places, LaneIndex() / 4 * 4 + block % 4);
   }
 
-  __device__ void CopyWindow(const Item& item, int run, int block) {
-    const int dim = args_.shape.head_dim;
+  __device__ void CopyWindow(const Item& item, int block) {
     const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
     const int position = item.BaseOf(block) + key_;
     const bool is_visible = position >= item.oldest && position <= item.position;
-    const Bf16* row = is_visible ? WindowRow(run, position) : args_.kv;
+    const Bf16* row = is_visible ? WindowRow(item.run, position) : args_.kv;
     Acquire(half_);
 #pragma unroll
     for (int i = 0; i < 2 * kSlabs; ++i) {
-      const int slab = i / 2, chunk = 2 * quarter_ + i % 2, channel = kSlab * slab + 8 * chunk;
-      if (channel >= dim) continue;
+      const int slab = i / 2, chunk = 2 * quarter_ + i % 2;
+      const int channel = kSlab * (first_slab_ + slab) + 8 * chunk;
+      if (channel >= args_.shape.head_dim) continue;
       CopyAsync16(tile + slab * kSlabBytes + Swizzled(key_, chunk), row + channel, is_visible);
     }
     ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
@@ -133,25 +151,31 @@ class Loader {
     const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
     return args_.old_window + index * dim;
   }
-  __device__ Stored LoadStored(const EntryAt& entry) const {
+
+  __device__ Stored LoadStored(Place place) const {
     Stored stored{};
-    if (entry.page < 0) return stored;
+    if (place < 0) return stored;
     const LayerPages& pages = args_.pages;
-    const uint8_t* page = pages.base + static_cast<uint64_t>(entry.page) * pages.stride;
-    const uint8_t* scales = page + pages.scales + entry.row * pages.scale_bytes;
-    const uint8_t* data = page + pages.data + entry.row * pages.data_bytes;
-    stored.scales = __ldg(reinterpret_cast<const uint2*>(scales));
+    const int row = place & ((1 << kPlaceShift) - 1);
+    const uint8_t* page = pages.base + static_cast<uint64_t>(place >> kPlaceShift) * pages.stride;
+    const uint8_t* scales = page + pages.scales + row * pages.scale_bytes + first_slab_;
+    const uint8_t* data = page + pages.data + row * pages.data_bytes + kKvGroup * first_slab_;
 #pragma unroll
-    for (int g = 0; g < kSlabs - 1; ++g) {
-      if (g >= groups_) break;
-      stored.codes[g] = __ldg(reinterpret_cast<const uint4*>(data + kKvGroup * g + 16 * quarter_));
+    for (int i = 0; i < kSlabs / 4; ++i) {
+      stored.scales[i] = __ldg(reinterpret_cast<const uint32_t*>(scales) + i);
     }
+#pragma unroll
+    for (int g = 0; g < kSlabs; ++g) {
+      if (g >= groups_) break;
+      stored.values[g] = __ldg(reinterpret_cast<const uint4*>(data + kKvGroup * g + 16 * quarter_));
+    }
+    if (!HasRope()) return stored;
     const uint8_t* rope = data + kKvGroup * groups_;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int chunk = 2 * quarter_ + i;
       if (8 * chunk >= args_.shape.rope_dim) break;
-      stored.rope[i] = __ldg(reinterpret_cast<const uint4*>(rope) + chunk);
+      stored.values[kSlabs - 1 + i] = __ldg(reinterpret_cast<const uint4*>(rope) + chunk);
     }
     return stored;
   }
@@ -160,25 +184,28 @@ class Loader {
   __device__ void Store(const Stored& stored) const {
     uint8_t* low = s_.keys[cursor_.stage] + Swizzled(key_, 2 * quarter_);
     uint8_t* high = s_.keys[cursor_.stage] + Swizzled(key_, 2 * quarter_ + 1);
-    if (((stored.scales.x | stored.scales.y) & 0x80808080u) == 0) {
+    uint32_t any = 0;
+    for (const uint32_t scales : stored.scales) any |= scales;
+    if ((any & 0x80808080u) == 0) {
       StoreCodes<true>(stored, low, high);
     } else {
       StoreCodes<false>(stored, low, high);
     }
+    if (!HasRope()) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (8 * (2 * quarter_ + i) >= args_.shape.rope_dim) break;
-      *reinterpret_cast<uint4*>((i == 0 ? low : high) + groups_ * kSlabBytes) = stored.rope[i];
+      *reinterpret_cast<uint4*>((i == 0 ? low : high) + groups_ * kSlabBytes) =
+          stored.values[kSlabs - 1 + i];
     }
   }
   template <bool kIsSmall>
   __device__ void StoreCodes(const Stored& stored, uint8_t* low, uint8_t* high) const {
 #pragma unroll
-    for (int g = 0; g < kSlabs - 1; ++g) {
+    for (int g = 0; g < kSlabs; ++g) {
       if (g >= groups_) break;
-      const uint32_t scales = g < 4 ? stored.scales.x : stored.scales.y;
       uint32_t words[8];
-      WidenStored<kIsSmall>(stored.codes[g], scales >> (8 * (g % 4)) & 255u, words);
+      WidenStored<kIsSmall>(stored.values[g], stored.scales[g / 4] >> (8 * (g % 4)) & 255u, words);
       *reinterpret_cast<uint4*>(low + g * kSlabBytes) =
           make_uint4(words[0], words[1], words[2], words[3]);
       *reinterpret_cast<uint4*>(high + g * kSlabBytes) =
@@ -188,8 +215,11 @@ class Loader {
 
   const AttendArgs& args_;
   Shared& s_;
-  const int thread_, half_, key_, quarter_, groups_, page_shift_;
-  Cursor cursor_;  // the next tile to fill
+  const int thread_, half_, key_, quarter_;
+  const int first_slab_;  // this block's
+  const int groups_;      // of codes from there on; negative: none, and no rope channels
+  const int page_shift_;
+  Cursor<Shared::kStages> cursor_;  // the next tile to fill
 };
 
 }  // namespace baton::kernels::cuda

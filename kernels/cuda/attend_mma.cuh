@@ -39,6 +39,16 @@ __device__ __forceinline__ void WgmmaScores(float (&d)[32], uint64_t a, uint64_t
       : "l"(a), "l"(b), "r"(adds));
 }
 
+// d [64, 32] += A B^T, or = where `adds` is 0; both by rows.
+__device__ __forceinline__ void WgmmaScores(float (&d)[16], uint64_t a, uint64_t b, int adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" BATON_NUMBERS_16
+      "}, %16, %17, p, 1, 1, 0, 0;\n}\n"
+      : BATON_SUMS_16(d, 0)
+      : "l"(a), "l"(b), "r"(adds));
+}
+
 // d [64, 128] += A B; A by rows, B by columns.
 __device__ __forceinline__ void WgmmaValues(float (&d)[64], uint64_t a, uint64_t b, int adds) {
   asm volatile(

@@ -9,7 +9,7 @@
 
 // Attention over several blocks and segments of keys against sums in double, and against itself:
 // a row's bits must depend neither on the rows beside it, nor on where its window rows come from,
-// nor on whether its segments run beside one another.
+// nor on whether its segments run beside one another or two blocks of threads share it.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -315,6 +315,11 @@ TEST(CudaAttend, SelectedEntries) {
   Check({.name = "CSA", .ratio = 4, .first = 5000, .rows = 20});
   Check({.name = "CSA, many rows", .ratio = 4, .first = 1900, .rows = 290});
   Check({.name = "CSA, maximum", .ratio = 4, .first = 3000, .rows = 9, .is_bounded = false});
+  Check({.name = "CSA, maximum, many rows",
+         .ratio = 4,
+         .first = 1990,
+         .rows = 100,
+         .is_bounded = false});
   Check({.name = "CSA, three segments", .ratio = 4, .topk = 1100, .first = 4400, .rows = 5});
   Check({.name = "CSA, demo heads", .heads = 4, .ratio = 4, .topk = 64, .first = 250, .rows = 32});
   Check({.name = "CSA, odd heads", .heads = 40, .ratio = 4, .first = 2500, .rows = 6});
@@ -323,6 +328,8 @@ TEST(CudaAttend, SelectedEntries) {
 TEST(CudaAttend, DenseEntries) {
   Check({.name = "HCA", .ratio = 128, .first = 8100, .rows = 20});
   Check({.name = "HCA, four segments", .ratio = 128, .first = 140000, .rows = 5});
+  Check({.name = "HCA, many rows", .ratio = 128, .first = 70000, .rows = 90});
+  Check({.name = "HCA, many segments", .ratio = 128, .first = 140000, .rows = 30});
   Check({.name = "HCA, border", .ratio = 128, .first = 65530, .rows = 12});
   Check({.name = "HCA, maximum", .ratio = 128, .first = 140000, .rows = 3, .is_bounded = false});
   Check({.name = "small heads", .heads = 4, .dim = 128, .ratio = 128, .first = 9000, .rows = 32});

@@ -185,7 +185,8 @@ absl::Status CudaOps::Attend(const LayerArgs& args) {
   attend.attended = act_.attended;
   if (launch_.rows <= kMaxSplitRows) {
     const int64_t entries = int64_t{launch_.entries} * kCsaRatio / kHcaRatio;
-    attend.segments = AttendSegments(attend.ratio, shape_.index_topk, entries);
+    const int segments = AttendSegments(attend.ratio, shape_.index_topk, entries);
+    if (segments >= kFewestSplitSegments) attend.segments = segments;
   }
   attend.partials = scratch_.attend_partials;
   return ToStatus(RunAttend(attend, stream()), "Attend");

@@ -96,6 +96,21 @@ __device__ __forceinline__ uint32_t ClusterRank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
+// What is at `address` of this block's shared memory in that of block `rank` of the cluster.
+__device__ __forceinline__ uint32_t AddressAtRank(uint32_t address, uint32_t rank) {
+  uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+// Stores into another block of the cluster; its barrier counts the 16 bytes once they are there.
+__device__ __forceinline__ void StoreAsync16(uint32_t to, float a, float b, float c, float d,
+                                             uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(to),
+      "f"(a), "f"(b), "f"(c), "f"(d), "r"(barrier)
+      : "memory");
+}
 // fp32 at `address` of the shared memory of block `rank` of the cluster; four of them.
 __device__ __forceinline__ float LoadFromRank(uint32_t address, uint32_t rank) {
   uint32_t there;
