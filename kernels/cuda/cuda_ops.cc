@@ -159,7 +159,7 @@ StepOffsets OffsetsOf(const CudaOptions& options, int max_pages) {
   o.slot = o.sequence + rows;
   o.runs = Rounded(o.slot + sequences * sizeof(int32_t));
   o.pages = o.runs + sequences * sizeof(RunInfo);
-  o.end = o.pages + sequences * static_cast<size_t>(max_pages) * sizeof(PageId);
+  o.end = Rounded(o.pages + sequences * static_cast<size_t>(max_pages) * sizeof(PageId));
   return o;
 }
 

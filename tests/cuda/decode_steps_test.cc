@@ -26,13 +26,15 @@ using engine::Sequence;
 
 constexpr char kFolder[] = "models/demo";
 constexpr int kPrompt = 512, kAnswer = 255;
-constexpr int kMaxSequences = 8, kMaxRows = 1024, kPages = 64;
-constexpr int kMaxHeadRows = 4 * kMaxSequences;
+constexpr int kMaxRows = 1024, kPages = 64;
+// An odd number of pages, so that arrays of pages have odd sizes.
+constexpr int kMaxContext = 5 * kPageTokens;
 
 struct Setting {
   int num_drafts = 0;
   bool has_graphs = false;
-  int sequences = 1;
+  int sequences = 1;  // and there is room for no more
+  int max_head_rows() const { return 4 * sequences; }
 };
 
 double Microseconds() {
@@ -79,7 +81,7 @@ class Engine final : public engine::LoopObserver {
          const Setting& setting)
       : device_(std::move(device)),
         layout_(engine::LayoutShapeOf(checkpoint.config(), kernels::NumericsMode::kOfficial)),
-        planner_({.batch = {.max_sequences = kMaxSequences,
+        planner_({.batch = {.max_sequences = setting.sequences,
                             .max_rows = kMaxRows,
                             .num_drafts = setting.num_drafts},
                   .chunk = {.chunk_tokens = kMaxRows / 2},
@@ -91,10 +93,10 @@ class Engine final : public engine::LoopObserver {
     kernels::cuda::CudaOptions options{.config = checkpoint.config(), .layout = layout_};
     options.pages = pages;
     options.num_pages = kPages;
-    options.num_tail_slots = options.max_sequences = kMaxSequences;
+    options.num_tail_slots = options.max_sequences = setting.sequences;
     options.max_rows = kMaxRows;
-    options.max_head_rows = kMaxHeadRows;
-    options.max_context = kPrompt + kAnswer + 8;
+    options.max_head_rows = setting.max_head_rows();
+    options.max_context = kMaxContext;
     options.has_graphs = setting.has_graphs;
     auto ops = kernels::cuda::MakeCudaOps(std::move(options), *device_);
     CHECK(ops.ok());
@@ -104,7 +106,8 @@ class Engine final : public engine::LoopObserver {
     pool_->UseDevice(*device_, *device_->MakeMemoryQueue());
     runner_ = std::make_unique<engine::ModelRunner>(
         *ops_, weights_, checkpoint.config(),
-        engine::ModelRunnerOptions{.num_tail_slots = kMaxSequences, .max_head_rows = kMaxHeadRows});
+        engine::ModelRunnerOptions{.num_tail_slots = setting.sequences,
+                                   .max_head_rows = setting.max_head_rows()});
     timed_ = std::make_unique<TimedRunner>(*runner_);
     loop_ = std::make_unique<engine::EngineLoop>(*pool_, planner_, *timed_, clock_, layout_);
     loop_->SetObserver(this);
