@@ -61,18 +61,27 @@ size_t EndOf(std::string_view text, size_t at, char end) {
   return std::min(at, text.size());
 }
 
+// Where a comment, regex or special token of a lark grammar that begins at `at` ends; `at` where
+// none does.
+size_t EndOfOpaque(std::string_view text, size_t at) {
+  const char c = text[at];
+  if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/')))
+    return std::min(text.find('\n', at), text.size());
+  if (c == '/') return EndOf(text, at, c);
+  if (c != '<') return at;
+  const size_t end = text.find_first_of("<> \t\r\n", at + 1);
+  return end != text.npos && text[end] == '>' ? end : at;
+}
+
 // Whether a lark grammar has a '~' in front of an atom: a complement, over all bytes, and special
 // tokens are spelled in bytes that no text has. Behind an atom and in front of a number it repeats.
 bool HasComplement(std::string_view text) {
   for (size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
-    if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/'))) {
-      at = std::min(text.find('\n', at), text.size());
-    } else if (c == '"' || c == '/') {
+    if (const size_t behind = EndOfOpaque(text, at); behind != at) {
+      at = behind;
+    } else if (c == '"') {
       at = EndOf(text, at, c);
-    } else if (c == '<') {
-      const size_t end = text.find_first_of("<> \t\r\n", at + 1);
-      if (end != text.npos && text[end] == '>') at = end;
     } else if (c == '~') {
       const size_t next = text.find_first_not_of(" \t", at + 1);
       if (next == text.npos || !absl::ascii_isdigit(static_cast<unsigned char>(text[next])))
@@ -90,10 +99,8 @@ int CountProperties(std::string_view text) {
   int named = 0, required = 0;
   for (size_t at = 0; at < text.size(); ++at) {
     const char c = text[at];
-    if (c == '#' || (c == '/' && text.substr(at + 1).starts_with('/'))) {
-      at = std::min(text.find('\n', at), text.size());
-    } else if (c == '/') {
-      at = EndOf(text, at, c);
+    if (const size_t behind = EndOfOpaque(text, at); behind != at) {
+      at = behind;
     } else if (c == '"') {
       const size_t end = EndOf(text, at, c);
       const std::string_view name = text.substr(at + 1, std::max(end, at + 1) - at - 1);
@@ -105,7 +112,9 @@ int CountProperties(std::string_view text) {
       if (frame == Frame::kProperties && is_key) ++named;
       next = Frame::kOther;
       if (frame != Frame::kOther || !is_key) continue;
-      if (name == "properties" || name == "patternProperties") next = Frame::kProperties;
+      const bool may_be_any = name.find('\\') != name.npos;  // it is spelled with escapes
+      if (name == "properties" || name == "patternProperties" || may_be_any)
+        next = Frame::kProperties;
       if (name == "required") next = Frame::kRequired;
     } else if (c == '{' || c == '[') {
       frames.push_back(std::exchange(next, Frame::kOther));

@@ -221,6 +221,9 @@ TEST_F(GrammarTest, BoundsTheProperties) {
   const std::string two = "start: one two\none: %json {\"properties\": {" + half +
                           "}}\ntwo: %json {\"patternProperties\" : {" + rest + "}}\n";
   EXPECT_THAT(ErrorOf(two), HasSubstr("grammar has 5001 properties, the limit is 5000"));
+  for (const char* start :
+       {"start: </think> %json {\"properties\": {", "start: %json {\"\\u0070roperties\": {"})
+    EXPECT_THAT(ErrorOf(start + half + ", " + rest + "}}\n"), HasSubstr("5001 properties"));
   EXPECT_THAT(ErrorOf("start: /\"/ %json {\"required\": [" + members(0, 5001, "") + "]}"),
               HasSubstr("5001 properties"));
   EXPECT_TRUE(Accepts("start: %json {\"properties\": {\"properties\": {\"enum\": [" +

@@ -38,9 +38,9 @@ absl::StatusOr<Matcher> GrammarCache::Compile(std::string_view grammar) {
 absl::StatusOr<MeteredMatcher> GrammarCache::Get(std::string_view grammar, GrammarCharge room) {
   if (const std::shared_ptr<const MeteredMatcher> known = Find(grammar))
     return known->Clone(std::move(room));
-  ASSIGN_OR_RETURN(Matcher compiled, Compile(grammar));
   auto rules = std::make_shared<GrammarCharge>(memory_);
-  RETURN_IF_ERROR(rules->Resize(kBytesPerByte * grammar.size()));
+  RETURN_IF_ERROR(rules->Resize(kBytesPerByte * grammar.size()));  // before seconds are spent on it
+  ASSIGN_OR_RETURN(Matcher compiled, Compile(grammar));
   ASSIGN_OR_RETURN(MeteredMatcher matcher, MeteredMatcher::Create(std::move(compiled), rules,
                                                                   grammar.size(), std::move(room)));
   const size_t bytes = matcher.bytes() + rules->bytes();

@@ -14,9 +14,9 @@ absl::Status GrammarMemory::Take(size_t bytes) {
       return absl::OkStatus();
   }
   refusals_.fetch_add(1, std::memory_order_relaxed);
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("the worker's grammars take %d of %d bytes, this one needs %d more", used,
-                      max_bytes_, bytes));
+  return absl::ResourceExhaustedError(absl::StrFormat(
+      "the worker's grammars take %d of %d bytes (limits.grammar_mib), this one needs %d more",
+      used, max_bytes_, bytes));
 }
 
 GrammarCharge::GrammarCharge(GrammarCharge&& other) noexcept

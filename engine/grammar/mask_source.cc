@@ -31,7 +31,8 @@ absl::Status CheckIds(const Vocabulary& vocabulary, std::string_view field,
 }  // namespace
 
 bool IsMaskFailure(const absl::Status& status) {
-  return !status.ok() && !absl::IsInvalidArgument(status) && !absl::IsResourceExhausted(status);
+  return !status.ok() && !absl::IsInvalidArgument(status) && !absl::IsResourceExhausted(status) &&
+         !absl::IsUnavailable(status);
 }
 
 std::span<uint32_t> MaskBuffer::Take(size_t words) {

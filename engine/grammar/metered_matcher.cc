@@ -21,10 +21,10 @@ absl::Status HasFailed() { return absl::InternalError("grammar: its matcher has 
 
 MeteredMatcher::MeteredMatcher(Matcher matcher, std::shared_ptr<const GrammarCharge> compiled,
                                size_t text_bytes, GrammarCharge room)
-    : matcher_(std::move(matcher)),
-      compiled_(std::move(compiled)),
+    : compiled_(std::move(compiled)),
       text_bytes_(text_bytes),
-      charge_(std::move(room)) {}
+      charge_(std::move(room)),
+      matcher_(std::move(matcher)) {}
 
 absl::StatusOr<MeteredMatcher> MeteredMatcher::Create(Matcher matcher,
                                                       std::shared_ptr<const GrammarCharge> compiled,

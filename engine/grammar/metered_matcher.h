@@ -41,10 +41,11 @@ class MeteredMatcher {
   absl::Status Charge();
   absl::Status After(absl::Status called);
 
-  std::optional<Matcher> matcher_;  // none: it failed
+  // Charges last until the memory is free.
   std::shared_ptr<const GrammarCharge> compiled_;
   size_t text_bytes_;
   GrammarCharge charge_;
+  std::optional<Matcher> matcher_;  // none: it failed
 };
 
 }  // namespace baton::engine
