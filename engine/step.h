@@ -80,8 +80,9 @@ class SequenceTable {
   virtual const Sequence& Get(SequenceId id) const = 0;  // CHECKs that it exists
 };
 
-// Runs steps: Forward and Finish, two graphs on CUDA, two calls on the CPU. Engine thread. An error
-// of a call is the engine's, not one sequence's, and ends the process' readiness.
+// Runs steps: Forward and Finish. On CUDA the model with the head is one graph and the drafter
+// another, the sampler and acceptance between them are not. Engine thread. An error of a call is
+// the engine's, not one sequence's, and ends the process' readiness.
 class StepRunner {
  public:
   virtual ~StepRunner() = default;

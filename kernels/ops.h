@@ -15,8 +15,9 @@
 
 // The 17 phases of a step. A phase lies between two grid-wide dependencies; what flows between
 // phases (activations) belongs to the back end and is opaque. Sizes come from StepView, so that a
-// step can be captured in a graph. No phase allocates, blocks or logs. Engine thread. Rounding
-// points: model.md 10.6; order of sums: contracts.md 1.3.
+// step can be captured in a graph. No phase allocates, logs or blocks, but Sample with outputs,
+// Harvest and the tails, which wait for what is queued. Engine thread. Rounding points: model.md
+// 10.6; order of sums: contracts.md 1.3.
 namespace baton::kernels {
 
 // The rows of one step. The arrays have stable addresses for the life of a bucket; AdvanceStep

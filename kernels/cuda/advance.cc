@@ -64,7 +64,8 @@ void CudaOps::AddView(const AdvanceArgs& args) {
   launch_ = {.rows = RowBucket(num_rows_, options_.max_rows),
              .sequences = RowBucket(static_cast<int64_t>(runs_.size()), options_.max_sequences),
              .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
-             .has_short_runs = longest <= options_.max_draft_rows};
+             .has_short_runs = longest <= options_.max_draft_rows,
+             .has_rows = num_rows_ > 0};
   infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
   copy(std::vector<int32_t>{num_rows_}, view_.num_rows);
   copy(token, view_.token);

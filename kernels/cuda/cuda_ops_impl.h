@@ -65,6 +65,7 @@ class CudaOps final : public Ops {
     int sequences = 0;
     int entries = 0;              // CSA entries the longest sequence may have
     bool has_short_runs = false;  // none longer than a verify run may be
+    bool has_rows = true;         // there may be some: phases queue less for none
     auto operator<=>(const LaunchShape&) const = default;
   };
   const LaunchShape& launch_shape() const { return launch_; }

@@ -14,7 +14,8 @@ CudaOps::DrafterPart CudaOps::PartOfDrafter(int64_t rows, size_t runs) const {
   return {.launch = {.rows = RowBucket(rows, options_.max_rows),
                      .sequences = RowBucket(static_cast<int64_t>(runs), options_.max_sequences),
                      .entries = 0,
-                     .has_short_runs = true},
+                     .has_short_runs = true,
+                     .has_rows = rows > 0},
           .most_rows = static_cast<int>(rows)};
 }
 

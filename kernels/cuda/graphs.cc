@@ -39,7 +39,6 @@ absl::Status CudaOps::Repeat(StepPart part, int drafts,
   if (!options_.has_graphs || std::max(key.shape.rows, key.drafting.rows) > kMaxRecordedRows) {
     return phases();
   }
-  CHECK(!runs_.empty());  // phases queue less for a step without rows
   if (!graphs_.contains(key)) {
     if (seen_.insert(key).second) return phases();
     if (graphs_.size() == kMaxGraphs) DropGraphs();
@@ -57,6 +56,7 @@ absl::StatusOr<cudaGraphExec_t> CudaOps::Record(const std::function<absl::Status
   const absl::Status queued = phases();
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream(), &graph);
+  if (!queued.ok() && graph != nullptr) cudaGraphDestroy(graph);
   RETURN_IF_ERROR(queued);
   RETURN_IF_ERROR(ToStatus(ended, "record the step"));
   cudaGraphExec_t executable = nullptr;

@@ -42,8 +42,6 @@ class EarlyLaunch {
   EarlyLaunch(const EarlyLaunch&) = delete;
   EarlyLaunch& operator=(const EarlyLaunch&) = delete;
 
-  cudaLaunchConfig_t& config() { return config_; }
-
   template <typename... Parameters>
   cudaError_t Run(void (*kernel)(Parameters...), const Parameters&... arguments) {
     return cudaLaunchKernelEx(&config_, kernel, arguments...);
