@@ -100,6 +100,14 @@ class LinearOnGpu {
     return Download<float>(device_, y_, Count(rows, weight_.rows));
   }
 
+  // As many of `rows` as the device says.
+  std::vector<float> RunLive(int live, int rows) {
+    args_.num_rows = reinterpret_cast<const int32_t*>(*device_.UploadBytes(&live, sizeof(int32_t)));
+    std::vector<float> y = Run(rows);
+    args_.num_rows = nullptr;
+    return y;
+  }
+
   std::vector<uint16_t> RunToBf16(int rows) {
     args_.rows = rows;
     args_.output = OutputFormat::kBf16;
@@ -176,6 +184,24 @@ TEST(CudaLinear, RowsDoNotDependOnTheirNumber) {
     for (const int rows : {1, 7, 8, 9, 31, 32, 33, 64, 127, 128, 129, 256}) {
       const std::vector<float> some = gpu.Run(rows);
       ASSERT_TRUE(std::equal(some.begin(), some.end(), all.begin())) << c.name << " " << rows;
+    }
+  }
+}
+
+TEST(CudaLinear, TheDeviceSaysHowManyRowsThereAre) {
+  const auto device = testing::DeviceOrSkip();
+  if (device == nullptr) return;
+  auto& cuda = static_cast<CudaDevice&>(*device);
+  for (const Case& c : Cases()) {
+    const Input x = MakeInput(kMaxRows, c.weight.host.cols * c.groups, c.is_fp8_input);
+    LinearOnGpu gpu(cuda, c, x);
+    const std::vector<float> all = gpu.Run(kMaxRows);
+    for (const int rows : {8, 100, kMaxRows}) {
+      for (const int live : {0, 5, rows}) {
+        std::vector<float> expected(all.begin(), all.begin() + Count(live, c.weight.host.rows));
+        expected.resize(Count(rows, c.weight.host.rows));
+        ASSERT_EQ(gpu.RunLive(live, rows), expected) << c.name << " " << live << " of " << rows;
+      }
     }
   }
 }
