@@ -43,6 +43,18 @@ std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<
   return wire::Finished{.handle = handle, .reason = FinishReason::kLength};
 }
 
+Landing::Landing(SessionId owner, wire::Reserve reserve)
+    : session(owner),
+      request(std::move(reserve)),
+      num_tokens(LandedTokens(request)),
+      prompt(request.prompt_tokens),
+      sequences(request.sequences.size()) {
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    sequences[i].spec = request.sequences[i];
+    sequences[i].lands_received = request.lands_received;
+  }
+}
+
 LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails,
                            Rng& rng)
     : setup_(setup), pool_(pool), tails_(tails), rng_(rng) {}
@@ -120,14 +132,11 @@ absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& 
   return absl::OkStatus();
 }
 
-absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) {
+absl::Status LandingTable::Book(Landing& landing) {
+  const wire::Reserve& request = landing.request;
   ASSIGN_OR_RETURN(landing.booking, pool_.Book(static_cast<int>(request.num_pages)));
-  for (size_t i = 0; i < request.sequences.size(); ++i) {
-    LandingSequence sequence;
-    sequence.spec = request.sequences[i];
-    sequence.lands_received = request.lands_received;
-    ASSIGN_OR_RETURN(sequence.booking, pool_.Book(HeadroomPages(request, i)));
-    landing.sequences.push_back(std::move(sequence));
+  for (size_t i = 0; i < landing.sequences.size(); ++i) {
+    ASSIGN_OR_RETURN(landing.sequences[i].booking, pool_.Book(HeadroomPages(request, i)));
   }
   landing.agent_tail = tails_.Take();
   if (landing.agent_tail) return absl::OkStatus();
@@ -136,11 +145,13 @@ absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) 
 }
 
 // What a move's target has received is taken at once, so that no step of the engine has to.
-absl::Status LandingTable::StartMasks(const wire::Reserve& request, Landing& landing) {
+absl::Status LandingTable::StartMasks(Landing& landing) {
+  const wire::Reserve& request = landing.request;
   if (request.masks.IsEmpty()) return absl::OkStatus();
   std::vector<std::vector<int32_t>> taken(request.sequences.size());
   if (request.lands_received) taken[0] = request.sequences[0].received;
-  ASSIGN_OR_RETURN(landing.masks, setup_.masks->Start(request.masks, std::move(taken)));
+  ASSIGN_OR_RETURN(auto masks, setup_.masks->Start(request.masks, std::move(taken)));
+  for (size_t i = 0; i < masks.size(); ++i) landing.sequences[i].masks = std::move(masks[i]);
   return absl::OkStatus();
 }
 
@@ -148,8 +159,8 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = CheckHandles(session, request);
-  if (status.ok()) status = StartMasks(request, landing);
-  if (status.ok()) status = Book(request, landing);
+  if (status.ok()) status = StartMasks(landing);
+  if (status.ok()) status = Book(landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;
     const auto retry = is_full ? absl::ToInt64Milliseconds(setup_.limits.retry_after) : 0;

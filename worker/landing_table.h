@@ -32,9 +32,10 @@ enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kMoved, kDone }
 struct LandingSequence {
   wire::SequenceSpec spec;
   SequenceState state = SequenceState::kWaiting;
-  engine::Booking booking;      // headroom, and the copy of a partial page
-  engine::PageLease pages;      // from Ready until it runs
-  SequenceId id;                // the engine's, from when it runs
+  engine::Booking booking;                      // headroom, and the copy of a partial page
+  engine::PageLease pages;                      // from Ready until it runs
+  std::shared_ptr<engine::PendingMasks> masks;  // until it runs; null: none
+  SequenceId id;                                // the engine's, from when it runs
   bool lands_received = false;  // the landing holds the received tokens too (a move's target)
   TokenRecord first;
   absl::Time landed_at;
@@ -47,11 +48,7 @@ uint32_t LandedTokens(const wire::Reserve& request);
 
 // A transfer's place at a decode worker.
 struct Landing {
-  Landing(SessionId owner, wire::Reserve reserve)
-      : session(owner),
-        request(std::move(reserve)),
-        num_tokens(LandedTokens(request)),
-        prompt(request.prompt_tokens) {}
+  Landing(SessionId owner, wire::Reserve reserve);
   SessionId session;
   wire::Reserve request;
   uint32_t num_tokens;  // that pages and tail cover
@@ -75,7 +72,6 @@ struct Landing {
   bool is_agent_closed = false;  // LandingClosed came
   absl::Time first_block_at = absl::InfiniteFuture();
   absl::Time closing_since = absl::InfiniteFuture();
-  std::shared_ptr<engine::PendingMasks> masks;  // by sequence; null: none
   std::vector<LandingSequence> sequences;
 };
 
@@ -153,8 +149,8 @@ class LandingTable {
 
  private:
   absl::Status CheckHandles(SessionId session, const wire::Reserve& request);
-  absl::Status Book(const wire::Reserve& request, Landing& landing);
-  absl::Status StartMasks(const wire::Reserve& request, Landing& landing);
+  absl::Status Book(Landing& landing);
+  absl::Status StartMasks(Landing& landing);
   int HeadroomPages(const wire::Reserve& request, size_t index) const;
   Landing* FindOpen(const TransferId& transfer);
   void AddCredit(const TransferId& transfer, Landing& landing, Effects& out);

@@ -162,10 +162,9 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   absl::Status status = CheckRun(run);
   std::shared_ptr<engine::PendingMasks> masks;
   if (status.ok() && !run.masks.IsEmpty()) {
-    absl::StatusOr<std::shared_ptr<engine::PendingMasks>> started =
-        setup_.masks->Start(run.masks, {{}});
+    auto started = setup_.masks->Start(run.masks, {{}});
     status = started.status();
-    if (started.ok()) masks = *std::move(started);
+    if (started.ok()) masks = std::move(started->front());
   }
   const Landing* landing = landings_.Find(run.transfer);
   const bool is_local = run.landing.incarnation == setup_.incarnation;
