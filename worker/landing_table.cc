@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -56,8 +57,8 @@ Landing::Landing(SessionId owner, wire::Reserve reserve)
 }
 
 LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails,
-                           Rng& rng)
-    : setup_(setup), pool_(pool), tails_(tails), rng_(rng) {}
+                           Rng& rng, MakeRoom make_room)
+    : setup_(setup), pool_(pool), tails_(tails), rng_(rng), make_room_(std::move(make_room)) {}
 
 absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
   if (!setup_.serves_decode)
@@ -115,12 +116,6 @@ int LandingTable::HeadroomPages(const wire::Reserve& request, size_t index) cons
   return std::max(headroom, at_start - prompt_pages) + (copies_partial ? 1 : 0);
 }
 
-int LandingTable::PagesToBook(const wire::Reserve& request) const {
-  int pages = static_cast<int>(request.num_pages);
-  for (size_t i = 0; i < request.sequences.size(); ++i) pages += HeadroomPages(request, i);
-  return pages;
-}
-
 absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& request) {
   std::unordered_set<uint32_t> handles;
   for (const wire::SequenceSpec& sequence : request.sequences) {
@@ -134,14 +129,21 @@ absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& 
 
 absl::Status LandingTable::Book(Landing& landing) {
   const wire::Reserve& request = landing.request;
-  ASSIGN_OR_RETURN(landing.booking, pool_.Book(static_cast<int>(request.num_pages)));
+  const int prompt_pages = static_cast<int>(request.num_pages);
+  std::vector<int> headroom;
+  for (size_t i = 0; i < landing.sequences.size(); ++i)
+    headroom.push_back(HeadroomPages(request, i));
+  if (tails_.num_free() == 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("all %d tail buffers are in use", tails_.total()));
+  }
+  make_room_(std::accumulate(headroom.begin(), headroom.end(), prompt_pages));
+  ASSIGN_OR_RETURN(landing.booking, pool_.Book(prompt_pages));
   for (size_t i = 0; i < landing.sequences.size(); ++i) {
-    ASSIGN_OR_RETURN(landing.sequences[i].booking, pool_.Book(HeadroomPages(request, i)));
+    ASSIGN_OR_RETURN(landing.sequences[i].booking, pool_.Book(headroom[i]));
   }
   landing.agent_tail = tails_.Take();
-  if (landing.agent_tail) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("all %d tail buffers are in use", tails_.total()));
+  return absl::OkStatus();
 }
 
 // What a move's target has received is taken at once, so that no step of the engine has to.

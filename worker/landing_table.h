@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -85,13 +86,15 @@ struct SequenceRef {
 // Engine thread.
 class LandingTable {
  public:
-  LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng);
+  // Frees cached pages until so many are free, if it can.
+  using MakeRoom = std::function<void(int pages)>;
 
-  // What Reserve would refuse, but for want of pages.
-  absl::Status CheckReserve(const wire::Reserve& request) const;
-  // Answers Reserved or Refused. Everything is booked or nothing.
+  LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng,
+               MakeRoom make_room);
+
+  // Answers Reserved or Refused. Everything is booked or nothing; room is made when all but pages
+  // is there.
   void Reserve(SessionId session, const wire::Reserve& request, Effects& out);
-  int PagesToBook(const wire::Reserve& request) const;
   // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no
   // answer.
   void Retarget(SessionId session, const wire::Retarget& request, Effects& out);
@@ -148,6 +151,7 @@ class LandingTable {
   bool IsWedged(absl::Time now) const;
 
  private:
+  absl::Status CheckReserve(const wire::Reserve& request) const;
   absl::Status CheckHandles(SessionId session, const wire::Reserve& request);
   absl::Status Book(Landing& landing);
   absl::Status StartMasks(Landing& landing);
@@ -178,6 +182,7 @@ class LandingTable {
   engine::PagePool& pool_;
   TailBuffers& tails_;
   Rng& rng_;
+  const MakeRoom make_room_;
   std::unordered_map<TransferId, Landing> landings_;
   std::deque<TransferId> ready_;  // with a sequence that waits, oldest first
   std::unordered_map<SequenceId, TransferId> running_;

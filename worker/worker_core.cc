@@ -31,7 +31,8 @@ WorkerCore::WorkerCore(const CoreParts& parts)
       tails_(setup_.tail_memory, setup_.tail_stride),
       cache_(loop_.pool(), setup_.layout_id, parts.rng.DrawBytes<Secret>(),
              setup_.limits.max_cached_tail_bytes),
-      landings_(setup_, loop_.pool(), tails_, parts.rng) {
+      landings_(setup_, loop_.pool(), tails_, parts.rng,
+                [this](int pages) { cache_.MakeRoom(pages); }) {
   loop_.SetObserver(this);
   loop_.SetReclaimer([this](int pages) { cache_.MakeRoom(loop_.pool().Counts().free + pages); });
 }

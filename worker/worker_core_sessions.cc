@@ -128,7 +128,6 @@ void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
                                          setup_.limits.retry_after));
     return;
   }
-  if (landings_.CheckReserve(reserve).ok()) cache_.MakeRoom(landings_.PagesToBook(reserve));
   landings_.Reserve(session, reserve, effects_);
   LogF(LogLevel::kDebug, "reserve_answered", "request=%s transfer=%s tokens=%d accepted=%d",
        reserve.request_id, reserve.transfer.Hex(), reserve.prompt_tokens,

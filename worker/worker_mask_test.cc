@@ -386,6 +386,25 @@ TEST_F(WorkerMaskTest, RefusesWhileGrammarsFillItsMemory) {
   EXPECT_FALSE(Answer("p", "d", 3).empty()) << "there is room again";
 }
 
+TEST_F(WorkerMaskTest, ForgetsNoPrefixForAGrammarThatItRefuses) {
+  Add("d", 0, &DemoVocabulary(), {.memory_bytes = size_t{3} << 18, .cache_bytes = 0});
+  TestWorker& d = *workers_.at("d");
+  const MaskRules rules = std::exchange(rules_, {});
+  Answer("d", "d", 1);
+  StepUntil([] { return false; }, 20);
+  const int cached = d.pool.Counts().cached;
+  ASSERT_GT(cached, 0);
+  rules_ = rules;
+  d.makes_masks = false;
+  Reserve("d", 2);
+  const auto others = *d.pool.Book(d.pool.Counts().free - 1);  // a landing needs a cached one
+  EXPECT_EQ(Reserve("d", 3).size(), 1u);
+  EXPECT_EQ(d.pool.Counts().cached, cached);
+  rules_ = {};
+  EXPECT_EQ(Reserve("d", 4).size(), 1u);
+  EXPECT_LT(d.pool.Counts().cached, cached);
+}
+
 TEST_F(WorkerMaskTest, AChoiceThatIsCancelledWhileItWaitsFreesItsMasks) {
   Add("d", 0, &DemoVocabulary(), {.cache_bytes = 0});
   TestWorker& d = *workers_.at("d");
