@@ -161,7 +161,11 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = CheckHandles(session, request);
-  if (status.ok()) status = StartMasks(landing);
+  bool lacks_grammar_room = false;
+  if (status.ok()) {
+    status = StartMasks(landing);
+    lacks_grammar_room = absl::IsResourceExhausted(status);
+  }
   if (status.ok()) status = Book(landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;
@@ -170,7 +174,8 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
                          .stage = wire::Stage::kReserve,
                          .code = status.code(),
                          .message = std::string(status.message()),
-                         .retry_after_ms = static_cast<uint32_t>(retry)});
+                         .retry_after_ms = static_cast<uint32_t>(retry),
+                         .lacks_grammar_room = lacks_grammar_room});
     return;
   }
   const int64_t room = setup_.limits.max_context - int64_t{request.prompt_tokens};

@@ -160,9 +160,11 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   if (IsTombstoned(session, run.transfer)) return;
   absl::Status status = CheckRun(run);
   std::shared_ptr<engine::PendingMasks> masks;
+  bool lacks_grammar_room = false;
   if (status.ok() && !run.masks.IsEmpty()) {
     auto started = setup_.masks->Start(run.masks, {{}});
     status = started.status();
+    lacks_grammar_room = absl::IsResourceExhausted(status);
     if (started.ok()) masks = std::move(started->front());
   }
   const Landing* landing = landings_.Find(run.transfer);
@@ -172,8 +174,10 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
         "no landing of transfer %s, attempt %d, is open here", run.transfer.Hex(), run.attempt));
   }
   if (!status.ok()) {
-    effects_.Refuse(
-        session, MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after));
+    wire::Refused refused =
+        MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after);
+    refused.lacks_grammar_room = lacks_grammar_room;
+    effects_.Refuse(session, std::move(refused));
     return;
   }
   auto job = std::make_unique<PrefillJob>(setup_, session, run, is_local, clock_.Now());

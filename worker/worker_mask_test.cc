@@ -277,6 +277,7 @@ TEST_F(WorkerMaskTest, RefusesWhenTooManyGrammarsWait) {
   const auto refused = Reserve("d", 1);
   ASSERT_EQ(refused.size(), 1u);
   EXPECT_EQ(refused[0].code, absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(refused[0].lacks_grammar_room);
   EXPECT_GT(refused[0].retry_after_ms, 0u);
   StepUntil([] { return false; }, 20);
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
@@ -376,8 +377,14 @@ TEST_F(WorkerMaskTest, RefusesWhileGrammarsFillItsMemory) {
   EXPECT_EQ(refused[1].stage, wire::Stage::kReserve);
   for (const wire::Refused& refusal : refused) {
     EXPECT_EQ(refusal.code, absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(refusal.lacks_grammar_room) << "others may come";
     EXPECT_GT(refusal.retry_after_ms, 0u);
   }
+  const MaskRules rules = std::exchange(rules_, {});
+  auto pages = *d.pool.Book(d.pool.Counts().free);
+  EXPECT_FALSE(Reserve("d", 4).at(2).lacks_grammar_room) << "it lacks pages";
+  pages = engine::Booking();
+  rules_ = rules;
   Cancel("d", 1);
   d.makes_masks = true;
   StepUntil([] { return false; }, 20);
