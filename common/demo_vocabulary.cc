@@ -25,4 +25,10 @@ std::vector<int32_t> AllowedIds(std::span<const uint32_t> mask) {
   return ids;
 }
 
+MaskRules RulesOf(const std::string& grammar) {
+  MaskRules rules;
+  rules.grammar = grammar;
+  return rules;
+}
+
 }  // namespace baton

@@ -170,6 +170,7 @@ struct Refused {
   absl::StatusCode code = absl::StatusCode::kUnavailable;
   std::string message;
   uint32_t retry_after_ms = 0;
+  bool lacks_grammar_room = false;  // only that: requests without a grammar may come
   bool operator==(const Refused&) const = default;
 };
 struct Retargeted {

@@ -51,6 +51,7 @@ absl::Status Read(const pb::Refused& refused, Refused& out) {
   out.stage = static_cast<Stage>(refused.stage());
   out.message = refused.message();
   out.retry_after_ms = refused.retry_after_ms();
+  out.lacks_grammar_room = refused.lacks_grammar_room();
   return absl::OkStatus();
 }
 
@@ -230,6 +231,7 @@ void Write(const Refused& refused, pb::Refused& out) {
   out.set_code(static_cast<uint32_t>(refused.code));
   out.set_message(refused.message);
   out.set_retry_after_ms(refused.retry_after_ms);
+  out.set_lacks_grammar_room(refused.lacks_grammar_room);
 }
 
 void Write(const Retargeted& retargeted, pb::Retargeted& out) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -43,9 +44,21 @@ std::optional<wire::Finished> FinishOf(SequenceHandle handle, const std::vector<
   return wire::Finished{.handle = handle, .reason = FinishReason::kLength};
 }
 
+Landing::Landing(SessionId owner, wire::Reserve reserve)
+    : session(owner),
+      request(std::move(reserve)),
+      num_tokens(LandedTokens(request)),
+      prompt(request.prompt_tokens),
+      sequences(request.sequences.size()) {
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    sequences[i].spec = request.sequences[i];
+    sequences[i].lands_received = request.lands_received;
+  }
+}
+
 LandingTable::LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails,
-                           Rng& rng)
-    : setup_(setup), pool_(pool), tails_(tails), rng_(rng) {}
+                           Rng& rng, MakeRoom make_room)
+    : setup_(setup), pool_(pool), tails_(tails), rng_(rng), make_room_(std::move(make_room)) {}
 
 absl::Status LandingTable::CheckReserve(const wire::Reserve& request) const {
   if (!setup_.serves_decode)
@@ -103,12 +116,6 @@ int LandingTable::HeadroomPages(const wire::Reserve& request, size_t index) cons
   return std::max(headroom, at_start - prompt_pages) + (copies_partial ? 1 : 0);
 }
 
-int LandingTable::PagesToBook(const wire::Reserve& request) const {
-  int pages = static_cast<int>(request.num_pages);
-  for (size_t i = 0; i < request.sequences.size(); ++i) pages += HeadroomPages(request, i);
-  return pages;
-}
-
 absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& request) {
   std::unordered_set<uint32_t> handles;
   for (const wire::SequenceSpec& sequence : request.sequences) {
@@ -120,27 +127,33 @@ absl::Status LandingTable::CheckHandles(SessionId session, const wire::Reserve& 
   return absl::OkStatus();
 }
 
-absl::Status LandingTable::Book(const wire::Reserve& request, Landing& landing) {
-  ASSIGN_OR_RETURN(landing.booking, pool_.Book(static_cast<int>(request.num_pages)));
-  for (size_t i = 0; i < request.sequences.size(); ++i) {
-    LandingSequence sequence;
-    sequence.spec = request.sequences[i];
-    sequence.lands_received = request.lands_received;
-    ASSIGN_OR_RETURN(sequence.booking, pool_.Book(HeadroomPages(request, i)));
-    landing.sequences.push_back(std::move(sequence));
+absl::Status LandingTable::Book(Landing& landing) {
+  const wire::Reserve& request = landing.request;
+  const int prompt_pages = static_cast<int>(request.num_pages);
+  std::vector<int> headroom;
+  for (size_t i = 0; i < landing.sequences.size(); ++i)
+    headroom.push_back(HeadroomPages(request, i));
+  if (tails_.num_free() == 0) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("all %d tail buffers are in use", tails_.total()));
+  }
+  make_room_(std::accumulate(headroom.begin(), headroom.end(), prompt_pages));
+  ASSIGN_OR_RETURN(landing.booking, pool_.Book(prompt_pages));
+  for (size_t i = 0; i < landing.sequences.size(); ++i) {
+    ASSIGN_OR_RETURN(landing.sequences[i].booking, pool_.Book(headroom[i]));
   }
   landing.agent_tail = tails_.Take();
-  if (landing.agent_tail) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("all %d tail buffers are in use", tails_.total()));
+  return absl::OkStatus();
 }
 
 // What a move's target has received is taken at once, so that no step of the engine has to.
-absl::Status LandingTable::StartMasks(const wire::Reserve& request, Landing& landing) {
+absl::Status LandingTable::StartMasks(Landing& landing) {
+  const wire::Reserve& request = landing.request;
   if (request.masks.IsEmpty()) return absl::OkStatus();
   std::vector<std::vector<int32_t>> taken(request.sequences.size());
   if (request.lands_received) taken[0] = request.sequences[0].received;
-  ASSIGN_OR_RETURN(landing.masks, setup_.masks->Start(request.masks, std::move(taken)));
+  ASSIGN_OR_RETURN(auto masks, setup_.masks->Start(request.masks, std::move(taken)));
+  for (size_t i = 0; i < masks.size(); ++i) landing.sequences[i].masks = std::move(masks[i]);
   return absl::OkStatus();
 }
 
@@ -148,8 +161,12 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
   absl::Status status = CheckReserve(request);
   Landing landing(session, request);
   if (status.ok()) status = CheckHandles(session, request);
-  if (status.ok()) status = StartMasks(request, landing);
-  if (status.ok()) status = Book(request, landing);
+  bool lacks_grammar_room = false;
+  if (status.ok()) {
+    status = StartMasks(landing);
+    lacks_grammar_room = absl::IsResourceExhausted(status);
+  }
+  if (status.ok()) status = Book(landing);
   if (!status.ok()) {
     const bool is_full = status.code() == absl::StatusCode::kResourceExhausted;
     const auto retry = is_full ? absl::ToInt64Milliseconds(setup_.limits.retry_after) : 0;
@@ -157,7 +174,8 @@ void LandingTable::Reserve(SessionId session, const wire::Reserve& request, Effe
                          .stage = wire::Stage::kReserve,
                          .code = status.code(),
                          .message = std::string(status.message()),
-                         .retry_after_ms = static_cast<uint32_t>(retry)});
+                         .retry_after_ms = static_cast<uint32_t>(retry),
+                         .lacks_grammar_room = lacks_grammar_room});
     return;
   }
   const int64_t room = setup_.limits.max_context - int64_t{request.prompt_tokens};

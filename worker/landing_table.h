@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,9 +33,10 @@ enum class SequenceState { kWaiting, kRunning, kParked, kMoving, kMoved, kDone }
 struct LandingSequence {
   wire::SequenceSpec spec;
   SequenceState state = SequenceState::kWaiting;
-  engine::Booking booking;      // headroom, and the copy of a partial page
-  engine::PageLease pages;      // from Ready until it runs
-  SequenceId id;                // the engine's, from when it runs
+  engine::Booking booking;                      // headroom, and the copy of a partial page
+  engine::PageLease pages;                      // from Ready until it runs
+  std::shared_ptr<engine::PendingMasks> masks;  // until it runs; null: none
+  SequenceId id;                                // the engine's, from when it runs
   bool lands_received = false;  // the landing holds the received tokens too (a move's target)
   TokenRecord first;
   absl::Time landed_at;
@@ -47,11 +49,7 @@ uint32_t LandedTokens(const wire::Reserve& request);
 
 // A transfer's place at a decode worker.
 struct Landing {
-  Landing(SessionId owner, wire::Reserve reserve)
-      : session(owner),
-        request(std::move(reserve)),
-        num_tokens(LandedTokens(request)),
-        prompt(request.prompt_tokens) {}
+  Landing(SessionId owner, wire::Reserve reserve);
   SessionId session;
   wire::Reserve request;
   uint32_t num_tokens;  // that pages and tail cover
@@ -75,7 +73,6 @@ struct Landing {
   bool is_agent_closed = false;  // LandingClosed came
   absl::Time first_block_at = absl::InfiniteFuture();
   absl::Time closing_since = absl::InfiniteFuture();
-  std::shared_ptr<engine::PendingMasks> masks;  // by sequence; null: none
   std::vector<LandingSequence> sequences;
 };
 
@@ -89,13 +86,15 @@ struct SequenceRef {
 // Engine thread.
 class LandingTable {
  public:
-  LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng);
+  // Frees cached pages until so many are free, if it can.
+  using MakeRoom = std::function<void(int pages)>;
 
-  // What Reserve would refuse, but for want of pages.
-  absl::Status CheckReserve(const wire::Reserve& request) const;
-  // Answers Reserved or Refused. Everything is booked or nothing.
+  LandingTable(const WorkerSetup& setup, engine::PagePool& pool, TailBuffers& tails, Rng& rng,
+               MakeRoom make_room);
+
+  // Answers Reserved or Refused. Everything is booked or nothing; room is made when all but pages
+  // is there.
   void Reserve(SessionId session, const wire::Reserve& request, Effects& out);
-  int PagesToBook(const wire::Reserve& request) const;
   // Answers Retargeted once the transfer thread has; a landing that is complete or closing needs no
   // answer.
   void Retarget(SessionId session, const wire::Retarget& request, Effects& out);
@@ -152,9 +151,10 @@ class LandingTable {
   bool IsWedged(absl::Time now) const;
 
  private:
+  absl::Status CheckReserve(const wire::Reserve& request) const;
   absl::Status CheckHandles(SessionId session, const wire::Reserve& request);
-  absl::Status Book(const wire::Reserve& request, Landing& landing);
-  absl::Status StartMasks(const wire::Reserve& request, Landing& landing);
+  absl::Status Book(Landing& landing);
+  absl::Status StartMasks(Landing& landing);
   int HeadroomPages(const wire::Reserve& request, size_t index) const;
   Landing* FindOpen(const TransferId& transfer);
   void AddCredit(const TransferId& transfer, Landing& landing, Effects& out);
@@ -182,6 +182,7 @@ class LandingTable {
   engine::PagePool& pool_;
   TailBuffers& tails_;
   Rng& rng_;
+  const MakeRoom make_room_;
   std::unordered_map<TransferId, Landing> landings_;
   std::deque<TransferId> ready_;  // with a sequence that waits, oldest first
   std::unordered_map<SequenceId, TransferId> running_;

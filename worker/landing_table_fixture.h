@@ -27,7 +27,7 @@ class LandingTableTest : public testing::Test {
     setup_.limits.window = 4;
     tail_memory_.resize(kTails * setup_.tail_stride);
     tails_.emplace(tail_memory_, setup_.tail_stride);
-    table_.emplace(setup_, pool_, *tails_, rng_);
+    table_.emplace(setup_, pool_, *tails_, rng_, [](int) {});
   }
 
   wire::Reserve MakeReserve(int tokens, int choices = 1) const {

@@ -18,6 +18,13 @@ LandingSequence* FirstWaiting(Landing& landing) {
   return nullptr;
 }
 
+void End(LandingSequence& sequence) {
+  sequence.state = SequenceState::kDone;
+  sequence.pages = engine::PageLease();
+  sequence.booking = engine::Booking();
+  sequence.masks.reset();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<TokenRecord>> LandingTable::ReadTail(const Landing& landing) const {
@@ -99,9 +106,7 @@ void LandingTable::StartSequences(Landing& landing, const std::vector<TokenRecor
         FinishOf(sequence.spec.handle, KnownTokens(sequence), landing.request.finish);
     if (!finished) continue;
     out.To(landing.session).finished.push_back(*finished);
-    sequence.state = SequenceState::kDone;
-    sequence.pages = engine::PageLease();
-    sequence.booking = engine::Booking();
+    End(sequence);
   }
 }
 
@@ -159,8 +164,7 @@ std::optional<SequenceRef> LandingTable::NextToStart() {
       next = ready_.erase(next);
       continue;
     }
-    const Landing& landing = it->second;
-    if (landing.masks == nullptr || landing.masks->IsReady())
+    if (waiting->masks == nullptr || waiting->masks->IsReady())
       return SequenceRef{it->first, &it->second, waiting};
     ++next;  // others need not wait for its grammar
   }
@@ -224,9 +228,7 @@ std::vector<SequenceId> LandingTable::Cancel(SessionId session, const wire::Canc
       running.push_back(sequence.id);
       running_.erase(sequence.id);
     }
-    sequence.state = SequenceState::kDone;
-    sequence.pages = engine::PageLease();
-    sequence.booking = engine::Booking();
+    End(sequence);
   }
   CloseIfDone(cancel.transfer, landing, now, out);
   return running;
@@ -288,13 +290,8 @@ void LandingTable::Close(const TransferId& transfer, Landing& landing, absl::Tim
   landing.closing_since = now;
   landing.verified.clear();
   landing.booking = engine::Booking();
-  landing.masks.reset();
   if (landing.tail) tails_.Return(*std::exchange(landing.tail, std::nullopt));
-  for (LandingSequence& sequence : landing.sequences) {
-    sequence.state = SequenceState::kDone;
-    sequence.pages = engine::PageLease();
-    sequence.booking = engine::Booking();
-  }
+  for (LandingSequence& sequence : landing.sequences) End(sequence);
   EraseIfQuiet(transfer);
 }
 

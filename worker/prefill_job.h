@@ -30,8 +30,7 @@ class PrefillJob {
  public:
   PrefillJob(const WorkerSetup& setup, SessionId session, const wire::Run& run, bool is_local,
              absl::Time now);
-  // Of one source, for the first token of every choice; null: none. It does not run before they are
-  // made.
+  // For the first token of every choice; null: none. It does not run before they are made.
   void SetMasks(std::shared_ptr<engine::PendingMasks> masks) { masks_ = std::move(masks); }
 
   // kInvalidArgument: a protocol violation.

@@ -85,7 +85,7 @@ void BindConfig(ConfigReader& reader, WorkerConfig& c) {
   reader.Bind(
       "limits.grammar_mib", &c.grammar_mib, 256, int64_t{1} << 20,
       "host memory for grammars and what each text under way needs of its own; without room "
-      "a request waits or goes elsewhere");
+      "a request with a grammar waits or goes elsewhere");
 }
 
 absl::Status Validate(const WorkerConfig& config) {

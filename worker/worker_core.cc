@@ -31,7 +31,8 @@ WorkerCore::WorkerCore(const CoreParts& parts)
       tails_(setup_.tail_memory, setup_.tail_stride),
       cache_(loop_.pool(), setup_.layout_id, parts.rng.DrawBytes<Secret>(),
              setup_.limits.max_cached_tail_bytes),
-      landings_(setup_, loop_.pool(), tails_, parts.rng) {
+      landings_(setup_, loop_.pool(), tails_, parts.rng,
+                [this](int pages) { cache_.MakeRoom(pages); }) {
   loop_.SetObserver(this);
   loop_.SetReclaimer([this](int pages) { cache_.MakeRoom(loop_.pool().Counts().free + pages); });
 }
@@ -158,7 +159,7 @@ void WorkerCore::ReplaceOwed() {
 bool WorkerCore::StartLandings() {
   bool has_started = false;
   while (auto ref = landings_.NextToStart()) {
-    engine::PendingMasks* masks = ref->landing->masks.get();
+    engine::PendingMasks* masks = ref->sequence->masks.get();
     if (masks != nullptr && !masks->status().ok()) {
       if (engine::IsMaskFailure(masks->status())) ++counters_.mask_failures;
       FailSequence(*ref, masks->status());
@@ -186,8 +187,8 @@ bool WorkerCore::StartLandings() {
     sequence.tail_slot = *slot;
     sequence.sampling = landing.request.sampling;
     sequence.finish = landing.request.finish;
-    if (masks != nullptr)
-      sequence.masks = masks->Take(static_cast<size_t>(ref->sequence - landing.sequences.data()));
+    if (masks != nullptr) sequence.masks = masks->Take();
+    ref->sequence->masks.reset();
     sequence.prompt_class = header->prompt_class;
     sequence.decode_class = setup_.decode_class;
     sequence.priority = landing.request.priority;

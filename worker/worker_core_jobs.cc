@@ -147,7 +147,7 @@ void WorkerCore::StartJob() {
   sequence.tail_slot = starting.tail_slot;
   sequence.sampling = run.sampling;
   sequence.finish = run.finish;
-  if (job.masks() != nullptr) sequence.masks = job.masks()->Take(0);
+  if (job.masks() != nullptr) sequence.masks = job.masks()->Take();
   sequence.prompt_class = setup_.prompt_class;
   sequence.decode_class = setup_.decode_class;
   sequence.deadline = job.deadline();

@@ -128,7 +128,6 @@ void WorkerCore::Reserve(SessionId session, const wire::Reserve& reserve) {
                                          setup_.limits.retry_after));
     return;
   }
-  if (landings_.CheckReserve(reserve).ok()) cache_.MakeRoom(landings_.PagesToBook(reserve));
   landings_.Reserve(session, reserve, effects_);
   LogF(LogLevel::kDebug, "reserve_answered", "request=%s transfer=%s tokens=%d accepted=%d",
        reserve.request_id, reserve.transfer.Hex(), reserve.prompt_tokens,
@@ -161,11 +160,12 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
   if (IsTombstoned(session, run.transfer)) return;
   absl::Status status = CheckRun(run);
   std::shared_ptr<engine::PendingMasks> masks;
+  bool lacks_grammar_room = false;
   if (status.ok() && !run.masks.IsEmpty()) {
-    absl::StatusOr<std::shared_ptr<engine::PendingMasks>> started =
-        setup_.masks->Start(run.masks, {{}});
+    auto started = setup_.masks->Start(run.masks, {{}});
     status = started.status();
-    if (started.ok()) masks = *std::move(started);
+    lacks_grammar_room = absl::IsResourceExhausted(status);
+    if (started.ok()) masks = std::move(started->front());
   }
   const Landing* landing = landings_.Find(run.transfer);
   const bool is_local = run.landing.incarnation == setup_.incarnation;
@@ -174,8 +174,10 @@ void WorkerCore::Run(SessionId session, const wire::Run& run) {
         "no landing of transfer %s, attempt %d, is open here", run.transfer.Hex(), run.attempt));
   }
   if (!status.ok()) {
-    effects_.Refuse(
-        session, MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after));
+    wire::Refused refused =
+        MakeRefused(run.transfer, wire::Stage::kRun, status, setup_.limits.retry_after);
+    refused.lacks_grammar_room = lacks_grammar_room;
+    effects_.Refuse(session, std::move(refused));
     return;
   }
   auto job = std::make_unique<PrefillJob>(setup_, session, run, is_local, clock_.Now());

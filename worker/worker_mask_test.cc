@@ -84,6 +84,14 @@ class WorkerMaskTest : public testing::Test {
     reserve.masks = rules_;
     return reserve;
   }
+  // A booking alone; all refusals so far.
+  std::vector<wire::Refused> Reserve(const std::string& name, uint8_t transfer) {
+    wire::RouterMessage message;
+    message.reserves = {MakeReserve(transfer, {})};
+    Tell(name, std::move(message));
+    StepUntil([] { return false; }, 5);
+    return Said(name, &wire::WorkerMessage::refused);
+  }
   // The whole answer; what `received` has is replayed first.
   std::vector<int32_t> Answer(const std::string& prefill, const std::string& decode,
                               uint8_t transfer, std::vector<int32_t> received = {}) {
@@ -113,6 +121,11 @@ class WorkerMaskTest : public testing::Test {
     message.runs = {run};
     message.prompt_chunks = {{reserve.transfer, 0, prompt_, true}};
     Tell(prefill, std::move(message));
+  }
+  void Cancel(const std::string& name, uint8_t transfer, std::optional<uint32_t> sequence = {}) {
+    wire::RouterMessage message;
+    message.cancels = {{.transfer = Transfer(transfer), .sequence = sequence, .reason = "left"}};
+    Tell(name, std::move(message));
   }
   bool HasFinished(const std::string& decode, uint8_t transfer) {
     for (const wire::Finished& f : Said(decode, &wire::WorkerMessage::finished))
@@ -261,13 +274,10 @@ TEST_F(WorkerMaskTest, RefusesWhenTooManyGrammarsWait) {
   Add("d", 0, &DemoVocabulary());
   workers_.at("d")->makes_masks = false;
   workers_.at("d")->mask_tasks.resize(kMaxMaskTasks);
-  wire::RouterMessage message;
-  message.reserves = {MakeReserve(1, {})};
-  Tell("d", std::move(message));
-  StepUntil([&] { return !Said("d", &wire::WorkerMessage::refused).empty(); }, 10);
-  const auto refused = Said("d", &wire::WorkerMessage::refused);
+  const auto refused = Reserve("d", 1);
   ASSERT_EQ(refused.size(), 1u);
   EXPECT_EQ(refused[0].code, absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(refused[0].lacks_grammar_room);
   EXPECT_GT(refused[0].retry_after_ms, 0u);
   StepUntil([] { return false; }, 20);
   EXPECT_EQ(workers_.at("d")->num_leaked(), 0);
@@ -285,9 +295,7 @@ TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsRequest) {
   ASSERT_EQ(failed.size(), 1u);
   EXPECT_EQ(failed[0].code, absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(failed[0].message, HasSubstr("masks.grammar: "));
-  wire::RouterMessage message;
-  message.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = "failed"}};
-  for (const char* name : {"p", "d"}) Tell(name, message);
+  for (const char* name : {"p", "d"}) Cancel(name, 1);
   StepUntil([] { return false; }, 20);
   for (const char* name : {"p", "d"}) EXPECT_EQ(workers_.at(name)->num_leaked(), 0) << name;
   EXPECT_EQ(workers_.at("p")->core->counters().mask_failures, 0u) << "the client's fault";
@@ -296,11 +304,7 @@ TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsRequest) {
 TEST_F(WorkerMaskTest, AGrammarThatDoesNotCompileFailsItsLanding) {
   Add("p", 0, &DemoVocabulary());
   Add("d", 0, &DemoVocabulary());
-  const MaskRules good = std::exchange(rules_, [] {
-    MaskRules rules;
-    rules.grammar = "start: nothing";
-    return rules;
-  }());
+  const MaskRules good = std::exchange(rules_, RulesOf("start: nothing"));
   run_rules_ = good;  // what P is told
   Send("p", "d", 1);
   EXPECT_TRUE(StepUntil([&] { return !Said("d", &wire::WorkerMessage::failed).empty(); }));
@@ -313,8 +317,7 @@ TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
   const Vocabulary small = *Vocabulary::FromTokenizerJson(DemoTokenizerJson(), 0, 200'000);
   Add("p", 0, &DemoVocabulary());
   Add("d", 3, &small);
-  rules_ = {};
-  rules_.grammar = kGrowing;
+  rules_ = RulesOf(kGrowing);
   Send("p", "d", 1);
   rules_.grammar = "start: /[0-9]{9}/";
   Send("p", "d", 2);
@@ -334,8 +337,7 @@ TEST_F(WorkerMaskTest, AGrammarBeyondItsLimitEndsItsRequestAlone) {
 TEST_F(WorkerMaskTest, AGrammarThatFindsNoMoreMemoryEndsItsRequestAlone) {
   Add("p", 0, &DemoVocabulary());
   Add("d", 3, &DemoVocabulary(), {.memory_bytes = size_t{1} << 20, .cache_bytes = 0});
-  rules_ = {};
-  rules_.grammar = "start: /(a|b)*a(a|b){900}/";  // likewise, and long
+  rules_ = RulesOf("start: /(a|b)*a(a|b){900}/");  // likewise, and long
   Send("p", "d", 1);
   rules_.grammar = "start: /[0-9]{9}/";
   Send("p", "d", 2);
@@ -359,27 +361,79 @@ TEST_F(WorkerMaskTest, RefusesWhileGrammarsFillItsMemory) {
   Add("p", 0, &DemoVocabulary());
   Add("d", 0, &DemoVocabulary(), {.memory_bytes = size_t{3} << 18, .cache_bytes = 0});
   TestWorker& d = *workers_.at("d");
-  const auto ask = [&](uint8_t transfer) {
-    wire::RouterMessage message;
-    message.reserves = {MakeReserve(transfer, {})};
-    Tell("d", std::move(message));
-    StepUntil([] { return false; }, 5);
-    return Said("d", &wire::WorkerMessage::refused);
-  };
   d.makes_masks = false;  // what waits has its room
-  EXPECT_TRUE(ask(1).empty());
-  const auto refused = ask(2);
-  ASSERT_EQ(refused.size(), 1u);
-  EXPECT_EQ(refused[0].code, absl::StatusCode::kResourceExhausted);
-  EXPECT_GT(refused[0].retry_after_ms, 0u);
-  wire::RouterMessage message;
-  message.cancels = {{.transfer = Transfer(1), .sequence = {}, .reason = "left"}};
-  Tell("d", std::move(message));
+  EXPECT_TRUE(Reserve("d", 1).empty());
+  wire::Run run;
+  run.transfer = Transfer(2);
+  run.prompt_tokens = 300;
+  run.sequences = MakeReserve(2, {}).sequences;
+  run.masks = rules_;
+  wire::RouterMessage prompt;
+  prompt.runs = {run};
+  Tell("d", std::move(prompt));
+  const auto refused = Reserve("d", 3);
+  ASSERT_EQ(refused.size(), 2u);
+  EXPECT_EQ(refused[0].stage, wire::Stage::kRun);
+  EXPECT_EQ(refused[1].stage, wire::Stage::kReserve);
+  for (const wire::Refused& refusal : refused) {
+    EXPECT_EQ(refusal.code, absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(refusal.lacks_grammar_room) << "others may come";
+    EXPECT_GT(refusal.retry_after_ms, 0u);
+  }
+  const MaskRules rules = std::exchange(rules_, {});
+  auto pages = *d.pool.Book(d.pool.Counts().free);
+  EXPECT_FALSE(Reserve("d", 4).at(2).lacks_grammar_room) << "it lacks pages";
+  pages = engine::Booking();
+  rules_ = rules;
+  Cancel("d", 1);
   d.makes_masks = true;
   StepUntil([] { return false; }, 20);
   EXPECT_EQ(d.grammars->counters().memory_bytes, 0u);
   EXPECT_EQ(d.num_leaked(), 0);
   EXPECT_FALSE(Answer("p", "d", 3).empty()) << "there is room again";
+}
+
+TEST_F(WorkerMaskTest, ForgetsNoPrefixForAGrammarThatItRefuses) {
+  Add("d", 0, &DemoVocabulary(), {.memory_bytes = size_t{3} << 18, .cache_bytes = 0});
+  TestWorker& d = *workers_.at("d");
+  const MaskRules rules = std::exchange(rules_, {});
+  Answer("d", "d", 1);
+  StepUntil([] { return false; }, 20);
+  const int cached = d.pool.Counts().cached;
+  ASSERT_GT(cached, 0);
+  rules_ = rules;
+  d.makes_masks = false;
+  Reserve("d", 2);
+  const auto others = *d.pool.Book(d.pool.Counts().free - 1);  // a landing needs a cached one
+  EXPECT_EQ(Reserve("d", 3).size(), 1u);
+  EXPECT_EQ(d.pool.Counts().cached, cached);
+  rules_ = {};
+  EXPECT_EQ(Reserve("d", 4).size(), 1u);
+  EXPECT_LT(d.pool.Counts().cached, cached);
+}
+
+TEST_F(WorkerMaskTest, AChoiceThatIsCancelledWhileItWaitsFreesItsMasks) {
+  Add("d", 0, &DemoVocabulary(), {.cache_bytes = 0});
+  TestWorker& d = *workers_.at("d");
+  const auto bytes = [&] { return d.grammars->counters().memory_bytes; };
+  wire::Reserve reserve = MakeReserve(1, {});
+  reserve.sequences.push_back({.handle = {2}, .choice = 1, .received = {}});
+  reserve.sequences.push_back({.handle = {3}, .choice = 2, .received = {}});
+  wire::RouterMessage message;
+  message.reserves = {reserve};
+  d.makes_masks = false;
+  Tell("d", std::move(message));
+  const size_t three = bytes();
+  Cancel("d", 1, 2);
+  EXPECT_LT(bytes(), three) << "its room";
+  d.makes_masks = true;
+  StepUntil([] { return false; }, 5);
+  const size_t two = bytes();
+  Cancel("d", 1, 0);
+  EXPECT_LT(bytes(), two);
+  EXPECT_GT(bytes(), 0u);
+  Cancel("d", 1);
+  EXPECT_EQ(bytes(), 0u);
 }
 
 // Whoever makes the masks of a step, and in what order.

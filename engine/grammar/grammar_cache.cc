@@ -38,8 +38,9 @@ absl::StatusOr<Matcher> GrammarCache::Compile(std::string_view grammar) {
 absl::StatusOr<MeteredMatcher> GrammarCache::Get(std::string_view grammar, GrammarCharge room) {
   if (const std::shared_ptr<const MeteredMatcher> known = Find(grammar))
     return known->Clone(std::move(room));
-  auto rules = std::make_shared<GrammarCharge>(memory_);
-  RETURN_IF_ERROR(rules->Resize(kBytesPerByte * grammar.size()));  // before seconds are spent on it
+  const size_t rules_bytes = kBytesPerByte * grammar.size();
+  auto rules = std::make_shared<GrammarCharge>(room.Split(rules_bytes));
+  RETURN_IF_ERROR(rules->Resize(rules_bytes));  // before seconds are spent on it
   ASSIGN_OR_RETURN(Matcher compiled, Compile(grammar));
   ASSIGN_OR_RETURN(MeteredMatcher matcher, MeteredMatcher::Create(std::move(compiled), rules,
                                                                   grammar.size(), std::move(room)));
@@ -54,10 +55,15 @@ absl::StatusOr<MeteredMatcher> GrammarCache::Get(std::string_view grammar, Gramm
   return matcher;
 }
 
+size_t GrammarCache::BytesToCompile(std::string_view grammar) const {
+  MutexLock lock(mutex_);
+  const bool is_kept = std::ranges::find(entries_, grammar, &Entry::grammar) != entries_.end();
+  return is_kept ? 0 : kBytesPerByte * grammar.size();
+}
+
 std::shared_ptr<const MeteredMatcher> GrammarCache::Find(std::string_view grammar) {
   MutexLock lock(mutex_);
-  const auto found =
-      std::ranges::find_if(entries_, [&](const Entry& entry) { return entry.grammar == grammar; });
+  const auto found = std::ranges::find(entries_, grammar, &Entry::grammar);
   if (found == entries_.end()) return nullptr;
   ++counters_.reused;
   entries_.splice(entries_.begin(), entries_, found);
@@ -66,9 +72,8 @@ std::shared_ptr<const MeteredMatcher> GrammarCache::Find(std::string_view gramma
 
 void GrammarCache::Keep(Entry entry) {
   MutexLock lock(mutex_);
-  const bool is_known = std::ranges::any_of(
-      entries_, [&](const Entry& known) { return known.grammar == entry.grammar; });
-  if (is_known) return;  // compiled twice at once
+  const auto known = std::ranges::find(entries_, entry.grammar, &Entry::grammar);
+  if (known != entries_.end()) return;  // compiled twice at once
   counters_.cache_bytes += entry.bytes;
   entries_.push_front(std::move(entry));
   while (counters_.cache_bytes > limits_.cache_bytes) {

@@ -48,6 +48,8 @@ class GrammarCache {
   absl::StatusOr<MeteredMatcher> Get(std::string_view grammar, GrammarCharge room);
   absl::StatusOr<MeteredMatcher> Get(std::string_view grammar) { return Get(grammar, Room()); }
   GrammarCharge Room() { return GrammarCharge(memory_); }
+  // What Get takes beside its matcher: 0 for a grammar that is kept.
+  size_t BytesToCompile(std::string_view grammar) const;
 
   const Vocabulary& vocabulary() const { return vocabulary_; }
   GrammarCounters counters() const;

@@ -19,12 +19,6 @@ namespace {
 
 using testing::HasSubstr;
 
-MaskRules RulesOf(const std::string& grammar) {
-  MaskRules rules;
-  rules.grammar = grammar;
-  return rules;
-}
-
 // The lexer's states double with every place that it looks back.
 constexpr char kGrowing[] = "start: /(a|b)*a(a|b){90}/";
 
@@ -136,16 +130,21 @@ TEST_F(GrammarMemoryTest, WhatWaitsToBeMadeHasItsRoom) {
     return true;
   });
   const MaskRules rules = RulesOf("start: /[0-9]{9}/");
+  const size_t compiling = grammars.BytesToCompile(rules.grammar);
   auto first = *maker.Start(rules, std::vector<std::vector<int32_t>>(4));
   const absl::Status refused = maker.Start(rules, std::vector<std::vector<int32_t>>(3)).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   const size_t booked = grammars.counters().memory_bytes;
   tasks.front()();
-  EXPECT_TRUE(first->status().ok()) << first->status();
+  for (const auto& masks : first) EXPECT_TRUE(masks->status().ok()) << masks->status();
   EXPECT_LT(grammars.counters().memory_bytes, booked) << "they need less than what is usual";
   const auto second = *maker.Start(rules, std::vector<std::vector<int32_t>>(3));
-  first.reset();
-  EXPECT_EQ(grammars.counters().memory_bytes, size_t{3} << 19) << "what is usual for three";
+  first.clear();
+  EXPECT_EQ(grammars.counters().memory_bytes, (size_t{3} << 19) + compiling)
+      << "what is usual for three, and the rules that they share";
+  const std::string large = "start: " + std::string(20'000, ' ') + "/[0-9]{9}/";
+  EXPECT_EQ(maker.Start(RulesOf(large), {{}}).status().code(), absl::StatusCode::kResourceExhausted)
+      << "there is room for a usual text, not for these rules";
   MaskRules free;
   free.forced_prefix = {300};
   EXPECT_TRUE(maker.Start(free, {{}}).ok()) << "no grammar, no memory";

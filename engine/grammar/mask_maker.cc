@@ -10,41 +10,54 @@ namespace {
 // Of a grammar's way through a text, taken before it is compiled: what most need at their start.
 constexpr size_t kUsualBytes = size_t{512} << 10;
 
-absl::StatusOr<MaskSource> Make(GrammarCache& grammars, const MaskRules& rules, GrammarCharge room,
-                                const std::vector<int32_t>& taken) {
-  ASSIGN_OR_RETURN(MaskSource source, MaskSource::Create(grammars, rules, std::move(room)));
-  for (const int32_t token : taken) RETURN_IF_ERROR(source.Take(token));
-  return source;
-}
-
 }  // namespace
 
 absl::Status MaskMaker::Check(const MaskRules& rules) const {
   return MaskSource::Check(grammars_.vocabulary(), rules);
 }
 
-absl::StatusOr<std::shared_ptr<PendingMasks>> MaskMaker::Start(
+void MaskMaker::Make(GrammarCache& grammars, const MaskRules& rules,
+                     const std::vector<std::shared_ptr<PendingMasks>>& sequences) {
+  // One compiles the grammar; the others copy it before any token is taken.
+  for (const std::shared_ptr<PendingMasks>& masks : sequences) {
+    const absl::StatusOr<MaskSource>& first = sequences.front()->source_;
+    if (masks == sequences.front())
+      masks->source_ = MaskSource::Create(grammars, rules, std::move(masks->room_));
+    else
+      masks->source_ = first.ok() ? first->Clone(std::move(masks->room_)) : first.status();
+  }
+  for (const std::shared_ptr<PendingMasks>& masks : sequences) {
+    absl::StatusOr<MaskSource>& source = masks->source_;
+    for (size_t i = 0; i < masks->taken_.size() && source.ok(); ++i)
+      if (absl::Status taken = source->Take(masks->taken_[i]); !taken.ok()) source = taken;
+    masks->room_.Resize(0).IgnoreError();
+    masks->is_ready_.store(true, std::memory_order_release);
+  }
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<PendingMasks>>> MaskMaker::Start(
     const MaskRules& rules, std::vector<std::vector<int32_t>> taken) {
-  if (rules.IsEmpty()) return nullptr;
-  GrammarCharge room = grammars_.Room();
-  if (!rules.grammar.empty()) RETURN_IF_ERROR(room.Resize(taken.size() * kUsualBytes));
-  const std::shared_ptr<PendingMasks> pending(new PendingMasks(std::move(room)));
-  const bool is_taken =
-      run_([weak = std::weak_ptr(pending), &grammars = grammars_, rules, taken = std::move(taken)] {
-        const std::shared_ptr<PendingMasks> masks = weak.lock();
-        if (masks == nullptr) return;  // nobody waits any more
-        for (const std::vector<int32_t>& tokens : taken) {
-          absl::StatusOr<MaskSource> source =
-              Make(grammars, rules, masks->room_.Split(kUsualBytes), tokens);
-          masks->status_ = source.status();
-          if (!source.ok()) break;
-          masks->sources_.push_back(*std::move(source));
-        }
-        if (!masks->status_.ok()) masks->sources_.clear();
-        masks->room_.Resize(0).IgnoreError();
-        masks->is_ready_.store(true, std::memory_order_release);
-      });
-  if (is_taken) return pending;
+  std::vector<std::shared_ptr<PendingMasks>> started;
+  for (std::vector<int32_t>& tokens : taken) {
+    GrammarCharge room = grammars_.Room();
+    if (!rules.grammar.empty()) {
+      const size_t compiling = started.empty() ? grammars_.BytesToCompile(rules.grammar) : 0;
+      RETURN_IF_ERROR(room.Resize(kUsualBytes + compiling));
+    }
+    started.emplace_back(new PendingMasks(std::move(room), std::move(tokens)));
+  }
+  if (rules.grammar.empty()) {  // takes no time
+    Make(grammars_, rules, started);
+    return started;
+  }
+  const std::vector<std::weak_ptr<PendingMasks>> waiting(started.begin(), started.end());
+  const bool is_taken = run_([waiting, &grammars = grammars_, rules] {
+    std::vector<std::shared_ptr<PendingMasks>> sequences;  // that somebody waits for
+    for (const std::weak_ptr<PendingMasks>& weak : waiting)
+      if (std::shared_ptr<PendingMasks> masks = weak.lock()) sequences.push_back(std::move(masks));
+    Make(grammars, rules, sequences);
+  });
+  if (is_taken) return started;
   return absl::ResourceExhaustedError("too many grammars wait to be compiled");
 }
 

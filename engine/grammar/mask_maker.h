@@ -18,24 +18,25 @@
 
 namespace baton::engine {
 
-// The masks of one request's sequences while they are being made. One thread waits for them, which
-// may let go at any time.
+// The masks of one sequence while they are being made. One thread waits for them, which may let go
+// at any time.
 class PendingMasks {
  public:
   bool IsReady() const { return is_ready_.load(std::memory_order_acquire); }
   // Once ready. kInvalidArgument: the grammar is the client's fault; kResourceExhausted: there is
   // no memory for it; else the worker failed.
-  const absl::Status& status() const { return status_; }
-  // Once ready and OK: those of sequence `index`, once.
-  MaskSource Take(size_t index) { return std::move(sources_.at(index)); }
+  const absl::Status& status() const { return source_.status(); }
+  // Once ready and OK, once.
+  MaskSource Take() { return *std::move(source_); }
 
  private:
   friend class MaskMaker;
-  explicit PendingMasks(GrammarCharge room) : room_(std::move(room)) {}
+  PendingMasks(GrammarCharge room, std::vector<int32_t> taken)
+      : room_(std::move(room)), taken_(std::move(taken)) {}
 
-  GrammarCharge room_;  // of what is not made yet
-  absl::Status status_;
-  std::vector<MaskSource> sources_;
+  GrammarCharge room_;  // until it is made
+  const std::vector<int32_t> taken_;
+  absl::StatusOr<MaskSource> source_;
   std::atomic<bool> is_ready_ = false;  // set last
 };
 
@@ -52,12 +53,15 @@ class MaskMaker {
   // All that can be said at once: kInvalidArgument names a field that a worker with this vocabulary
   // cannot follow. What it says of the grammar comes with the masks.
   absl::Status Check(const MaskRules& rules) const;
-  // One source for each list of tokens that are taken already, in their order; null for empty
-  // rules. kResourceExhausted: too many wait, or there is no memory for usual ones.
-  absl::StatusOr<std::shared_ptr<PendingMasks>> Start(const MaskRules& rules,
-                                                      std::vector<std::vector<int32_t>> taken);
+  // Those of one request's sequences: for each the tokens that it has taken already. `rules` are
+  // not empty. kResourceExhausted: too many grammars wait, or there is no memory for this one.
+  absl::StatusOr<std::vector<std::shared_ptr<PendingMasks>>> Start(
+      const MaskRules& rules, std::vector<std::vector<int32_t>> taken);
 
  private:
+  static void Make(GrammarCache& grammars, const MaskRules& rules,
+                   const std::vector<std::shared_ptr<PendingMasks>>& sequences);
+
   GrammarCache& grammars_;
   const Executor run_;
 };

@@ -20,28 +20,26 @@ namespace {
 
 using testing::HasSubstr;
 
-MaskRules RulesOf(const std::string& grammar) {
-  MaskRules rules;
-  rules.grammar = grammar;
-  return rules;
-}
-
 std::string Digits(int count) { return absl::StrFormat("start: /[0-9]{%d}/", count); }
 
 class MaskMakerTest : public testing::Test {
  protected:
-  std::shared_ptr<PendingMasks> Start(const MaskRules& rules,
-                                      std::vector<std::vector<int32_t>> taken = {{}}) {
+  // Of one sequence.
+  std::shared_ptr<PendingMasks> Start(const MaskRules& rules, std::vector<int32_t> taken = {}) {
+    return StartAll(rules, {std::move(taken)}).at(0);
+  }
+  std::vector<std::shared_ptr<PendingMasks>> StartAll(const MaskRules& rules,
+                                                      std::vector<std::vector<int32_t>> taken) {
     auto started = maker_.Start(rules, std::move(taken));
     EXPECT_TRUE(started.ok()) << started.status();
-    return started.ok() ? *started : nullptr;
+    return *std::move(started);
   }
   void RunAll() {
     for (; !tasks_.empty(); tasks_.pop_front()) tasks_.front()();
   }
 
   ManualClock clock_;
-  GrammarCache grammars_{DemoVocabulary(), clock_};
+  GrammarCache grammars_{DemoVocabulary(), clock_, {.cache_bytes = 0}};  // none is kept
   std::deque<std::function<void()>> tasks_;
   MaskMaker maker_{grammars_, [this](std::function<void()> task) {
                      if (tasks_.size() == 2) return false;
@@ -50,33 +48,47 @@ class MaskMakerTest : public testing::Test {
                    }};
 };
 
-TEST_F(MaskMakerTest, MakesOneSourceASequenceWhenItsTurnComes) {
-  const auto masks = Start(RulesOf(Digits(3)), {{}, {}});
-  EXPECT_FALSE(masks->IsReady());
+TEST_F(MaskMakerTest, MakesThoseOfARequestsSequencesByCompilingOnce) {
+  const auto all = StartAll(RulesOf(Digits(3)), {{}, {}, {}});
+  EXPECT_FALSE(all[0]->IsReady());
   EXPECT_EQ(grammars_.counters().compiled, 0u) << "not here";
   RunAll();
-  ASSERT_TRUE(masks->IsReady());
-  ASSERT_TRUE(masks->status().ok()) << masks->status();
-  MaskSource first = masks->Take(0), second = masks->Take(1);
-  MaskBuffer buffer;
-  std::vector<TokenMask> one, other;
-  ASSERT_TRUE(first.AppendMasks({}, buffer, one).ok());
-  ASSERT_TRUE(second.AppendMasks({}, buffer, other).ok());
-  EXPECT_THAT(one[0], testing::ElementsAreArray(other[0]));
   EXPECT_EQ(grammars_.counters().compiled, 1u);
-  EXPECT_EQ(Start(MaskRules()), nullptr) << "no rules, no masks";
+  MaskBuffer buffer;
+  std::vector<TokenMask> start, later;
+  for (const auto& masks : all) {
+    ASSERT_TRUE(masks->IsReady());
+    ASSERT_TRUE(masks->status().ok()) << masks->status();
+    MaskSource source = masks->Take();
+    ASSERT_TRUE(source.AppendMasks({}, buffer, start).ok());
+    EXPECT_THAT(start.back(), testing::ElementsAreArray(start[0]));
+    ASSERT_TRUE(source.Take(AllowedIds(start[0]).at(0)).ok());  // which is its own
+    ASSERT_TRUE(source.AppendMasks({}, buffer, later).ok());
+    EXPECT_THAT(later.back(), testing::ElementsAreArray(later[0]));
+  }
 }
 
-TEST_F(MaskMakerTest, CompilesNothingThatNobodyWaitsFor) {
+TEST_F(MaskMakerTest, MakesNothingThatNobodyWaitsFor) {
+  auto all = StartAll(RulesOf(Digits(3)), {{}, {}});
+  const size_t room = grammars_.counters().memory_bytes;
+  all[0].reset();
+  EXPECT_LT(grammars_.counters().memory_bytes, room);
+  RunAll();
+  EXPECT_TRUE(all[1]->IsReady() && all[1]->status().ok()) << all[1]->status();
+  all[1].reset();
+  EXPECT_EQ(grammars_.counters().memory_bytes, 0u);
   Start(RulesOf(Digits(3))).reset();
   RunAll();
-  EXPECT_EQ(grammars_.counters().compiled, 0u);
+  EXPECT_EQ(grammars_.counters().compiled, 1u);
 }
 
 TEST_F(MaskMakerTest, RefusesWhenTooManyWait) {
   const auto a = Start(RulesOf(Digits(1))), b = Start(RulesOf(Digits(2)));
   const auto refused = maker_.Start(RulesOf(Digits(3)), {{}});
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
+  MaskRules free;
+  free.forced_prefix = {300};
+  EXPECT_TRUE(Start(free)->IsReady()) << "no grammar, no waiting";
   RunAll();
   EXPECT_TRUE(a->IsReady() && b->IsReady());
 }
@@ -119,11 +131,10 @@ TEST_F(MaskMakerTest, RefusesAGrammarWithAnEmptyFirstMask) {
 TEST_F(MaskMakerTest, TakesWhatWasReceived) {
   MaskRules rules;
   rules.forced_prefix = {300, 301, 302};
-  const auto masks = Start(rules, {{300, 301}});
-  const auto wrong = Start(rules, {{300, 302}});
-  RunAll();
+  const auto masks = Start(rules, {300, 301});
+  const auto wrong = Start(rules, {300, 302});
   ASSERT_TRUE(masks->status().ok());
-  EXPECT_EQ(masks->Take(0).num_taken(), 2);
+  EXPECT_EQ(masks->Take().num_taken(), 2);
   EXPECT_EQ(wrong->status().code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(wrong->status().message()), HasSubstr("is not one the grammar allows"));
 }
@@ -153,17 +164,21 @@ TEST_F(MaskMakerTest, KeepsTheGrammarsThatWereUsedLast) {
 // Two threads at once, the same grammar and others.
 TEST_F(MaskMakerTest, ThreadsShareTheCache) {
   CpuPool pool(2, 100);
-  MaskMaker maker(grammars_,
+  GrammarCache grammars(DemoVocabulary(), clock_);
+  MaskMaker maker(grammars,
                   [&](std::function<void()> task) { return pool.TryRun(std::move(task)); });
   std::vector<std::shared_ptr<PendingMasks>> all;
-  for (int i = 0; i < 40; ++i) all.push_back(*maker.Start(RulesOf(Digits(1 + i % 4)), {{}, {}}));
+  for (int i = 0; i < 40; ++i) {
+    const auto started = *maker.Start(RulesOf(Digits(1 + i % 4)), {{}, {}});
+    all.insert(all.end(), started.begin(), started.end());
+  }
   for (const auto& masks : all) {
     while (!masks->IsReady()) baton::SleepFor(absl::Milliseconds(1));
     EXPECT_TRUE(masks->status().ok()) << masks->status();
   }
   pool.Stop();
-  const GrammarCounters counters = grammars_.counters();
-  EXPECT_EQ(counters.compiled + counters.reused, 80u);
+  const GrammarCounters counters = grammars.counters();
+  EXPECT_EQ(counters.compiled + counters.reused, 40u);
   EXPECT_LE(counters.compiled, 8u);
 }
 

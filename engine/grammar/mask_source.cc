@@ -80,6 +80,19 @@ absl::StatusOr<MaskSource> MaskSource::Create(GrammarCache& grammars, const Mask
   return source;
 }
 
+absl::StatusOr<MaskSource> MaskSource::Clone(GrammarCharge room) const {
+  MaskSource copy(*vocabulary_);
+  if (matcher_) {
+    ASSIGN_OR_RETURN(copy.matcher_, matcher_->Clone(std::move(room)));
+  }
+  copy.forced_prefix_ = forced_prefix_;
+  copy.thinking_budget_ = thinking_budget_;
+  copy.reasoning_mask_ = reasoning_mask_;
+  copy.end_of_thinking_ = end_of_thinking_;
+  copy.state_ = state_;
+  return copy;
+}
+
 MaskSource::Phase MaskSource::PhaseAfterReasoning() const {
   return forced_prefix_.empty() ? PhaseAfterPrefix() : Phase::kPrefix;
 }

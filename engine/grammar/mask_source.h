@@ -50,6 +50,9 @@ class MaskSource {
   static absl::StatusOr<MaskSource> Create(GrammarCache& grammars, const MaskRules& rules) {
     return Create(grammars, rules, grammars.Room());
   }
+  // Another one of the same rules that has taken the same tokens. kResourceExhausted: there is no
+  // memory for it.
+  absl::StatusOr<MaskSource> Clone(GrammarCharge room) const;
 
   // The next generated token. An error is final: kInternal if the rules do not allow the token,
   // kInvalidArgument if the grammar is beyond a limit, kResourceExhausted if the worker has no more

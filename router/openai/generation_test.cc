@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "router/openai/api_fakes.h"
+#include "router/openai/api_setup.h"
 #include "router/text/test_data.h"
 
 namespace baton::router {
@@ -23,13 +23,13 @@ class GenerationTest : public testing::Test {
   }
 
   std::shared_ptr<FakeExchange> Start(CpuPool& pool, const GenerationJob& job) {
-    const ApiContext context = {.config = config_,
-                                .tokenizer = RealTokenizer(),
-                                .grammars = grammars_,
-                                .markup = markup_,
-                                .dispatcher = dispatcher_,
+    const ApiContext context = {.config = setup_.config,
+                                .tokenizer = setup_.tokenizer,
+                                .grammars = setup_.grammars,
+                                .markup = setup_.markup,
+                                .dispatcher = setup_.dispatcher,
                                 .cpu_pool = pool,
-                                .clock = clock_,
+                                .clock = setup_.clock,
                                 .replay = replay_,
                                 .dsml = dsml_};
     auto exchange = std::make_shared<FakeExchange>();
@@ -61,7 +61,7 @@ class GenerationTest : public testing::Test {
   std::vector<RequestEvent> Answer() const {
     TokensEmitted tokens;
     tokens.tokens.push_back({.token = prompt_[1], .logprob = -0.5f, .top = {{5, -0.25f}}});
-    const ChoiceFinished finished = {.stop_token = markup_.eos};
+    const ChoiceFinished finished = {.stop_token = setup_.markup.eos};
     return {tokens, finished, RequestEnded{}};
   }
   static RequestEnded Ended(absl::Status status) {
@@ -83,15 +83,12 @@ class GenerationTest : public testing::Test {
     return true;
   }
 
-  const MarkupIds markup_ = *MarkupIds::Find(RealTokenizer());
   std::vector<int32_t> prompt_;
-  ApiConfig config_;
-  ManualClock clock_;
-  CallReplay replay_{clock_, {}};
+  ApiSetup setup_{RealTokenizer(), [](std::string_view) { return absl::OkStatus(); }};
+  FakeDispatcher& dispatcher_ = setup_.dispatcher;
+  CpuPool& pool_ = setup_.cpu_pool;
+  CallReplay replay_{setup_.clock, {}};
   DsmlCounts dsml_;
-  FakeDispatcher dispatcher_;
-  GrammarChecker grammars_{[](std::string_view) { return absl::OkStatus(); }, {}};
-  CpuPool pool_{1, 4};
   CpuPool full_pool_{1, 0};  // takes nothing: all is formatted where it is asked for
 };
 

@@ -69,7 +69,7 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
     if (!wanted.any_prompt_class && worker.hello.prompt_class != wanted.pinned->prompt_class)
       continue;
     is_any_ready = true;
-    if (worker.HasPrefillSlot(now_, config_)) prefills.push_back(&worker);
+    if (worker.HasPrefillSlot(request, now_, config_)) prefills.push_back(&worker);
   }
   if (!is_any_ready) return ChooseFallback(request, wanted, why);
   if (prefills.empty()) {
@@ -120,8 +120,9 @@ std::optional<RouterCore::PairChoice> RouterCore::ChooseFallback(Request& reques
     return !wanted.any_prompt_class && worker->hello.prompt_class != wanted.pinned->prompt_class;
   });
   const bool is_any_ready = !mixed.empty();
-  std::erase_if(
-      mixed, [this](const WorkerRecord* worker) { return !worker->HasPrefillSlot(now_, config_); });
+  std::erase_if(mixed, [&](const WorkerRecord* worker) {
+    return !worker->HasPrefillSlot(request, now_, config_);
+  });
   if (mixed.empty()) {
     why = is_any_ready ? Placed::kNoPrefillSlot : Placed::kNoWorker;
     return std::nullopt;
@@ -153,7 +154,7 @@ Workers RouterCore::DecodesFor(const Request& request, const Wanted& wanted,
 
 std::optional<WorkerId> RouterCore::PickDecode(Request& request, Workers decodes, Placed& why) {
   why = decodes.empty() ? Placed::kNoWorker : Placed::kNoDecodeRoom;
-  std::erase_if(decodes, [this](const WorkerRecord* w) { return now_ < w->no_landing_before; });
+  std::erase_if(decodes, [&](const WorkerRecord* w) { return !w->TakesLanding(request, now_); });
   if (decodes.empty()) return std::nullopt;
   const RequestFacts facts = FactsOf(request, PagesFor(request));
   const ChooseWeights weights{.nominal_step_us = config_.nominal_step_us};

@@ -230,12 +230,14 @@ void CoreHarness::Finished(WorkerId decode, int sequence) {
   Say(decode, std::move(message));
 }
 
-void CoreHarness::Refuse(WorkerId worker, wire::Stage stage, absl::StatusCode code) {
+void CoreHarness::Refuse(WorkerId worker, wire::Stage stage, absl::StatusCode code,
+                         bool lacks_grammar_room) {
   wire::Refused item;
   item.transfer = TransferAt(worker);
   item.stage = stage;
   item.code = code;
   item.message = "scripted refusal";
+  item.lacks_grammar_room = lacks_grammar_room;
   wire::WorkerMessage message;
   message.refused.push_back(std::move(item));
   Say(worker, std::move(message));

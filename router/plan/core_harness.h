@@ -94,7 +94,8 @@ class CoreHarness {
   void Landed(WorkerId decode);
   void Tokens(WorkerId decode, int sequence, int64_t first_position, int count);
   void Finished(WorkerId decode, int sequence);
-  void Refuse(WorkerId worker, wire::Stage stage, absl::StatusCode code);
+  void Refuse(WorkerId worker, wire::Stage stage, absl::StatusCode code,
+              bool lacks_grammar_room = false);
   void FailTransfer(WorkerId worker, absl::StatusCode code);
   // All of it until the last of the request's tokens.
   void ToDecoding(WorkerId prefill, WorkerId decode);

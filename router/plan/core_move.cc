@@ -70,7 +70,7 @@ const WorkerRecord* RouterCore::PickMoveTarget(Request& request) const {
     if (id == request.placement->decode || worker.IsSuspect(now_, config_)) continue;
     if (hello.weights != identity.weights || hello.layout != identity.layout) continue;
     if (hello.decode_class != identity.decode_class) continue;
-    if (hello.max_context <= TokensToMove(request) || now_ < worker.no_landing_before) continue;
+    if (hello.max_context <= TokensToMove(request) || !worker.TakesLanding(request, now_)) continue;
     if (std::find(avoid.begin(), avoid.end(), id) == avoid.end())
       candidates.push_back(worker.AsDecodeCandidate());
   }
@@ -164,7 +164,7 @@ void RouterCore::OnMoveRefused(Request& request, WorkerRecord& worker, const wir
     return StayPut(request, item.message);
   }
   if (is_target) {
-    worker.no_landing_before = again;
+    worker.HoldBack(item, again);
     request.avoid.push_back(worker.id);
   }
   const bool is_capacity = item.code == absl::StatusCode::kResourceExhausted ||

@@ -23,6 +23,12 @@ std::vector<wire::SequenceSpec> SequencesOf(const Request& request, const Placem
   return sequences;
 }
 
+// A worker has refused one a moment ago.
+bool HoldsGrammarsBack(const WorkerTable& workers, absl::Time now) {
+  return std::any_of(workers.all().begin(), workers.all().end(),
+                     [now](const auto& entry) { return now < entry.second.no_grammar_before; });
+}
+
 wire::Run MakeRun(const Request& request, absl::Time now) {
   wire::Run run;
   run.transfer = request.placement->transfer;
@@ -53,11 +59,17 @@ void RouterCore::Schedule() {
   for (Request* request : waiting) RunWaiting(*request);
 
   bool is_decode_blocked = false;
+  bool are_grammars_held_back = false;
   int skipped = 0;
   for (auto it = admission_.queue().begin(); it != admission_.queue().end();) {
     Request& request = **(it++);  // leaves the queue when placed
+    if (are_grammars_held_back && request.HasGrammar()) continue;
     const Placed placed = TryPlace(request);
     if (placed == Placed::kYes) continue;
+    if (request.HasGrammar() && HoldsGrammarsBack(workers_, now_)) {
+      are_grammars_held_back = true;  // those without one must not wait for its room
+      continue;
+    }
     is_decode_blocked = placed == Placed::kNoDecodeRoom;
     // Strictly by deadline: smaller requests behind a waiting one do not overtake it for ever.
     if (placed != Placed::kNoWorker || ++skipped > kMaxSkipped) break;
@@ -156,7 +168,7 @@ void RouterCore::RunWaiting(Request& request) {
     const auto& used = placement.used_prefills;
     if (std::find(used.begin(), used.end(), id) != used.end()) continue;
     has_candidate = true;
-    if (worker.HasPrefillSlot(now_, config_)) open.push_back(&worker);
+    if (worker.HasPrefillSlot(request, now_, config_)) open.push_back(&worker);
   }
   if (!open.empty()) {
     KeepPreferred(request, open);

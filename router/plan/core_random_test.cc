@@ -26,7 +26,8 @@ struct Scenario {
   FakeClusterOptions options;
   absl::Duration between_kills = absl::InfiniteDuration();
   absl::Duration between_drains = absl::InfiniteDuration();
-  bool may_fail = false;  // more faults than a request's attempts
+  bool may_fail = false;      // more faults than a request's attempts
+  bool has_grammars = false;  // every other request
 };
 
 PlanConfig Config() {
@@ -39,10 +40,12 @@ PlanConfig Config() {
   return config;
 }
 
-void StartRequests(FakeCluster& cluster, std::map<RequestKey, Plan>& plans) {
+void StartRequests(const Scenario& scenario, FakeCluster& cluster,
+                   std::map<RequestKey, Plan>& plans) {
   Rng& rng = cluster.rng();
   for (int i = 0; i < kRequests; ++i) {
-    cluster.At(rng.Uniform() * absl::Seconds(2), [&cluster, &plans] {
+    const bool has_grammar = scenario.has_grammars && i % 2 == 0;
+    cluster.At(rng.Uniform() * absl::Seconds(2), [&cluster, &plans, has_grammar] {
       Rng& draw = cluster.rng();
       Plan plan{.num_choices = 1 + static_cast<int>(draw.Below(3)),
                 .max_tokens = 1 + static_cast<int>(draw.Below(60))};
@@ -51,6 +54,7 @@ void StartRequests(FakeCluster& cluster, std::map<RequestKey, Plan>& plans) {
       GenerateRequest request =
           cluster.harness().MakeRequest(prompt, plan.max_tokens, plan.num_choices);
       request.priority = static_cast<int>(draw.Below(2));
+      if (has_grammar) request.masks.grammar = "start: /[0-9]+/";
       if (draw.Below(3) == 0) {
         request.prompt_logprobs = 1;
         plan.report_size = prompt - 1;
@@ -133,7 +137,7 @@ void RunSeed(const Scenario& scenario, uint64_t seed, RouterFacts& sum) {
   if (scenario.may_fail) config.max_attempts = 3;
   FakeCluster cluster(scenario.options, config, seed);
   std::map<RequestKey, Plan> plans;
-  StartRequests(cluster, plans);
+  StartRequests(scenario, cluster, plans);
   if (scenario.between_kills != absl::InfiniteDuration())
     KillNow(cluster, scenario.between_kills, 20);
   if (scenario.between_drains != absl::InfiniteDuration())
@@ -190,6 +194,17 @@ TEST(RouterCoreRandom, EveryRequestEndsOnceWithTheSameTextDespiteLosses) {
     EXPECT_GT(sum->recoveries, 0u);
     EXPECT_GT(sum->retargets, 0u);
     EXPECT_GT(sum->rebookings, 0u);
+    EXPECT_GT(sum->refusals, 0u);
+  }
+}
+
+TEST(RouterCoreRandom, WorkersWithoutRoomForGrammars) {
+  const auto sum = RunSeeds({.name = "grammars",
+                             .options = {.refusal = 0},
+                             .between_kills = absl::Milliseconds(300),
+                             .has_grammars = true},
+                            30);
+  if (sum) {
     EXPECT_GT(sum->refusals, 0u);
   }
 }

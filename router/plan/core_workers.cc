@@ -193,7 +193,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Refused& item) {
       request->step == Step::kBooking) {
     ++facts_.refusals;
     if (absl::IsInvalidArgument(why)) return End(*request, why);
-    worker.no_landing_before = again;
+    worker.HoldBack(item, again);
     ArmCore(again);
     request->avoid.push_back(worker.id);
     return LosePlacement(*request, is_fault, why);
@@ -202,7 +202,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Refused& item) {
       request->step == Step::kPrefilling) {
     ++facts_.refusals;
     if (absl::IsInvalidArgument(why)) return End(*request, why);
-    worker.no_prefill_before = again;
+    worker.HoldBack(item, again);
     ArmCore(again);
     return BeginRetarget(*request, is_fault, why);
   }
@@ -265,6 +265,11 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   Placement& placement = *request->placement;
   const absl::Status why = StatusFrom(worker, item.code, item.message);
   if (absl::IsInvalidArgument(why)) return End(*request, why);  // it is the same everywhere
+  // Its grammar found no more memory: what else has one would find none either.
+  if (absl::IsResourceExhausted(why) && request->HasGrammar()) {
+    worker.no_grammar_before = now_ + config_.min_backoff;
+    ArmCore(worker.no_grammar_before);
+  }
   const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
   const bool is_unavailable = item.code == absl::StatusCode::kUnavailable;
   const bool is_prefilling = request->step == Step::kPrefilling;

@@ -10,12 +10,14 @@ namespace {
 
 const absl::Duration kLatency = absl::Milliseconds(3);
 
-wire::Refused Refusal(const TransferId& transfer, wire::Stage stage) {
+wire::Refused Refusal(const TransferId& transfer, wire::Stage stage,
+                      bool lacks_grammar_room = false) {
   wire::Refused refused;
   refused.transfer = transfer;
   refused.stage = stage;
   refused.code = absl::StatusCode::kResourceExhausted;
   refused.message = "full";
+  refused.lacks_grammar_room = lacks_grammar_room;
   return refused;
 }
 
@@ -167,8 +169,9 @@ void FakeCluster::OnReserve(WorkerId id, const wire::Reserve& reserve) {
   wire::WorkerMessage message;
   const bool is_full =
       worker.is_draining || UsedPages(worker) + reserve.num_pages > worker.spec.pages;
-  if (is_full || Chance(options_.refusal)) {
-    message.refused.push_back(Refusal(reserve.transfer, wire::Stage::kReserve));
+  const bool lacks_grammar_room = LacksGrammarRoom(reserve.masks);
+  if (is_full || lacks_grammar_room || Chance(options_.refusal)) {
+    message.refused.push_back(Refusal(reserve.transfer, wire::Stage::kReserve, lacks_grammar_room));
     return ToRouter(id, std::move(message));
   }
   Landing& landing = worker.landings[reserve.transfer];
@@ -196,9 +199,10 @@ void FakeCluster::OnRetarget(WorkerId id, const wire::Retarget& retarget) {
 
 void FakeCluster::OnRun(WorkerId id, const wire::Run& run) {
   Worker& worker = workers_.at(id);
-  if (worker.is_draining || Chance(options_.refusal)) {
+  const bool lacks_grammar_room = LacksGrammarRoom(run.masks);
+  if (worker.is_draining || lacks_grammar_room || Chance(options_.refusal)) {
     wire::WorkerMessage message;
-    message.refused.push_back(Refusal(run.transfer, wire::Stage::kRun));
+    message.refused.push_back(Refusal(run.transfer, wire::Stage::kRun, lacks_grammar_room));
     return ToRouter(id, std::move(message));
   }
   ASSERT_FALSE(worker.jobs.contains(run.transfer));

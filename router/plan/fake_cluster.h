@@ -23,6 +23,7 @@ struct FakeClusterOptions {
   int num_prefill = 3, num_decode = 3, num_mixed = 0;
   uint32_t pages = 60;                                 // of a decode worker
   double refusal = 0.03;                               // of a Reserve or Run
+  double grammar_refusal = 0.3;                        // of those with a grammar
   double failure = 0.02;                               // of a prefill job, and of a move
   absl::Duration detection = absl::Milliseconds(200);  // of a loss, at most
   absl::Duration revival = absl::Seconds(2);           // after a loss, at most
@@ -89,6 +90,9 @@ class FakeCluster {
   void SendLoad(WorkerId id);
   uint32_t UsedPages(const Worker& worker) const;
   bool Chance(double probability) { return rng_.Uniform() < probability; }
+  bool LacksGrammarRoom(const MaskRules& masks) {
+    return !masks.grammar.empty() && Chance(options_.grammar_refusal);
+  }
   absl::Duration Delay(absl::Duration most) { return rng_.Uniform() * most; }
   void AtWorker(WorkerId id, absl::Duration after, std::function<void()> call);
 

@@ -137,6 +137,7 @@ struct Request {
 
   uint32_t prompt_tokens() const { return static_cast<uint32_t>(spec.prompt->size()); }
   RequestState State() const;
+  bool HasGrammar() const { return !spec.masks.grammar.empty(); }
   bool AllChoicesOver() const;
   bool LacksPromptLogprobs() const {
     return spec.prompt_logprobs && next_prompt_logprob < int64_t{prompt_tokens()};

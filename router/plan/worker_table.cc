@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "router/plan/request_state.h"
+
 namespace baton::router {
 
 bool WorkerRecord::IsSuspect(absl::Time now, const PlanConfig& config) const {
@@ -20,11 +22,26 @@ uint64_t WorkerRecord::QueuedTokens() const {
   return std::max(open_tokens, load ? load->queued_prompt_tokens : 0);
 }
 
-bool WorkerRecord::HasPrefillSlot(absl::Time now, const PlanConfig& config) const {
+bool WorkerRecord::HasPrefillSlot(const Request& request, absl::Time now,
+                                  const PlanConfig& config) const {
+  if (request.HasGrammar() && now < no_grammar_before) return false;
   if (now < no_prefill_before || open_prefills >= config.max_prefills_per_worker) return false;
   if (open_prefills == 0) return true;  // other routers' work is the worker's to refuse
   const double seconds = static_cast<double>(QueuedTokens()) / PrefillRate(config);
   return absl::Seconds(seconds) < config.max_worker_queue;
+}
+
+bool WorkerRecord::TakesLanding(const Request& request, absl::Time now) const {
+  return now >= no_landing_before && !(request.HasGrammar() && now < no_grammar_before);
+}
+
+void WorkerRecord::HoldBack(const wire::Refused& refused, absl::Time again) {
+  if (refused.lacks_grammar_room)
+    no_grammar_before = again;
+  else if (refused.stage == wire::Stage::kRun)
+    no_prefill_before = again;
+  else
+    no_landing_before = again;
 }
 
 DecodeCandidate WorkerRecord::AsDecodeCandidate() const {

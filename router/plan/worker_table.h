@@ -43,6 +43,7 @@ struct WorkerRecord {
   uint32_t fresh_pages = 0, fresh_sequences = 0;  // answered, not yet in a Load
   absl::Time no_prefill_before = absl::InfinitePast();
   absl::Time no_landing_before = absl::InfinitePast();
+  absl::Time no_grammar_before = absl::InfinitePast();  // prompts and landings with one
 
   bool IsDraining() const { return load && load->is_draining; }
   bool IsWedged() const { return wedged_since != absl::InfiniteFuture(); }
@@ -52,7 +53,10 @@ struct WorkerRecord {
   bool IsPrefillOnly() const { return hello.serves_prefill && !hello.serves_decode; }
   double PrefillRate(const PlanConfig& config) const;
   uint64_t QueuedTokens() const;
-  bool HasPrefillSlot(absl::Time now, const PlanConfig& config) const;
+  bool HasPrefillSlot(const Request& request, absl::Time now, const PlanConfig& config) const;
+  bool TakesLanding(const Request& request, absl::Time now) const;  // pages apart
+  // After a refusal: what it refused for want of room does not go there before `again`.
+  void HoldBack(const wire::Refused& refused, absl::Time again);
   DecodeCandidate AsDecodeCandidate() const;
 };
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cluster
 from cluster import expect_equal, text_of
@@ -186,6 +187,37 @@ def answer_survives_a_lost_worker(args):
         expect_equal(running.wait_until_clean(5, skip=[victim[0]["name"]]), {}, "still held")
 
 
+def full_grammar_memory_holds_up_no_others(args):
+    """While grammars fill a decode worker's memory, more of them wait for their turn, and requests without one pass them."""
+    def ask(index):  # 250 kB each, charged 37 MB: six or seven fill the worker's 256 MiB
+        grammar = f"start: {' ' * 250_000}/{index}[0-9]{{300}}/"
+        return running.post(CHAT, chat(guided_grammar=grammar, max_tokens=400))
+
+    def refusals():
+        return running.metric(decode, "baton_grammar_memory_refusals_total")
+
+    settings = ["decode.limits.grammar_mib=256", "decode.limits.max_sequences=16"]
+    with cluster.Cluster(args, settings=settings) as running, ThreadPoolExecutor(10) as clients:
+        decode = running.processes("decode")[0]
+        answers = [clients.submit(ask, index) for index in range(10)]
+        first = wait_for(refusals, 60, "a refusal")
+        queued_ms = []
+        while len(queued_ms) < 9 or (len(queued_ms) < 99 and refusals() == first):
+            body = chat(max_tokens=4, stream_options={"include_usage": True, "include_stage_times": True})
+            queued_ms.append(text_of(running.stream(CHAT, body))[3]["stage_times_ms"]["queue"])
+        # Each refusal keeps those with a grammar away for 200 ms.
+        assert sorted(queued_ms)[len(queued_ms) // 2] < 20, f"requests without a grammar waited {queued_ms} ms"
+        assert refusals() > first, "none with a grammar waited meanwhile"
+        for index, answer in enumerate(answers):
+            answer = answer.result()
+            expect_equal(answer.status, 200, f"the status of {answer.text[:300]}")
+            text = answer.json()["choices"][0]["message"]["content"]
+            assert re.fullmatch(f"{index}[0-9]{{300}}", text), text
+        expect_equal(running.wait_until_clean(5), {}, "what workers still hold")
+        wait_for(lambda: running.metric(decode, "baton_grammar_memory_bytes") == running.metric(decode, "baton_grammar_cache_bytes"), 5,
+                 "no memory but that of kept grammars")
+
+
 def main():
     args = cluster.arguments(__doc__).parse_args()
     code = 0
@@ -196,7 +228,8 @@ def main():
             names = [name for name in vars(Constraints) if not name.startswith("_")]
             print(f"k = {drafts}")
             code |= cluster.run_checks([getattr(checks, name) for name in names], args.only)
-    return code | cluster.run_checks([bound(answer_survives_a_lost_worker, args)], args.only)
+    checks = [bound(check, args) for check in (answer_survives_a_lost_worker, full_grammar_memory_holds_up_no_others)]
+    return code | cluster.run_checks(checks, args.only)
 
 
 def bound(check, args):
