@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/attend_load.cuh"
-#include "kernels/cuda/attend_pair.cuh"
+#include "kernels/cuda/attend_quad.cuh"
 #include "kernels/cuda/attend_sums.cuh"
 
 // A block of threads computes one row's 64 heads at a time, over all segments of keys or over one
@@ -15,8 +15,7 @@ namespace {
 
 constexpr int kMathRegisters = 192, kLoadRegisters = 64;
 
-struct SingleShared : Tiles<1, 2, 1> {
-  static constexpr bool kKeepsTotals = false, kTurnsInPlace = true;
+struct SingleShared : Tiles {
   float4 scores[2][4][kGroup];  // halves of sums, for each warpgroup from the other
   int is_next_full;             // when a block's weights are made: the block behind it is there
 };
@@ -33,8 +32,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
   static constexpr int kSlabs = SingleShared::kSlabs;
 
  public:
-  __device__ SingleAttention(const AttendArgs& args, SingleShared& shared)
-      : Base(args, shared, 0) {}
+  __device__ SingleAttention(const AttendArgs& args, SingleShared& shared) : Base(args, shared) {}
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kSlabs) ClearQuery();
@@ -65,7 +63,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
     return item;
   }
 
-  __device__ uint8_t* OwnQuery() const { return s_.query[0] + group_ * (kTileBytes / 2); }
+  __device__ uint8_t* OwnQuery() const { return s_.query + group_ * (kTileBytes / 2); }
 
   __device__ void ClearQuery() const {
     for (int at = 16 * thread_; at < kTileBytes / 2; at += 16 * kGroup) {
@@ -152,7 +150,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
     BarrierWait(SharedAddress(&s_.full[at.stage]), at.parity);
     FenceAsyncProxy();  // see ArriveBehindCopies
     const int first = group_ * (kTileBytes / 2);
-    const Tile query(SharedAddress(s_.query[0] + first), kByRows);
+    const Tile query(SharedAddress(s_.query + first), kByRows);
     const Tile keys(SharedAddress(s_.keys[at.stage] + first), kByRows);
     WgmmaFence();
 #pragma unroll
@@ -260,8 +258,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     AttendKernel(const __grid_constant__ AttendArgs args) {
   extern __shared__ uint8_t memory[];
   auto& shared = AlignedShared<SingleShared>(memory);
+  LetNextStart();
   if (threadIdx.x == 0) shared.InitBarriers();
   __syncthreads();
+  WaitForEarlier();
   if (threadIdx.x < kMathThreads) {
     GrowRegisters<kMathRegisters>();
     SingleAttention<kIsBounded>(args, shared).Run();
@@ -277,6 +277,7 @@ constexpr int kCombineThreads = 256;
 template <bool kIsBounded>
 __global__ void __launch_bounds__(kCombineThreads)
     CombineKernel(const __grid_constant__ AttendArgs args) {
+  StartAfterEarlier();
   const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   if (row >= *args.step.num_rows) return;
   const int dim = args.shape.head_dim, channel = 2 * static_cast<int>(threadIdx.x);
@@ -311,34 +312,58 @@ __global__ void __launch_bounds__(kCombineThreads)
   *reinterpret_cast<uint32_t*>(out + channel) = channel < rope ? pair : RotatedBack(pair, angle);
 }
 
+// Clusters of four that run at once: fewer than a quarter of the multiprocessors, which lie in
+// groups.
 template <bool kIsBounded>
-cudaError_t Launch(const AttendArgs& args, cudaStream_t stream) {
+int MaxClusters() {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kQuad, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(kQuad);
+  config.blockDim = dim3(kQuadThreads);
+  config.dynamicSmemBytes = kSharedBytes<QuadShared>;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  const cudaError_t error =
+      cudaOccupancyMaxActiveClusters(&clusters, AttendQuadKernel<kIsBounded>, &config);
+  return error == cudaSuccess ? clusters : 0;
+}
+
+template <bool kIsBounded>
+cudaError_t Launch(AttendArgs args, cudaStream_t stream) {
   int device = 0, multiprocessors = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;
   if (const cudaError_t error =
           cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) {
     return error;
   }
-  const int64_t groups = (args.shape.heads + kHeads - 1) / kHeads;
-  const int64_t items = args.step.rows * groups * args.segments;
-  // Segments are of unequal length: some more pairs than run at once still end sooner.
-  const int most_blocks = args.segments > 1 ? multiprocessors * 3 / 2 : multiprocessors;
-  const bool is_paired = items * kPair <= most_blocks;
-  const auto kernel = is_paired ? AttendPairKernel<kIsBounded> : AttendKernel<kIsBounded>;
-  const int bytes = is_paired ? kSharedBytes<PairShared> : kSharedBytes<SingleShared>;
+  const auto single = AttendKernel<kIsBounded>;
+  const auto quad = AttendQuadKernel<kIsBounded>;
+  constexpr int kSingleBytes = kSharedBytes<SingleShared>, kQuadBytes = kSharedBytes<QuadShared>;
   if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) {
+          cudaFuncSetAttribute(single, cudaFuncAttributeMaxDynamicSharedMemorySize, kSingleBytes)) {
     return error;
   }
-  const int64_t blocks =
-      is_paired ? items * kPair : std::min<int64_t>({items, multiprocessors, kMaxAttendBlocks});
-  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream>>>(args);
-  if (args.segments > 1) {
-    const dim3 heads(static_cast<unsigned>(args.step.rows),
-                     static_cast<unsigned>(args.shape.heads));
-    CombineKernel<kIsBounded><<<heads, kCombineThreads, 0, stream>>>(args);
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(quad, cudaFuncAttributeMaxDynamicSharedMemorySize, kQuadBytes)) {
+    return error;
   }
-  return cudaPeekAtLastError();
+  static const int clusters = MaxClusters<kIsBounded>();
+  const int64_t rows = int64_t{args.step.rows} * ((args.shape.heads + kHeads - 1) / kHeads);
+  // Too many segments for clusters and too few for single blocks.
+  if (rows * args.segments > clusters && rows * args.segments < multiprocessors) args.segments = 1;
+  const int64_t items = rows * args.segments;
+  const bool is_quad = items <= 2 * clusters;
+  const int64_t blocks = is_quad ? kQuad * std::min<int64_t>(items, clusters)
+                                 : std::min<int64_t>({items, multiprocessors, kMaxAttendBlocks});
+  EarlyLaunch launch(dim3(static_cast<unsigned>(blocks)), is_quad ? kQuadThreads : kThreads,
+                     is_quad ? kQuadBytes : kSingleBytes, stream, is_quad ? kQuad : 1);
+  if (const cudaError_t error = launch.Run(is_quad ? quad : single, args)) return error;
+  if (args.segments == 1) return cudaSuccess;
+  const dim3 heads(static_cast<unsigned>(args.step.rows), static_cast<unsigned>(args.shape.heads));
+  return EarlyLaunch(heads, kCombineThreads, 0, stream).Run(CombineKernel<kIsBounded>, args);
 }
 
 }  // namespace

@@ -25,20 +25,17 @@ constexpr int kPartialTail = 4;  // behind a partial's sums: two denominators, t
 constexpr float kNone = -__builtin_inff();
 enum NamedBarrier { kAll, kMath, kMaxima, kLoader, kFirstGroup, kSecondGroup };
 
-// What blocks of threads have in shared memory that compute a row's heads in clusters of
-// kTheBlocks, each kMaxSlabs / kTheBlocks slabs of the channels.
-template <int kTheBlocks, int kTheStages, int kQueries>
+// What blocks of threads have in shared memory that compute a row's heads on their own.
 struct Tiles {
-  static constexpr int kBlocks = kTheBlocks;
-  static constexpr int kSlabs = kMaxSlabs / kBlocks;
+  static constexpr int kSlabs = kMaxSlabs;
   static constexpr int kChannels = kSlabs * kSlab;
   static constexpr int kTileBytes = kSlabs * kSlabBytes;
-  static constexpr int kStages = kTheStages;
+  static constexpr int kStages = 2;
   static constexpr int kSums = kHeads * kChannels / kMathThreads;  // a thread's
   // A row is at its end, the next ones have keys here.
   static constexpr int kAngleSets = kStages + 1;
 
-  uint8_t query[kQueries][kTileBytes];
+  uint8_t query[kTileBytes];
   uint8_t keys[kStages][kTileBytes];
   uint8_t weights[2][kSlabBytes];  // r(p), [heads, keys], of every other block
   SinCos angles[kAngleSets][kMaxPairs];
@@ -110,12 +107,15 @@ __device__ inline int NumItems(const AttendArgs& args) {
 
 // Rows first, so that neighbouring blocks of threads share keys. No blocks: no such segment.
 __device__ inline Item ItemAt(const AttendArgs& args, int index) {
-  const int rows = *args.step.num_rows;
   const int groups = (args.shape.heads + kHeads - 1) / kHeads;
   Item item;
-  item.row = index % rows;
-  item.first_head = index / rows % groups * kHeads;
-  item.segment = index / rows / groups;
+  item.row = index;
+  if (groups * args.segments > 1) {
+    const int rows = *args.step.num_rows;
+    item.row = index % rows;
+    item.first_head = index / rows % groups * kHeads;
+    item.segment = index / rows / groups;
+  }
   item.position = args.step.position[item.row];
   item.run = args.step.sequence[item.row];
   item.oldest = max(item.position - args.shape.window + 1, 0);

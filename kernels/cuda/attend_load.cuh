@@ -5,7 +5,7 @@
 // The side of attention that brings keys into shared memory.
 namespace baton::kernels::cuda {
 
-// A copying warpgroup: four threads a key, of its half of a tile's keys; this block's channels.
+// A copying warpgroup: four threads a key, of its half of a tile's keys.
 template <typename Shared>
 class Loader {
  public:
@@ -16,15 +16,14 @@ class Loader {
         half_((static_cast<int>(threadIdx.x) - kMathThreads) / kGroup),
         key_(thread_ / 4 + kKeys / 2 * half_),
         quarter_(thread_ % 4),
-        first_slab_(Shared::kBlocks == 1 ? 0 : static_cast<int>(ClusterRank()) * kSlabs),
-        groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab - first_slab_),
+        groups_((args.shape.head_dim - args.shape.rope_dim) / kSlab),
         page_shift_(args.ratio == 4 ? 6 : 1) {}
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kMaxSlabs) ClearTiles();
     const int items = NumItems(args_);
     int number = 0;
-    for (int i = FirstItem<Shared::kBlocks>(); i < items; i += ItemStride<Shared::kBlocks>()) {
+    for (int i = FirstItem<1>(); i < items; i += ItemStride<1>()) {
       const Item item = ItemAt(args_, i);
       if (item.blocks == 0) continue;
       LoadItem(item, number++);
@@ -68,7 +67,7 @@ class Loader {
     uint32_t scales[kSlabs / 4];
   };
 
-  __device__ bool HasRope() const { return groups_ >= 0 && groups_ < kSlabs; }
+  __device__ bool HasRope() const { return groups_ < kSlabs; }
 
   // Channels past the heads' dimension stay zero.
   __device__ void ClearTiles() const {
@@ -136,7 +135,7 @@ class Loader {
 #pragma unroll
     for (int i = 0; i < 2 * kSlabs; ++i) {
       const int slab = i / 2, chunk = 2 * quarter_ + i % 2;
-      const int channel = kSlab * (first_slab_ + slab) + 8 * chunk;
+      const int channel = kSlab * slab + 8 * chunk;
       if (channel >= args_.shape.head_dim) continue;
       CopyAsync16(tile + slab * kSlabBytes + Swizzled(key_, chunk), row + channel, is_visible);
     }
@@ -158,8 +157,8 @@ class Loader {
     const LayerPages& pages = args_.pages;
     const int row = place & ((1 << kPlaceShift) - 1);
     const uint8_t* page = pages.base + static_cast<uint64_t>(place >> kPlaceShift) * pages.stride;
-    const uint8_t* scales = page + pages.scales + row * pages.scale_bytes + first_slab_;
-    const uint8_t* data = page + pages.data + row * pages.data_bytes + kKvGroup * first_slab_;
+    const uint8_t* scales = page + pages.scales + row * pages.scale_bytes;
+    const uint8_t* data = page + pages.data + row * pages.data_bytes;
 #pragma unroll
     for (int i = 0; i < kSlabs / 4; ++i) {
       stored.scales[i] = __ldg(reinterpret_cast<const uint32_t*>(scales) + i);
@@ -216,8 +215,7 @@ class Loader {
   const AttendArgs& args_;
   Shared& s_;
   const int thread_, half_, key_, quarter_;
-  const int first_slab_;  // this block's
-  const int groups_;      // of codes from there on; negative: none, and no rope channels
+  const int groups_;  // of codes; the rope channels behind them
   const int page_shift_;
   Cursor<Shared::kStages> cursor_;  // the next tile to fill
 };

@@ -49,6 +49,16 @@ __device__ __forceinline__ void WgmmaScores(float (&d)[16], uint64_t a, uint64_t
       : "l"(a), "l"(b), "r"(adds));
 }
 
+// d [64, 64] += A B; A by rows, B by columns.
+__device__ __forceinline__ void WgmmaValues(float (&d)[32], uint64_t a, uint64_t b, int adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NUMBERS_32
+      "}, %32, %33, p, 1, 1, 0, 1;\n}\n"
+      : BATON_SUMS_32(d, 0)
+      : "l"(a), "l"(b), "r"(adds));
+}
+
 // d [64, 128] += A B; A by rows, B by columns.
 __device__ __forceinline__ void WgmmaValues(float (&d)[64], uint64_t a, uint64_t b, int adds) {
   asm volatile(
@@ -76,10 +86,11 @@ __device__ __forceinline__ uint32_t PackBf16(float a, float b) {
   return pair;
 }
 
-// Two e4m3 codes, each in the high byte of a half, to two bf16 times `scale`: the code's bits are a
-// bf16 2^120 too small, which `scale` makes good.
-__device__ __forceinline__ uint32_t WidenHighBytes(uint32_t codes, uint32_t scale) {
-  const uint32_t small = ((codes >> 4) & 0x07f007f0u) | (codes & 0x80008000u);
+// Two e4m3 codes, each in the low byte of a half, to two bf16 times `scale`: the code's bits are a
+// bf16 2^120 too small, which `scale` makes good. By multiplication, as the units for integers have
+// the more to do.
+__device__ __forceinline__ uint32_t WidenLowBytes(uint32_t codes, uint32_t scale) {
+  const uint32_t small = (codes & 0x00800080u) * 0xf0u + codes * 16u;
   uint32_t value;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(value) : "r"(small), "r"(scale));
   return value;
@@ -94,8 +105,8 @@ __device__ __forceinline__ void WidenStored(const uint4& codes, uint32_t scale,
   const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    out[2 * w] = WidenHighBytes(__byte_perm(words[w], 0, 0x1404), lift | lift << 16);
-    out[2 * w + 1] = WidenHighBytes(__byte_perm(words[w], 0, 0x3424), lift | lift << 16);
+    out[2 * w] = WidenLowBytes(__byte_perm(words[w], 0, 0x4140), lift | lift << 16);
+    out[2 * w + 1] = WidenLowBytes(__byte_perm(words[w], 0, 0x4342), lift | lift << 16);
   }
   if (kIsSmall || scale <= kLargest) return;
   const uint32_t rest = (127 + min(scale, 254u) - kLargest) << 7;

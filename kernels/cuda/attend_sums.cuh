@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/attend_items.cuh"
 
-// What multiplying warpgroups do with sums and weights in registers, however keys reach them.
+// What multiplying warpgroups do with sums and weights in registers.
 namespace baton::kernels::cuda {
 
 // A segment of a row's head: sums [D], denominators of both warpgroups' keys, reference.
@@ -27,6 +27,22 @@ __device__ __forceinline__ uint32_t RotatedBack(uint32_t pair, const SinCos& ang
   return PackBf16(v.a, v.b);
 }
 
+// Word j of lane l of four neighbours goes to word l of lane j.
+__device__ __forceinline__ void TransposeFour(uint32_t (&words)[4]) {
+  const int lane = LaneIndex() % 4;
+#pragma unroll
+  for (int step = 1; step < 4; step *= 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const bool is_upper = (lane & step) != 0;
+      const uint32_t got = __shfl_xor_sync(kFullWarp, is_upper ? words[i] : words[i + step], step);
+      words[i] = is_upper ? got : words[i];
+      words[i + step] = is_upper ? words[i + step] : got;
+    }
+  }
+}
+
 // A warpgroup's share of a row's heads: sums of half of a block's channels. Thread: heads lane / 4
 // and + 8 of its warp's 16; of a tile's columns 8 j + 2 (lane % 4) and + 1.
 template <bool kIsBounded, typename Shared>
@@ -34,16 +50,14 @@ class HeadSums {
  protected:
   static constexpr int kSums = Shared::kSums;
 
-  // first_slab: this block of threads'.
-  __device__ HeadSums(const AttendArgs& args, Shared& shared, int first_slab)
+  __device__ HeadSums(const AttendArgs& args, Shared& shared)
       : args_(args),
         s_(shared),
         group_(static_cast<int>(threadIdx.x) / kGroup),
         thread_(static_cast<int>(threadIdx.x) % kGroup),
         head_(thread_ / kWarp * 16 + LaneIndex() / 4),
         pair_(LaneIndex() % 4),
-        first_channel_(kSlab * first_slab + group_ * (Shared::kChannels / 2)),
-        is_other_block_(first_slab != 0) {}
+        first_channel_(group_ * (Shared::kChannels / 2)) {}
 
   // This warpgroup's 32 keys' weights, rounded, for the product with the values.
   __device__ void StoreWeights(const float (&p)[16], uint8_t* weights) const {
@@ -116,17 +130,6 @@ class HeadSums {
       all_denominator_[half] = all_denominator_[half] * scales[0][half] + own * scales[1][half];
     }
     if (number == 0 && is_last) return;
-    if constexpr (Shared::kKeepsTotals) {
-      if (number > 0) {
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) {
-          Sum(i) = total_[i] * scales[0][i / 2 % 2] + Sum(i) * scales[1][i / 2 % 2];
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kSums; ++i) total_[i] = Sum(i);
-      return;
-    }
     auto* total = reinterpret_cast<float4*>(args_.partials) +
                   static_cast<int64_t>(blockIdx.x) * kMathThreads * (kSums / 4) + threadIdx.x;
     constexpr int kAtOnce = 8;
@@ -173,14 +176,12 @@ class HeadSums {
         *reinterpret_cast<float2*>(partial + ChannelOf(i)) =
             make_float2(Sum(i + 2 * half), Sum(i + 2 * half + 1));
       }
-      if (pair_ != 0 || is_other_block_) continue;
+      if (pair_ != 0) continue;
       partial[dim + group_] = denominator;
       if (group_ == 0) partial[dim + 2] = max_[half];
     }
   }
 
-  // Where rows are few, rope channels wait in shared memory, so that the long unrolled part needs
-  // no rotation: it comes from memory.
   __device__ void Finish(const Item& item, const SinCos* angles) const {
     const int dim = args_.shape.head_dim, rope = dim - args_.shape.rope_dim;
     float sink[2];
@@ -193,7 +194,6 @@ class HeadSums {
     MeetAt(kMath, kMathThreads);
     const int64_t row = static_cast<int64_t>(item.row) * args_.shape.heads + item.first_head;
     Bf16* const out = args_.attended + row * dim;
-    Bf16* const later = reinterpret_cast<Bf16*>(s_.weights[0]);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int head = head_ + 8 * half;
@@ -202,7 +202,6 @@ class HeadSums {
           sink[half], all_max_[half], s_.denominators[0][head] + s_.denominators[1][head]);
       const int first = first_channel_ + 8 * pair_;
       Bf16* const plain = out + static_cast<int64_t>(head) * dim + first;
-      Bf16* const waiting = later + head * kSlab + first - rope;
 #pragma unroll
       for (int i = 0; i < kSums; i += 16) {
         uint32_t words[4];
@@ -211,51 +210,18 @@ class HeadSums {
           const int at = i + 4 * j + 2 * half;
           words[j] = PackBf16(Sum(at) * factor, Sum(at + 1) * factor);
         }
-        if constexpr (Shared::kTurnsInPlace) {
-          if (first_channel_ + 2 * i >= rope) {
+        if (first_channel_ + 2 * i >= rope) {
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-              const int tile = first_channel_ + 2 * i + 8 * j;
-              if (tile < dim) words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
-            }
+          for (int j = 0; j < 4; ++j) {
+            const int tile = first_channel_ + 2 * i + 8 * j;
+            if (tile < dim) words[j] = RotatedBack(words[j], angles[(tile - rope) / 2 + pair_]);
           }
         }
-        Transpose(words);
+        TransposeFour(words);
         const int channel = first + 2 * i;
         if (!is_live || channel >= dim) continue;
-        *reinterpret_cast<uint4*>((Shared::kTurnsInPlace || channel < rope ? plain : waiting) +
-                                  2 * i) = make_uint4(words[0], words[1], words[2], words[3]);
-      }
-    }
-    if constexpr (Shared::kTurnsInPlace) return;
-    if (rope < first_channel_ || rope >= first_channel_ + Shared::kChannels / 2) return;
-    MeetAt(kFirstGroup + group_, kGroup);
-    const int heads = min(args_.shape.heads - item.first_head, kHeads);
-    const int pieces = args_.shape.rope_dim / 8;
-    for (int i = thread_; i < heads * pieces; i += kGroup) {
-      const int head = i / pieces, piece = i % pieces;
-      uint4 words = *reinterpret_cast<const uint4*>(later + head * kSlab + 8 * piece);
-      const SinCos* of = angles + 4 * piece;
-      words.x = RotatedBack(words.x, of[0]);
-      words.y = RotatedBack(words.y, of[1]);
-      words.z = RotatedBack(words.z, of[2]);
-      words.w = RotatedBack(words.w, of[3]);
-      *reinterpret_cast<uint4*>(out + static_cast<int64_t>(head) * dim + rope + 8 * piece) = words;
-    }
-  }
-
-  // Word j of lane l of four neighbours goes to word l of lane j.
-  __device__ void Transpose(uint32_t (&words)[4]) const {
-#pragma unroll
-    for (int step = 1; step < 4; step *= 2) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if ((i & step) != 0) continue;
-        const bool is_upper = (pair_ & step) != 0;
-        const uint32_t got =
-            __shfl_xor_sync(kFullWarp, is_upper ? words[i] : words[i + step], step);
-        words[i] = is_upper ? got : words[i];
-        words[i + step] = is_upper ? words[i + step] : got;
+        *reinterpret_cast<uint4*>(plain + 2 * i) =
+            make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
   }
@@ -266,9 +232,7 @@ class HeadSums {
   Shared& s_;
   const int group_, thread_, head_, pair_;
   const int first_channel_;  // this warpgroup's
-  const bool is_other_block_;
   float sums_[kSums / kTogether][kTogether];
-  float total_[Shared::kKeepsTotals ? kSums : 1];
   float denominator_[2], max_[2], all_denominator_[2], all_max_[2];
 };
 

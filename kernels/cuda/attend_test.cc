@@ -9,7 +9,7 @@
 
 // Attention over several blocks and segments of keys against sums in double, and against itself:
 // a row's bits must depend neither on the rows beside it, nor on where its window rows come from,
-// nor on whether its segments run beside one another or two blocks of threads share it.
+// nor on whether its segments run beside one another or four blocks of threads share it.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -18,6 +18,7 @@ using testing::Download;
 using testing::RandomValues;
 
 constexpr int kGroupCodes = 64;  // of one scale
+constexpr int kDeadRows = 3;     // of a bucket
 
 struct Case {
   const char* name;
@@ -67,7 +68,8 @@ class Attended {
     args.kv = Up(Part(window_, reach + first_row, rows, c_.dim));
     args.old_window = Up(Part(window_, first_row, reach, c_.dim));
     args.selected = Up(Part(selected_, first_row, rows, selected_.empty() ? 0 : c_.topk));
-    args.num_selected = Up(Part(num_selected_, first_row, rows, num_selected_.empty() ? 0 : 1));
+    args.num_selected =
+        UpBucket(Part(num_selected_, first_row, rows, num_selected_.empty() ? 0 : 1));
     args.sink = Up(sink_);
     const int segments = AttendSegments(c_.ratio, c_.topk, NumEntries(c_.rows - 1));
     args.segments = is_split ? segments : 1;
@@ -127,6 +129,12 @@ class Attended {
     if (values.empty()) return nullptr;
     return reinterpret_cast<T*>(
         const_cast<uint8_t*>(*device_.UploadBytes(values.data(), values.size() * sizeof(T))));
+  }
+
+  // Rows of the bucket that are not live hold nonsense.
+  int32_t* UpBucket(std::vector<int32_t> rows) {
+    if (!rows.empty()) rows.resize(rows.size() + kDeadRows, 1 << 28);
+    return Up(rows);
   }
 
   int DataBytes() const { return c_.dim + c_.rope; }
@@ -192,12 +200,12 @@ class Attended {
     run.num_rows = rows;
     run.first = c_.first + first_row;
     step.num_rows = Up(std::vector<int32_t>{rows});
-    step.position = Up(positions);
-    step.sequence = Up(std::vector<int32_t>(static_cast<size_t>(rows), 0));
+    step.position = UpBucket(positions);
+    step.sequence = UpBucket(std::vector<int32_t>(static_cast<size_t>(rows), 0));
     step.page_table = Up(page_table_);
     step.runs = Up(std::vector<RunInfo>{run});
     step.max_pages = static_cast<int>(page_table_.size());
-    step.rows = rows + 3;  // a bucket with rows that are not live
+    step.rows = rows + kDeadRows;
     step.sequences = 1;
   }
   void SetPages(LayerPages& pages) {
@@ -314,6 +322,7 @@ TEST(CudaAttend, Windows) {
 TEST(CudaAttend, SelectedEntries) {
   Check({.name = "CSA", .ratio = 4, .first = 5000, .rows = 20});
   Check({.name = "CSA, many rows", .ratio = 4, .first = 1900, .rows = 290});
+  Check({.name = "CSA, rows in turn", .ratio = 4, .first = 5000, .rows = 45});
   Check({.name = "CSA, maximum", .ratio = 4, .first = 3000, .rows = 9, .is_bounded = false});
   Check({.name = "CSA, maximum, many rows",
          .ratio = 4,

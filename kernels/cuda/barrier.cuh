@@ -75,6 +75,16 @@ __device__ __forceinline__ void BarrierArriveAt(uint32_t barrier, int rank) {
       "r"(rank)
       : "memory");
 }
+// The same by one who has only read: without telling the cluster of what this thread wrote, which
+// would wait until it is there.
+__device__ __forceinline__ void BarrierFreeAt(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
 // A value to the same place of block `rank` of the cluster; four bytes come for its barrier.
 __device__ __forceinline__ void SendTo(int rank, uint32_t place, float value, uint32_t barrier) {
   asm volatile(
