@@ -50,6 +50,7 @@ class LoopObserver {
 
 struct LoopCounters {
   uint64_t steps = 0;
+  uint64_t steps_ahead = 0;  // of these, queued before the one before was applied
   uint64_t prefill_tokens = 0;
   uint64_t decode_tokens = 0;
   uint64_t drafted = 0;
@@ -63,8 +64,11 @@ struct LoopCounters {
   double prefill_tokens_per_s = 0;  // moving average
 };
 
-// Joins planner, runner and pool: admit, launch, harvest. One step per RunOnce. Engine thread (or
-// the simulator's). "Between steps" is everywhere outside RunOnce and inside the observer's calls.
+// Joins planner, runner and pool: admit, launch, harvest. RunOnce applies one step. Where the
+// runner can, it first queues the next one, so that the device does not wait for what follows from
+// a step: it is one step behind. Engine thread (or the simulator's). "Between steps" is everywhere
+// outside RunOnce and inside the observer's calls; a step may be in flight there, and calls that
+// touch what it uses wait for it.
 class EngineLoop final : public SequenceTable {
  public:
   // `layout` tells how large a parked sequence's tail is.
@@ -108,7 +112,8 @@ class EngineLoop final : public SequenceTable {
   absl::Status UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
                           std::span<std::byte> wire);
 
-  // Runs at most one step; false when there is nothing to run. An error is the engine's and final.
+  // Applies at most one step; false when there is nothing to run. An error is the engine's and
+  // final.
   absl::StatusOr<bool> RunOnce();
 
   const LoopCounters& counters() const { return counters_; }
@@ -121,6 +126,13 @@ class EngineLoop final : public SequenceTable {
 
  private:
   struct Entry;
+  // A step that was launched, until it is applied.
+  struct Flight {
+    StepPlan plan;
+    absl::Time start;
+    std::optional<absl::StatusOr<Harvest>> outcome = {};  // once it was waited for
+    std::vector<SequenceId> dropped = {};  // over, held or released meanwhile: theirs is ignored
+  };
   // What the observer hears once no plan is in the works; skipped when its sequence was released
   // meanwhile.
   struct Notice {
@@ -132,12 +144,21 @@ class EngineLoop final : public SequenceTable {
   void Notify(SequenceId id, std::function<void(LoopObserver&)> tell);
   void Deliver();
   void FinishOrRun(Entry& entry);
+  std::optional<StepPlan> NextPlan();
   absl::StatusOr<bool> Prepare(StepPlan& plan);
   absl::Status Park(Entry& entry);
   absl::Status Resume(Entry& entry);
   bool Grant(Entry& entry, int pages);
   absl::StatusOr<Booking> BookReclaiming(int pages);
-  absl::Status RunStep(StepPlan& plan);
+  absl::Status StartStep();
+  absl::Status GoAhead();
+  bool MayBeFollowed(const Flight& flight) const;
+  absl::Status Launch(StepPlan plan);
+  absl::Status FinishStep();
+  // Waits for what is in flight; the next RunOnce applies it.
+  void AwaitFlights();
+  // What is in flight will not count for the sequence; false when it has no part in it.
+  bool Drop(SequenceId id);
   void MakeMasks(StepPlan& plan);
   static absl::Status MakeMasksOf(Sequence& sequence, SequenceRun& run, MaskBuffer& buffer);
   void CountMaskFailure(const absl::Status& status);
@@ -159,6 +180,8 @@ class EngineLoop final : public SequenceTable {
   std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
   std::vector<int> free_slots_;
   std::vector<Notice> notices_;
+  std::deque<Flight> flights_;  // oldest first; two only inside RunOnce
+  absl::Time last_finish_ = absl::InfinitePast();
   int num_parked_ = 0;
   int num_held_ = 0;
   int host_pages_ = 0;
