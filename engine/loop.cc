@@ -58,6 +58,13 @@ std::optional<int> EngineLoop::TakeTailSlot() {
 
 void EngineLoop::ReturnTailSlot(int slot) {
   CHECK(slot >= 0 && slot < runner_.num_tail_slots());
+  for (Flight& flight : flights_) {
+    for (Kept& kept : flight.kept) {
+      if (kept.tail_slot != slot) continue;
+      kept.is_slot_returned = true;
+      return;
+    }
+  }
   free_slots_.push_back(slot);
 }
 
@@ -94,8 +101,7 @@ void EngineLoop::Continue(SequenceId sequence, int32_t token) {
 Sequence EngineLoop::Release(SequenceId sequence) {
   const auto found = entries_.find(sequence);
   CHECK(found != entries_.end());
-  if (Drop(sequence)) AwaitFlights();  // its pages and slot are in use until then
-  const std::unique_ptr<Entry> entry = std::move(found->second);
+  std::unique_ptr<Entry> entry = std::move(found->second);
   entries_.erase(found);
   if (entry->is_parked) {
     --num_parked_;
@@ -103,7 +109,14 @@ Sequence EngineLoop::Release(SequenceId sequence) {
   }
   if (entry->is_held) --num_held_;
   planner_.Apply(Released{sequence});
-  return std::move(entry->sequence);
+  Sequence released = std::move(entry->sequence);
+  Flight* flight = Drop(sequence);
+  if (flight != nullptr && !flight->outcome) {
+    flight->kept.push_back({.entry = std::move(entry),
+                            .pages = pool_.ShareIds(released.pages.ids()),
+                            .tail_slot = released.tail_slot});
+  }
+  return released;
 }
 
 bool EngineLoop::IsParked(SequenceId sequence) const {

@@ -99,7 +99,8 @@ class EngineLoop final : public SequenceTable {
   // `token` is appended. One choice only.
   void Continue(SequenceId sequence, int32_t token);
   // Out of every plan from the next step on; gives back the sequence with its pages and tail slot
-  // (none of both while parked). Only between steps.
+  // (none while parked), of which others get what a step in flight uses only when that has ended.
+  // Only between steps.
   Sequence Release(SequenceId sequence);
   bool Has(SequenceId sequence) const { return entries_.contains(sequence); }
   bool IsParked(SequenceId sequence) const;
@@ -112,8 +113,7 @@ class EngineLoop final : public SequenceTable {
   absl::Status UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
                           std::span<std::byte> wire);
 
-  // Applies at most one step; false when there is nothing to run. An error is the engine's and
-  // final.
+  // Applies at most one step; false if there is nothing to run. An error is the engine's and final.
   absl::StatusOr<bool> RunOnce();
 
   const LoopCounters& counters() const { return counters_; }
@@ -126,15 +126,22 @@ class EngineLoop final : public SequenceTable {
 
  private:
   struct Entry;
+  // What a step in flight uses of a sequence that was released.
+  struct Kept {
+    std::unique_ptr<Entry> entry;
+    PageLease pages;
+    int tail_slot = -1;
+    bool is_slot_returned = false;
+  };
   // A step that was launched, until it is applied.
   struct Flight {
     StepPlan plan;
     absl::Time start;
-    std::optional<absl::StatusOr<Harvest>> outcome = {};  // once it was waited for
-    std::vector<SequenceId> dropped = {};  // over, held or released meanwhile: theirs is ignored
+    std::optional<absl::StatusOr<Harvest>> outcome;  // once it was waited for
+    std::vector<SequenceId> dropped;  // over, held or released meanwhile: theirs is ignored
+    std::vector<Kept> kept;
   };
-  // What the observer hears once no plan is in the works; skipped when its sequence was released
-  // meanwhile.
+  // What the observer hears between steps, unless its sequence was released meanwhile.
   struct Notice {
     SequenceId sequence;
     std::function<void(LoopObserver&)> tell;
@@ -157,8 +164,9 @@ class EngineLoop final : public SequenceTable {
   absl::Status FinishStep();
   // Waits for what is in flight; the next RunOnce applies it.
   void AwaitFlights();
-  // What is in flight will not count for the sequence; false when it has no part in it.
-  bool Drop(SequenceId id);
+  void Await(Flight& flight);
+  // What is in flight will not count for the sequence; null if it has no part in that.
+  Flight* Drop(SequenceId id);
   void MakeMasks(StepPlan& plan);
   static absl::Status MakeMasksOf(Sequence& sequence, SequenceRun& run, MaskBuffer& buffer);
   void CountMaskFailure(const absl::Status& status);

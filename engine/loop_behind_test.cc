@@ -1,3 +1,5 @@
+#include <functional>
+
 #include "engine/loop_fixture.h"
 
 namespace baton::engine::test {
@@ -69,16 +71,25 @@ TEST_P(StepBehind, WhatNeedsTheTokensBeforeWaitsForThem) {
   EXPECT_EQ(steps_ahead([](Sequence& s) { s.finish.min_tokens = 20; }), 0u);
 }
 
-TEST_P(StepBehind, ReleaseWaitsForWhatUsesThePages) {
+TEST_P(StepBehind, WhatIsInUseIsGivenToNobodyElse) {
   Start(1, 200);
   Start(2, 200);
   RunUntilInFlight();
   const size_t told = recorder_.emitted[1].size();
-  Sequence released = loop_.Release({1});
+  const int free = pool_.Counts().free;
+  {
+    const Sequence released = loop_.Release({1});
+    EXPECT_EQ(released.tokens.size(), 100 + 1 + told);
+    loop_.ReturnTailSlot(released.tail_slot);
+  }
+  EXPECT_EQ(runner_.num_in_flight(), 1u);
+  EXPECT_EQ(pool_.Counts().free, free);
+  std::vector<int> slots = {*loop_.TakeTailSlot(), *loop_.TakeTailSlot()};  // waits
   EXPECT_EQ(runner_.num_in_flight(), 0u);
-  EXPECT_EQ(released.tokens.size(), 100 + 1 + told);
-  loop_.ReturnTailSlot(released.tail_slot);
-  released.pages = PageLease();
+  EXPECT_EQ(pool_.Counts().free, free + 1);
+  slots.push_back(*loop_.TakeTailSlot());
+  EXPECT_FALSE(loop_.TakeTailSlot().has_value());
+  for (const int slot : slots) loop_.ReturnTailSlot(slot);
   Start(3, 200);
   RunAll();
   EXPECT_EQ(recorder_.emitted[1].size(), told);

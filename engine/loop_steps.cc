@@ -122,14 +122,16 @@ absl::Status EngineLoop::Launch(StepPlan plan) {
   RETURN_IF_ERROR(runner_.LaunchForward(plan, *this));
   MakeMasks(plan);
   RETURN_IF_ERROR(runner_.LaunchFinish(plan, *this));
-  flights_.push_back({.plan = std::move(plan), .start = start});
+  Flight& flight = flights_.emplace_back();
+  flight.plan = std::move(plan);
+  flight.start = start;
   return absl::OkStatus();
 }
 
 // Applies the oldest flight.
 absl::Status EngineLoop::FinishStep() {
+  Await(flights_.front());
   Flight flight = std::move(flights_.front());
-  if (!flight.outcome) flight.outcome = runner_.Await();
   flights_.pop_front();
   ASSIGN_OR_RETURN(Harvest harvest, *std::move(flight.outcome));
   const StepPlan& plan = flight.plan;
@@ -145,19 +147,24 @@ absl::Status EngineLoop::FinishStep() {
 }
 
 void EngineLoop::AwaitFlights() {
-  for (Flight& flight : flights_)
-    if (!flight.outcome) flight.outcome = runner_.Await();
+  for (Flight& flight : flights_) Await(flight);
 }
 
-bool EngineLoop::Drop(SequenceId id) {
-  bool is_found = false;
-  for (Flight& flight : flights_) {
-    const auto is_its = [id](const SequenceRun& run) { return run.sequence == id; };
-    if (std::ranges::none_of(flight.plan.runs, is_its)) continue;
-    flight.dropped.push_back(id);
-    is_found = true;
-  }
-  return is_found;
+void EngineLoop::Await(Flight& flight) {
+  if (flight.outcome) return;
+  flight.outcome = runner_.Await();
+  for (const Kept& kept : flight.kept)
+    if (kept.is_slot_returned) free_slots_.push_back(kept.tail_slot);
+  flight.kept.clear();
+}
+
+EngineLoop::Flight* EngineLoop::Drop(SequenceId id) {
+  if (flights_.empty()) return nullptr;
+  Flight& flight = flights_.front();
+  const auto is_its = [id](const SequenceRun& run) { return run.sequence == id; };
+  if (std::ranges::none_of(flight.plan.runs, is_its)) return nullptr;
+  flight.dropped.push_back(id);
+  return &flight;
 }
 
 // While Forward runs on the device.
