@@ -32,12 +32,15 @@ class FakeRunner final : public StepRunner {
       const SequenceTokens& last = harvests_.front().sequences[i];
       EXPECT_EQ(last.sequence, run.sequence);
       EXPECT_EQ(run.rows, 1 + static_cast<int>(last.next_drafts.size()));
+      EXPECT_GE(run.rows, last_rows_[i]);  // what was rejected is written again
       EXPECT_GE(s.pages.size() * kPageTokens, run.first_position + run.rows);
       const auto first = static_cast<int>(slots_[static_cast<size_t>(s.tail_slot)]);
       EXPECT_LE(first, std::exchange(run.first_position, first));
       harvest.sequences.push_back(RunSequence(run, s, last.next_drafts, plan.num_drafts));
     }
     harvests_.push_back(std::move(harvest));
+    last_rows_.clear();
+    for (const SequenceRun& run : plan.runs) last_rows_.push_back(run.rows);
     return absl::OkStatus();
   }
   absl::Status LaunchFinish(const StepPlan&, const SequenceTable&) override {
@@ -132,6 +135,7 @@ class FakeRunner final : public StepRunner {
   PagePool& pool_;
   std::vector<int64_t> slots_;
   std::deque<Harvest> harvests_;
+  std::vector<int> last_rows_;  // of the newest step, by run
 };
 
 }  // namespace baton::engine::test

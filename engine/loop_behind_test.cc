@@ -113,6 +113,17 @@ TEST_P(StepBehind, AHeldSequencesTailIsOfWhatWasTold) {
   loop_.Release({1});
 }
 
+TEST_P(StepBehind, DraftsMayChangeAtAnyStep) {
+  Start(1, 300);
+  for (const int num_drafts : {2, 0, 3, 1, 1, 3, 0, 0, 2, 1}) {
+    planner_.SetNumDrafts(num_drafts);
+    for (int i = 0; i < 5; ++i) ASSERT_TRUE(*loop_.RunOnce());
+  }
+  EXPECT_GT(loop_.counters().steps_ahead, 20u);
+  RunAll();
+  EXPECT_EQ(recorder_.emitted[1].size(), 299u);
+}
+
 TEST_P(StepBehind, AnArrivalJoinsTheBatchAndTheLoopGoesAheadAgain) {
   Start(1, 300);
   RunUntilInFlight();

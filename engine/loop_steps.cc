@@ -102,8 +102,9 @@ absl::Status EngineLoop::GoAhead() {
                          .first_position = s.computed + run.rows,
                          .rows = 1 + next.num_drafts,
                          .kind = RowKind::kVerify});
-    const int end = next.runs.back().first_position + next.runs.back().rows;
-    if (s.pages.size() * kPageTokens < end) return absl::OkStatus();
+    const SequenceRun& added = next.runs.back();
+    const bool has_pages = s.pages.size() * kPageTokens >= added.first_position + added.rows;
+    if (!has_pages || added.rows < run.rows) return absl::OkStatus();
   }
   return Launch(std::move(next));
 }

@@ -52,7 +52,8 @@ struct StepPlan {
   std::vector<SequenceId> resumes;  // parked ones that come back, with grants for all their pages
   int num_drafts = 0;               // to draft for the next step, 0..3
   // The runs of the step in flight go on before it is harvested, each by the token after the rows
-  // that stay and its drafts: 1 + num_drafts rows from first_position on, the latest there may be.
+  // that stay and its drafts: 1 + num_drafts rows, no fewer than it had, from first_position on,
+  // the latest there may be.
   bool follows = false;
 };
 

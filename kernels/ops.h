@@ -58,10 +58,11 @@ struct AdvanceArgs {
   std::span<const SequenceRows> runs;  // in row order
   // The last step's runs, all of which were verified and drafted, go on in their order before it is
   // harvested (choices.h): each by the token after the rows that stay and its kept drafts, equally
-  // many rows. `first_position` is the latest there may be, after all rows of the last run; tokens
-  // are none; pages are the last run's and perhaps more. Positions told to Sample and Accept count
-  // from it and move with it to where the run begins; logits are of all rows. The earlier step is
-  // harvested after this one's drafts are queued, and before anything else.
+  // many rows and no fewer than it had. `first_position` is the latest there may be, after all rows
+  // of the last run; tokens are none; pages are the last run's and perhaps more. Positions told to
+  // Sample and Accept count from it and move with it to where the run begins; logits are of all
+  // rows. The earlier step is harvested after this one's drafts are queued, and before anything
+  // else.
   bool follows = false;
 };
 

@@ -113,15 +113,16 @@ absl::Status CheckFollowing(const AdvanceArgs& args, const AdvanceLimits& limits
     const bool goes_on = run.tail_slot == last[i].slot && run.kind == RowKind::kVerify &&
                          last[i].kind == RowKind::kVerify && run.first_position == last[i].end();
     const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
-    if (goes_on && run.num_rows == rows && rows >= 1 && rows <= most &&
+    if (goes_on && run.num_rows == rows && rows >= last[i].num_rows && rows <= most &&
         run.num_pages <= limits.max_pages && int64_t{run.num_pages} * kPageTokens >= end) {
       continue;
     }
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "AdvanceStep: slot %d with %d rows from position %d and %d pages does not follow slot %d, "
-        "which ends at %d; %d rows each, at most %d",
-        run.tail_slot, run.num_rows, run.first_position, run.num_pages, last[i].slot, last[i].end(),
-        rows, most));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d with %d rows from position %d and %d pages does not "
+                        "follow the %d rows "
+                        "of slot %d, which end at %d; %d rows each, at most %d",
+                        run.tail_slot, run.num_rows, run.first_position, run.num_pages,
+                        last[i].num_rows, last[i].slot, last[i].end(), rows, most));
   }
   if (static_cast<int64_t>(last.size()) * rows <= limits.max_rows) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: %d runs of %d rows, at most %d",
