@@ -119,6 +119,10 @@ Sequence EngineLoop::Release(SequenceId sequence) {
   return released;
 }
 
+bool EngineLoop::IsKeepingPages() const {
+  return std::ranges::any_of(flights_, [](const Flight& flight) { return !flight.kept.empty(); });
+}
+
 bool EngineLoop::IsParked(SequenceId sequence) const {
   const auto found = entries_.find(sequence);
   return found != entries_.end() && found->second->is_parked;

@@ -64,11 +64,10 @@ struct LoopCounters {
   double prefill_tokens_per_s = 0;  // moving average
 };
 
-// Joins planner, runner and pool: admit, launch, harvest. RunOnce applies one step. Where the
-// runner can, it first queues the next one, so that the device does not wait for what follows from
-// a step: it is one step behind. Engine thread (or the simulator's). "Between steps" is everywhere
-// outside RunOnce and inside the observer's calls; a step may be in flight there, and calls that
-// touch what it uses wait for it.
+// Joins planner, runner and pool: admit, launch, harvest. RunOnce applies one step; where the
+// runner can, it first queues the next, so that the device never waits for the host, which is one
+// step behind. Engine thread (or the simulator's). "Between steps" is everywhere outside RunOnce
+// and inside the observer's calls; with a step in flight, calls that touch a slot wait for it.
 class EngineLoop final : public SequenceTable {
  public:
   // `layout` tells how large a parked sequence's tail is.
@@ -120,6 +119,8 @@ class EngineLoop final : public SequenceTable {
   PagePool& pool() { return pool_; }
   int num_sequences() const { return static_cast<int>(entries_.size()); }
   int num_parked() const { return num_parked_; }
+  // Whether the pool counts pages as leased that return when the step in flight ends.
+  bool IsKeepingPages() const;
   // Neither parked nor held: whether there is something to do.
   bool HasWork() const { return num_sequences() > num_parked_ + num_held_; }
   int host_pages() const { return host_pages_; }  // of parked sequences
@@ -190,8 +191,7 @@ class EngineLoop final : public SequenceTable {
   std::vector<Notice> notices_;
   std::deque<Flight> flights_;  // oldest first; two only inside RunOnce
   absl::Time last_finish_ = absl::InfinitePast();
-  int num_parked_ = 0;
-  int num_held_ = 0;
+  int num_parked_ = 0, num_held_ = 0;
   int host_pages_ = 0;
   LoopCounters counters_;
   StepId next_step_{1};

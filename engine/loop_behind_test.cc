@@ -84,9 +84,11 @@ TEST_P(StepBehind, WhatIsInUseIsGivenToNobodyElse) {
   }
   EXPECT_EQ(runner_.num_in_flight(), 1u);
   EXPECT_EQ(pool_.Counts().free, free);
+  EXPECT_TRUE(loop_.IsKeepingPages());
   std::vector<int> slots = {*loop_.TakeTailSlot(), *loop_.TakeTailSlot()};  // waits
   EXPECT_EQ(runner_.num_in_flight(), 0u);
   EXPECT_EQ(pool_.Counts().free, free + 1);
+  EXPECT_FALSE(loop_.IsKeepingPages());
   slots.push_back(*loop_.TakeTailSlot());
   EXPECT_FALSE(loop_.TakeTailSlot().has_value());
   for (const int slot : slots) loop_.ReturnTailSlot(slot);
