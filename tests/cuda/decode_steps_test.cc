@@ -281,9 +281,10 @@ TEST(CudaSteps, AStepBehindLeavesNoTrace) {
                        .goes_ahead = goes_ahead,
                        .has_penalties = false});
         engine.Run(sequences);
-        std::printf("  %d sequences, %d drafts, %s: %.1f us a step (%.1f idle), %.2f ahead\n",
-                    sequences, num_drafts, goes_ahead ? "behind" : "in step", engine.step_us,
-                    engine.idle_us, engine.share_ahead);
+        std::printf(
+            "  %d sequences, %d drafts, %s: %.1f us a step (%.1f idle), %.2f tokens, %.2f ahead\n",
+            sequences, num_drafts, goes_ahead ? "behind" : "in step", engine.step_us,
+            engine.idle_us, engine.tokens_a_step, engine.share_ahead);
         if (!goes_ahead) records = engine.records;
         EXPECT_TRUE(engine.records == records);
         EXPECT_EQ(engine.share_ahead > 0.6, goes_ahead);
