@@ -3,34 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_format.h"
-
 #include "common/check.h"
 #include "common/status.h"
+#include "engine/loop_entry.h"
 
 namespace baton::engine {
 namespace {
-
-constexpr double kRateWeight = 0.2;  // of the newest step in the moving average of prefill tokens/s
-
-struct Finish {
-  FinishReason reason = FinishReason::kStop;
-  int32_t stop_token = -1;
-};
-
-// Whether the last token ends the sequence. Stop tokens are masked up to min_tokens
-// (contracts.md 2.2).
-std::optional<Finish> FinishOf(const Sequence& sequence) {
-  const int64_t generated = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt_tokens;
-  if (generated <= 0) return std::nullopt;
-  const int32_t last = sequence.tokens.back();
-  const std::vector<int32_t>& stops = sequence.finish.stop_tokens;
-  if (generated > sequence.finish.min_tokens &&
-      std::find(stops.begin(), stops.end(), last) != stops.end())
-    return Finish{.reason = FinishReason::kStop, .stop_token = last};
-  if (generated >= sequence.finish.max_tokens) return Finish{.reason = FinishReason::kLength};
-  return std::nullopt;
-}
 
 // The record is the truth for every position that is not computed yet (contracts.md 1.6).
 void ApplyRecord(Sequence& sequence) {
@@ -45,7 +23,9 @@ void ApplyRecord(Sequence& sequence) {
   }
 }
 
-SequenceFacts FactsOf(const Sequence& sequence, int booked) {
+}  // namespace
+
+SequenceFacts EngineLoop::Entry::Facts() const {
   return {.id = sequence.id,
           .prompt_tokens = sequence.prompt_tokens,
           .num_tokens = static_cast<int>(sequence.tokens.size()),
@@ -53,26 +33,11 @@ SequenceFacts FactsOf(const Sequence& sequence, int booked) {
           .max_total = sequence.prompt_tokens + sequence.finish.max_tokens,
           .drafts = static_cast<int>(sequence.drafts.size()),
           .pages = sequence.pages.size(),
-          .booked = booked,
+          .booked = booking.remaining(),
           .tail_interval = sequence.tail_interval,
           .priority = sequence.priority,
           .deadline = sequence.deadline};
 }
-
-}  // namespace
-
-struct EngineLoop::Entry {
-  Sequence sequence;
-  Booking booking;
-  // While parked: payloads of all pages, and the wire tail at `computed`.
-  bool is_parked = false;
-  std::vector<std::byte> host_pages;
-  std::vector<std::byte> host_tail;
-  bool is_held = false;
-  absl::Status mask_status;  // an error ends the sequence with its next step
-
-  SequenceFacts Facts() const { return FactsOf(sequence, booking.remaining()); }
-};
 
 EngineLoop::EngineLoop(PagePool& pool, StepPlanner& planner, StepRunner& runner, const Clock& clock,
                        const kernels::PageLayout& layout)
@@ -86,12 +51,20 @@ std::optional<int> EngineLoop::TakeTailSlot() {
   if (static_cast<int>(free_slots_.size()) <= num_parked_) return std::nullopt;
   const int slot = free_slots_.back();
   free_slots_.pop_back();
+  AwaitFlights();
   runner_.ResetTail(slot);
   return slot;
 }
 
 void EngineLoop::ReturnTailSlot(int slot) {
   CHECK(slot >= 0 && slot < runner_.num_tail_slots());
+  for (Flight& flight : flights_) {
+    for (Kept& kept : flight.kept) {
+      if (kept.tail_slot != slot) continue;
+      kept.is_slot_returned = true;
+      return;
+    }
+  }
   free_slots_.push_back(slot);
 }
 
@@ -128,7 +101,7 @@ void EngineLoop::Continue(SequenceId sequence, int32_t token) {
 Sequence EngineLoop::Release(SequenceId sequence) {
   const auto found = entries_.find(sequence);
   CHECK(found != entries_.end());
-  const std::unique_ptr<Entry> entry = std::move(found->second);
+  std::unique_ptr<Entry> entry = std::move(found->second);
   entries_.erase(found);
   if (entry->is_parked) {
     --num_parked_;
@@ -136,7 +109,18 @@ Sequence EngineLoop::Release(SequenceId sequence) {
   }
   if (entry->is_held) --num_held_;
   planner_.Apply(Released{sequence});
-  return std::move(entry->sequence);
+  Sequence released = std::move(entry->sequence);
+  Flight* flight = Drop(sequence);
+  if (flight != nullptr && !flight->outcome) {
+    flight->kept.push_back({.entry = std::move(entry),
+                            .pages = pool_.ShareIds(released.pages.ids()),
+                            .tail_slot = released.tail_slot});
+  }
+  return released;
+}
+
+bool EngineLoop::IsKeepingPages() const {
+  return std::ranges::any_of(flights_, [](const Flight& flight) { return !flight.kept.empty(); });
 }
 
 bool EngineLoop::IsParked(SequenceId sequence) const {
@@ -148,6 +132,7 @@ void EngineLoop::Hold(SequenceId sequence) {
   Entry& entry = Find(sequence);
   CHECK(!entry.is_parked && !entry.sequence.IsPrefilling());
   if (std::exchange(entry.is_held, true)) return;
+  Drop(sequence);
   ++num_held_;
   planner_.Apply(Paused{sequence});
 }
@@ -167,12 +152,14 @@ EngineLoop::Entry& EngineLoop::Find(SequenceId id) {
 absl::Status EngineLoop::PackTail(SequenceId sequence, std::span<std::byte> wire) {
   const Sequence& s = Find(sequence).sequence;
   CHECK(s.tail_slot >= 0);
+  AwaitFlights();
   return runner_.PackTail(
       {.tail_slot = s.tail_slot, .num_tokens = static_cast<uint64_t>(s.computed), .wire = wire});
 }
 
 absl::Status EngineLoop::UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
                                     std::span<std::byte> wire) {
+  AwaitFlights();
   return runner_.UnpackTail({.tail_slot = tail_slot,
                              .num_tokens = num_tokens,
                              .has_drafter_state = has_drafter_state,
@@ -194,31 +181,9 @@ void EngineLoop::FinishOrRun(Entry& entry) {
   const std::optional<Finish> finish = FinishOf(entry.sequence);
   if (!finish) return;
   const SequenceId id = entry.sequence.id;
+  Drop(id);
   planner_.Apply(Paused{id});
   Notify(id, [id, f = *finish](LoopObserver& o) { o.OnFinished(id, f.reason, f.stop_token); });
-}
-
-absl::StatusOr<bool> EngineLoop::RunOnce() {
-  const bool had_notices = !notices_.empty();
-  Deliver();
-  // A plan that only parks or resumes changes what the pool holds, so the planner is asked again;
-  // each such plan moves a sequence.
-  for (size_t round = 0; round <= entries_.size() + 1; ++round) {
-    PoolCounts counts = pool_.Counts();
-    if (reclaimer_) counts.free += std::exchange(counts.cached, 0);
-    std::optional<StepPlan> plan = planner_.Next(counts, clock_.Now());
-    if (!plan) break;
-    ASSIGN_OR_RETURN(const bool has_moved, Prepare(*plan));
-    if (!plan->runs.empty()) {
-      RETURN_IF_ERROR(RunStep(*plan));
-      Deliver();
-      return true;
-    }
-    if (!has_moved) break;
-  }
-  const bool has_more = !notices_.empty();
-  Deliver();
-  return had_notices || has_more;
 }
 
 // Executes parks, grants and resumes; drops the runs of sequences whose pages could not be had
@@ -256,8 +221,8 @@ bool EngineLoop::Grant(Entry& entry, int pages) {
   const int own = std::min(pages, entry.booking.remaining());
   absl::StatusOr<Booking> more = BookReclaiming(pages - own);
   if (!more.ok()) return false;
-  entry.sequence.pages.Append(pool_.Take(entry.booking, own));
-  entry.sequence.pages.Append(pool_.Take(*more, pages - own));
+  entry.sequence.pages.Append(pool_.TakeForSteps(entry.booking, own));
+  entry.sequence.pages.Append(pool_.TakeForSteps(*more, pages - own));
   return true;
 }
 
@@ -308,174 +273,6 @@ absl::Status EngineLoop::Resume(Entry& entry) {
   planner_.Apply(Resumed{entry.Facts()});
   Notify(s.id, [id = s.id](LoopObserver& o) { o.OnResumed(id); });
   return absl::OkStatus();
-}
-
-absl::Status EngineLoop::RunStep(StepPlan& plan) {
-  const absl::Time start = clock_.Now();
-  plan.step = next_step_;
-  ++next_step_.value;
-  RETURN_IF_ERROR(runner_.LaunchForward(plan, *this));
-  MakeMasks(plan);
-  RETURN_IF_ERROR(runner_.LaunchFinish(plan, *this));
-  std::optional<Harvest> harvest;
-  while (!harvest) harvest = runner_.Poll();
-  CHECK(harvest->step == plan.step && harvest->sequences.size() == plan.runs.size());
-  for (size_t i = 0; i < plan.runs.size(); ++i)
-    Apply(plan.runs[i], std::move(harvest->sequences[i]));
-  Count(plan, clock_.Now() - start);
-  return absl::OkStatus();
-}
-
-// While Forward runs on the device.
-void EngineLoop::MakeMasks(StepPlan& plan) {
-  std::vector<SequenceRun*> runs;
-  for (SequenceRun& run : plan.runs) {
-    const bool samples = run.kind != RowKind::kPrefill || run.samples_first_token;
-    if (samples && Find(run.sequence).sequence.masks) runs.push_back(&run);
-  }
-  if (runs.empty()) return;
-  const absl::Time start = clock_.Now();
-  if (mask_buffers_.size() < runs.size()) mask_buffers_.resize(runs.size());
-  const auto make = [&](int index) {
-    const auto i = static_cast<size_t>(index);
-    Entry& entry = Find(runs[i]->sequence);
-    mask_buffers_[i].Clear();
-    entry.mask_status = MakeMasksOf(entry.sequence, *runs[i], mask_buffers_[i]);
-    if (!entry.mask_status.ok()) runs[i]->masks.clear();
-  };
-  const int count = static_cast<int>(runs.size());
-  if (parallel_ && count > 1)
-    parallel_(count, make);
-  else
-    for (int i = 0; i < count; ++i) make(i);
-  for (const SequenceRun* run : runs) counters_.masks += run->masks.size();
-  counters_.mask_time += clock_.Now() - start;
-}
-
-// A row's token follows those up to its own; the rows of a replay are drafts that are known. Any
-// thread.
-absl::Status EngineLoop::MakeMasksOf(Sequence& s, SequenceRun& run, MaskBuffer& buffer) {
-  const auto first = static_cast<size_t>(run.first_position) + 1;
-  const auto prompt = static_cast<size_t>(s.prompt_tokens);
-  MaskSource& masks = *s.masks;
-  if (run.kind == RowKind::kPrefill) return masks.AppendMasks({}, buffer, run.masks);
-  for (size_t i = prompt + static_cast<size_t>(masks.num_taken()); i < first; ++i)
-    RETURN_IF_ERROR(masks.Take(s.tokens[i]));
-  const std::span<const int32_t> followers =
-      run.kind == RowKind::kReplay ? std::span(s.tokens).subspan(first) : std::span(s.drafts);
-  return masks.AppendMasks(followers.first(static_cast<size_t>(run.rows) - 1), buffer, run.masks);
-}
-
-void EngineLoop::CountMaskFailure(const absl::Status& status) {
-  if (absl::IsInvalidArgument(status)) ++counters_.mask_limits;
-  if (IsMaskFailure(status)) ++counters_.mask_failures;
-}
-
-void EngineLoop::Fail(SequenceId id, absl::Status status) {
-  planner_.Apply(Paused{id});
-  Notify(id, [id, status = std::move(status)](LoopObserver& o) { o.OnFailed(id, status); });
-}
-
-void EngineLoop::Apply(const SequenceRun& run, SequenceTokens result) {
-  CHECK(result.sequence == run.sequence);
-  Entry& entry = Find(run.sequence);
-  const SequenceId id = run.sequence;
-  if (!entry.mask_status.ok()) {
-    result.status = absl::Status(
-        entry.mask_status.code(),
-        absl::StrFormat("request %s: %s", entry.sequence.request_id, entry.mask_status.message()));
-  }
-  if (!result.status.ok()) {
-    if (entry.sequence.masks) CountMaskFailure(result.status);
-    return Fail(id, std::move(result.status));
-  }
-  for (int i = 0; i < result.replay_mismatches; ++i)
-    Notify(id, [id](LoopObserver& o) { o.OnReplayMismatch(id); });
-  if (run.kind == RowKind::kPrefill)
-    ApplyPrefill(entry, run, result);
-  else
-    ApplyDecode(entry, run, result);
-}
-
-void EngineLoop::ApplyPrefill(Entry& entry, const SequenceRun& run, SequenceTokens& result) {
-  Sequence& s = entry.sequence;
-  s.computed += run.rows;
-  s.drafts = std::move(result.next_drafts);
-  planner_.Apply(Harvested{entry.Facts()});
-  if (!result.prompt_logprobs.empty()) {
-    Notify(s.id,
-           [id = s.id, first = run.first_position + 1, tokens = std::move(result.prompt_logprobs)](
-               LoopObserver& o) { o.OnPromptLogprobs(id, first, tokens); });
-  }
-  Notify(s.id, [id = s.id, computed = s.computed](LoopObserver& o) { o.OnChunk(id, computed); });
-  if (!run.samples_first_token) return;
-
-  CHECK(result.tokens.size() == s.choices.size());
-  std::vector<TokenRecord> first;
-  for (size_t choice = 0; choice < s.choices.size(); ++choice) {
-    CHECK(result.tokens[choice].size() == 1);
-    TokenRecord record = std::move(result.tokens[choice][0]);
-    const bool is_received = choice < s.received.size() && !s.received[choice].empty();
-    if (is_received && record.token != s.received[choice][0]) {
-      record.token = s.received[choice][0];
-      Notify(s.id, [id = s.id](LoopObserver& o) { o.OnReplayMismatch(id); });
-    }
-    first.push_back(std::move(record));
-  }
-  planner_.Apply(Paused{s.id});
-  Notify(s.id,
-         [id = s.id, first = std::move(first)](LoopObserver& o) { o.OnFirstTokens(id, first); });
-}
-
-void EngineLoop::ApplyDecode(Entry& entry, const SequenceRun& run, SequenceTokens& result) {
-  Sequence& s = entry.sequence;
-  if (run.kind == RowKind::kReplay) {
-    CHECK(result.accepted_rows == run.rows);
-    s.computed += run.rows;
-    s.drafts.clear();
-    if (s.computed + 1 == static_cast<int>(s.tokens.size()))
-      s.drafts = std::move(result.next_drafts);
-    counters_.replayed_tokens += static_cast<uint64_t>(run.rows);
-    planner_.Apply(Harvested{entry.Facts()});
-    return;
-  }
-
-  CHECK(result.accepted_rows >= 1 && result.accepted_rows <= run.rows &&
-        result.tokens.size() == 1 &&
-        static_cast<int>(result.tokens[0].size()) == result.accepted_rows);
-  const int first_position = static_cast<int>(s.tokens.size());
-  std::vector<TokenRecord> fresh = std::move(result.tokens[0]);
-  std::optional<Finish> finish;
-  size_t kept = 0;
-  while (kept < fresh.size() && !finish) {
-    s.tokens.push_back(fresh[kept++].token);
-    finish = FinishOf(s);
-  }
-  fresh.resize(kept);  // nothing follows the end
-  s.computed = static_cast<int>(s.tokens.size()) - 1;
-  s.drafts = std::move(result.next_drafts);
-  counters_.decode_tokens += kept;
-  counters_.drafted += static_cast<uint64_t>(run.rows - 1);
-  counters_.accepted_drafts += static_cast<uint64_t>(result.accepted_rows - 1);
-  planner_.Apply(Harvested{entry.Facts()});
-  Notify(s.id, [id = s.id, first_position, fresh = std::move(fresh)](LoopObserver& o) {
-    o.OnTokens(id, first_position, fresh);
-  });
-  FinishOrRun(entry);
-}
-
-void EngineLoop::Count(const StepPlan& plan, absl::Duration elapsed) {
-  ++counters_.steps;
-  counters_.last_step = elapsed;
-  uint64_t prefill_rows = 0;
-  for (const SequenceRun& run : plan.runs)
-    if (run.kind == RowKind::kPrefill) prefill_rows += static_cast<uint64_t>(run.rows);
-  if (prefill_rows == 0) return;
-  counters_.prefill_tokens += prefill_rows;
-  if (elapsed <= absl::ZeroDuration()) return;
-  const double rate = static_cast<double>(prefill_rows) / absl::ToDoubleSeconds(elapsed);
-  double& average = counters_.prefill_tokens_per_s;
-  average = average == 0 ? rate : average + kRateWeight * (rate - average);
 }
 
 }  // namespace baton::engine

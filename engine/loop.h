@@ -50,6 +50,7 @@ class LoopObserver {
 
 struct LoopCounters {
   uint64_t steps = 0;
+  uint64_t steps_ahead = 0;  // of these, queued before the one before was applied
   uint64_t prefill_tokens = 0;
   uint64_t decode_tokens = 0;
   uint64_t drafted = 0;
@@ -63,8 +64,10 @@ struct LoopCounters {
   double prefill_tokens_per_s = 0;  // moving average
 };
 
-// Joins planner, runner and pool: admit, launch, harvest. One step per RunOnce. Engine thread (or
-// the simulator's). "Between steps" is everywhere outside RunOnce and inside the observer's calls.
+// Joins planner, runner and pool: admit, launch, harvest. RunOnce applies one step; where the
+// runner can, it first queues the next, so that the device never waits for the host, which is one
+// step behind. Engine thread (or the simulator's). "Between steps" is everywhere outside RunOnce
+// and inside the observer's calls; with a step in flight, calls that touch a slot wait for it.
 class EngineLoop final : public SequenceTable {
  public:
   // `layout` tells how large a parked sequence's tail is.
@@ -95,7 +98,8 @@ class EngineLoop final : public SequenceTable {
   // `token` is appended. One choice only.
   void Continue(SequenceId sequence, int32_t token);
   // Out of every plan from the next step on; gives back the sequence with its pages and tail slot
-  // (none of both while parked). Only between steps.
+  // (none while parked), of which others get what a step in flight uses only when that has ended.
+  // Only between steps.
   Sequence Release(SequenceId sequence);
   bool Has(SequenceId sequence) const { return entries_.contains(sequence); }
   bool IsParked(SequenceId sequence) const;
@@ -108,21 +112,37 @@ class EngineLoop final : public SequenceTable {
   absl::Status UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
                           std::span<std::byte> wire);
 
-  // Runs at most one step; false when there is nothing to run. An error is the engine's and final.
+  // Applies at most one step; false if there is nothing to run. An error is the engine's and final.
   absl::StatusOr<bool> RunOnce();
 
   const LoopCounters& counters() const { return counters_; }
   PagePool& pool() { return pool_; }
   int num_sequences() const { return static_cast<int>(entries_.size()); }
   int num_parked() const { return num_parked_; }
+  // Whether the pool counts pages as leased that return when the step in flight ends.
+  bool IsKeepingPages() const;
   // Neither parked nor held: whether there is something to do.
   bool HasWork() const { return num_sequences() > num_parked_ + num_held_; }
   int host_pages() const { return host_pages_; }  // of parked sequences
 
  private:
   struct Entry;
-  // What the observer hears once no plan is in the works; skipped when its sequence was released
-  // meanwhile.
+  // What a step in flight uses of a sequence that was released.
+  struct Kept {
+    std::unique_ptr<Entry> entry;
+    PageLease pages;
+    int tail_slot = -1;
+    bool is_slot_returned = false;
+  };
+  // A step that was launched, until it is applied.
+  struct Flight {
+    StepPlan plan;
+    absl::Time start;
+    std::optional<absl::StatusOr<Harvest>> outcome;  // once it was waited for
+    std::vector<SequenceId> dropped;  // over, held or released meanwhile: theirs is ignored
+    std::vector<Kept> kept;
+  };
+  // What the observer hears between steps, unless its sequence was released meanwhile.
   struct Notice {
     SequenceId sequence;
     std::function<void(LoopObserver&)> tell;
@@ -132,12 +152,22 @@ class EngineLoop final : public SequenceTable {
   void Notify(SequenceId id, std::function<void(LoopObserver&)> tell);
   void Deliver();
   void FinishOrRun(Entry& entry);
+  std::optional<StepPlan> NextPlan();
   absl::StatusOr<bool> Prepare(StepPlan& plan);
   absl::Status Park(Entry& entry);
   absl::Status Resume(Entry& entry);
   bool Grant(Entry& entry, int pages);
   absl::StatusOr<Booking> BookReclaiming(int pages);
-  absl::Status RunStep(StepPlan& plan);
+  absl::Status StartStep();
+  absl::Status GoAhead();
+  bool MayBeFollowed(const Flight& flight) const;
+  absl::Status Launch(StepPlan plan);
+  absl::Status FinishStep();
+  // Waits for what is in flight; the next RunOnce applies it.
+  void AwaitFlights();
+  void Await(Flight& flight);
+  // What is in flight will not count for the sequence; null if it has no part in that.
+  Flight* Drop(SequenceId id);
   void MakeMasks(StepPlan& plan);
   static absl::Status MakeMasksOf(Sequence& sequence, SequenceRun& run, MaskBuffer& buffer);
   void CountMaskFailure(const absl::Status& status);
@@ -159,8 +189,9 @@ class EngineLoop final : public SequenceTable {
   std::unordered_map<SequenceId, std::unique_ptr<Entry>> entries_;
   std::vector<int> free_slots_;
   std::vector<Notice> notices_;
-  int num_parked_ = 0;
-  int num_held_ = 0;
+  std::deque<Flight> flights_;  // oldest first; two only inside RunOnce
+  absl::Time last_finish_ = absl::InfinitePast();
+  int num_parked_ = 0, num_held_ = 0;
   int host_pages_ = 0;
   LoopCounters counters_;
   StepId next_step_{1};

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
 #include "common/ids.h"
@@ -51,6 +51,10 @@ struct StepPlan {
   std::vector<SequenceId> parks;    // youngest first: out of the batch, their pages to the host
   std::vector<SequenceId> resumes;  // parked ones that come back, with grants for all their pages
   int num_drafts = 0;               // to draft for the next step, 0..3
+  // The runs of the step in flight go on before it is harvested, each by the token after the rows
+  // that stay and its drafts: 1 + num_drafts rows, no fewer than it had, from first_position on,
+  // the latest there may be.
+  bool follows = false;
 };
 
 // What a step gave one sequence.
@@ -80,9 +84,10 @@ class SequenceTable {
   virtual const Sequence& Get(SequenceId id) const = 0;  // CHECKs that it exists
 };
 
-// Runs steps: Forward and Finish. On CUDA the model with the head is one graph and the drafter
-// another, the sampler and acceptance between them are not. Engine thread. An error of a call is
-// the engine's, not one sequence's, and ends the process' readiness.
+// Runs steps: Forward and Finish, which may return before the device is done, and Await. On CUDA
+// the model with the head is one graph and the drafter another, the sampler and acceptance between
+// them are not. Engine thread. An error of a call is the engine's, not one sequence's, and ends the
+// process' readiness.
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
@@ -90,9 +95,14 @@ class StepRunner {
   virtual absl::Status LaunchForward(const StepPlan& plan, const SequenceTable& sequences) = 0;
   // Masks, penalties, sampling, acceptance and drafting.
   virtual absl::Status LaunchFinish(const StepPlan& plan, const SequenceTable& sequences) = 0;
-  virtual std::optional<Harvest> Poll() = 0;
+  // Waits for the oldest step that was launched; its sequences are still as they were then.
+  virtual absl::StatusOr<Harvest> Await() = 0;
+  // Whether a plan that follows the one step in flight, with as many drafts, may be launched before
+  // it is awaited. None of the sequences' tokens may depend on the host knowing those before.
+  virtual bool CanFollow(int /*num_drafts*/) const { return false; }
 
-  // Between steps only. A slot is reset before its first use; Pack requires computed == num_tokens.
+  // With no step in flight. A slot is reset before its first use; Pack requires computed ==
+  // num_tokens.
   virtual void ResetTail(int tail_slot) = 0;
   virtual absl::Status PackTail(const kernels::TailArgs& args) = 0;
   virtual absl::Status UnpackTail(const kernels::TailArgs& args) = 0;

@@ -16,8 +16,8 @@
 // The 17 phases of a step. A phase lies between two grid-wide dependencies; what flows between
 // phases (activations) belongs to the back end and is opaque. Sizes come from StepView, so that a
 // step can be captured in a graph. No phase allocates, logs or blocks, but Sample with outputs,
-// Harvest and the tails, which wait for what is queued. Engine thread. Rounding points: model.md
-// 10.6; order of sums: contracts.md 1.3.
+// Harvest and the tails, which wait for what is queued before them. Engine thread. Rounding points:
+// model.md 10.6; order of sums: contracts.md 1.3.
 namespace baton::kernels {
 
 // The rows of one step. The arrays have stable addresses for the life of a bucket; AdvanceStep
@@ -56,6 +56,14 @@ struct SequenceRows {
 // (positions below first_position that are still raw) into its compressor state (contracts.md 1.4).
 struct AdvanceArgs {
   std::span<const SequenceRows> runs;  // in row order
+  // The last step's runs, all of which were verified and drafted, go on in their order before it is
+  // harvested (choices.h): each by the token after the rows that stay and its kept drafts, equally
+  // many rows and no fewer than it had. `first_position` is the latest there may be, after all rows
+  // of the last run; tokens are none; pages are the last run's and perhaps more. Positions told to
+  // Sample and Accept count from it and move with it to where the run begins; logits are of all
+  // rows. The earlier step is harvested after this one's drafts are queued, and before anything
+  // else.
+  bool follows = false;
 };
 
 // streams[r][s] = embed[token[r]], four copies.
@@ -152,7 +160,8 @@ class Ops {
   // AdvanceDrafter then writes the view of the MTP block's rows, for which nothing is folded and no
   // page is needed. What is accepted decides how many rows are live. KeepDraft samples each row
   // that drafts from the last Head of all rows and keeps its token, which becomes the row's input
-  // at the next position; kMaxKeptDrafts at most. Harvest waits for all that is queued.
+  // at the next position; kMaxKeptDrafts at most. Harvest waits for the oldest step that is not
+  // harvested yet.
   static constexpr int kMaxKeptDrafts = 8;
   virtual absl::Status Accept(const AcceptArgs& args) = 0;
   virtual absl::Status AdvanceDrafter(DrafterRows rows) = 0;

@@ -100,6 +100,35 @@ absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
   return absl::OkStatus();
 }
 
+absl::Status CheckFollowing(const AdvanceArgs& args, const AdvanceLimits& limits,
+                            std::span<const StepRun> last, bool do_all_draft) {
+  if (args.runs.empty() || args.runs.size() != last.size()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "AdvanceStep: %d runs follow the last step's %d", args.runs.size(), last.size()));
+  }
+  const int rows = args.runs[0].num_rows;
+  const int most = std::min(limits.max_draft_rows, 1 + (do_all_draft ? Ops::kMaxKeptDrafts : 0));
+  for (size_t i = 0; i < last.size(); ++i) {
+    const SequenceRows& run = args.runs[i];
+    const bool goes_on = run.tail_slot == last[i].slot && run.kind == RowKind::kVerify &&
+                         last[i].kind == RowKind::kVerify && run.first_position == last[i].end();
+    const auto end = static_cast<int64_t>(run.first_position) + run.num_rows;
+    if (goes_on && run.num_rows == rows && rows >= last[i].num_rows && rows <= most &&
+        run.num_pages <= limits.max_pages && int64_t{run.num_pages} * kPageTokens >= end) {
+      continue;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrFormat("AdvanceStep: slot %d with %d rows from position %d and %d pages does not "
+                        "follow the %d rows "
+                        "of slot %d, which end at %d; %d rows each, at most %d",
+                        run.tail_slot, run.num_rows, run.first_position, run.num_pages,
+                        last[i].num_rows, last[i].slot, last[i].end(), rows, most));
+  }
+  if (static_cast<int64_t>(last.size()) * rows <= limits.max_rows) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("AdvanceStep: %d runs of %d rows, at most %d",
+                                                    last.size(), rows, limits.max_rows));
+}
+
 absl::Status CheckKept(size_t num_kept, int max_rows) {
   if (num_kept <= static_cast<size_t>(max_rows)) return absl::OkStatus();
   return absl::InvalidArgumentError(

@@ -43,6 +43,10 @@ struct AdvanceLimits {
 absl::Status CheckRuns(const AdvanceArgs& args, const AdvanceLimits& limits,
                        const std::function<const SlotProgress&(int slot)>& progress_of);
 
+// Whether the runs may follow those of the `last` step, which all draft or not.
+absl::Status CheckFollowing(const AdvanceArgs& args, const AdvanceLimits& limits,
+                            std::span<const StepRun> last, bool do_all_draft);
+
 // Whether a step may keep so many choices (SampleArgs).
 absl::Status CheckKept(size_t num_kept, int max_rows);
 

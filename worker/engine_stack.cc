@@ -281,7 +281,8 @@ void EngineStack::Plan(const WorkerConfig& config, const Clock& clock) {
   runner_ = std::make_unique<engine::ModelRunner>(
       *ops_, weights_, model_config_,
       engine::ModelRunnerOptions{.num_tail_slots = NumTailSlots(config),
-                                 .max_head_rows = NumHeadRows(config)});
+                                 .max_head_rows = NumHeadRows(config),
+                                 .goes_ahead = !device_->is_host()});
   loop_ = std::make_unique<engine::EngineLoop>(*pool_, *planner_, *runner_, clock, layout_);
   loop_->SetParallelFor(threads_->AsParallelFor());
 }

@@ -37,7 +37,7 @@ class HashRunner final : public engine::StepRunner {
   }
   absl::Status LaunchFinish(const engine::StepPlan& plan,
                             const engine::SequenceTable& sequences) override;
-  std::optional<engine::Harvest> Poll() override { return std::exchange(harvest_, std::nullopt); }
+  absl::StatusOr<engine::Harvest> Await() override { return std::move(harvest_); }
   void ResetTail(int tail_slot) override { slots_[static_cast<size_t>(tail_slot)] = {}; }
   absl::Status PackTail(const kernels::TailArgs& args) override;
   absl::Status UnpackTail(const kernels::TailArgs& args) override;
@@ -64,7 +64,7 @@ class HashRunner final : public engine::StepRunner {
   engine::PagePool& pool_;
   const int num_drafts_;
   std::vector<Slot> slots_;
-  std::optional<engine::Harvest> harvest_;
+  engine::Harvest harvest_;
 };
 
 inline constexpr size_t kMaxMaskTasks = 8;

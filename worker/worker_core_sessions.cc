@@ -241,7 +241,8 @@ void WorkerCore::SendLoads() {
     for (const auto& [transfer, job] : jobs_) job->ReportProgress(effects_);
   }
   for (auto& [id, session] : sessions_) {
-    if (now < session.next_load) continue;
+    // Pages that are about to return would be missed until the next load.
+    if (now < session.next_load || loop_.IsKeepingPages()) continue;
     effects_.To(id).load = MakeLoad();
     session.next_load = now + setup_.limits.load_every;
   }

@@ -81,6 +81,8 @@ void WorkerMetrics::AddEngineMetrics(MetricRegistry& registry) {
     loop_counters_.push_back({registry.AddCounter(name, help), field});
   };
   loop("baton_worker_steps_total", "Engine steps", &LoopCounters::steps);
+  loop("baton_worker_steps_ahead_total", "Engine steps queued before the one before was read",
+       &LoopCounters::steps_ahead);
   loop("baton_worker_prefill_tokens_total", "Prompt tokens computed",
        &LoopCounters::prefill_tokens);
   loop("baton_worker_decode_tokens_total", "Tokens generated", &LoopCounters::decode_tokens);

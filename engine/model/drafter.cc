@@ -38,13 +38,15 @@ Drafter::RowCounts Drafter::Plan(std::span<DraftRequest> requests, int num_draft
     const int least = request.is_verify ? request.first : last;
     const Progress& slot = slots_[static_cast<size_t>(request.tail_slot)];
     // H is at hand from one row before the step's on.
-    const int first = std::max({slot.next, last + 1 - window_, request.first - 1, 0});
+    const int first = request.follows
+                          ? request.first
+                          : std::max({slot.next, last + 1 - window_, request.first - 1, 0});
     // A step with more sequences than rows left: this one's window restarts later.
     if (first > last || counts.rows + last + 1 - first > ops_.view().max_rows) continue;
     counts.rows += last + 1 - first;
     accept.first = first;
     const int valid_from = first == slot.next ? slot.valid_from : first;
-    const bool is_filled = valid_from == 0 || least - valid_from >= window_ - 1;
+    const bool is_filled = request.follows || valid_from == 0 || least - valid_from >= window_ - 1;
     accept.drafts = num_drafts > 0 && wants_drafts && is_filled && request.HasNext();
     counts.drafting += accept.drafts ? 1 : 0;
   }

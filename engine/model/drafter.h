@@ -16,6 +16,9 @@ struct DraftRequest {
   int tail_slot = 0;
   int first = 0, rows = 0;  // the run's
   bool is_verify = false;
+  // The step follows one in flight: `first` is the latest there may be, and so it is the drafter's,
+  // which has kept up.
+  bool follows = false;
   // `first` and `drafts` (in: whether the sequence goes on here) are the drafter's to set.
   kernels::AcceptRun accept;
 
@@ -23,6 +26,11 @@ struct DraftRequest {
   bool HasNext() const {
     return accept.choice != kernels::AcceptRun::kNone ||
            accept.next_token != kernels::AcceptRun::kNone;
+  }
+  // The run of a step that follows begins `positions` earlier.
+  void MoveBack(int positions) {
+    first -= positions;
+    if (accept.first != kernels::AcceptRun::kNone) accept.first -= positions;
   }
 };
 
@@ -38,8 +46,8 @@ class Drafter {
   // After the main step's choices are queued: accepts, makes rows, drafts. num_drafts = 0: only the
   // rows. Returns how many drafts of each run that drafts there will be.
   absl::StatusOr<int> Run(std::span<DraftRequest> requests, int num_drafts);
-  // When the step is harvested, before the next one: `accepted` rows of the run stay, and the token
-  // after them is known or not.
+  // When the step is harvested: `accepted` rows of the run stay, and the token after them is known
+  // or not.
   void Note(const DraftRequest& request, int accepted, bool has_next);
 
   void Reset(int tail_slot);

@@ -42,31 +42,41 @@ ModelRunner::ModelRunner(kernels::Ops& ops, const kernels::ModelWeights& weights
 }
 
 ModelRunner::Run ModelRunner::MakeRun(const SequenceRun& plan, const Sequence& sequence,
-                                      int first_row) const {
+                                      int first_row) {
   Run run;
   run.plan = plan;
   run.sequence = &sequence;
   run.first_row = first_row;
-  const int known = std::min(plan.rows, Size(sequence.tokens) - plan.first_position);
-  const auto first = sequence.tokens.begin() + plan.first_position;
-  run.tokens.assign(first, first + known);
-  const int num_drafts = plan.rows - known;
-  CHECK(known > 0 && num_drafts <= Size(sequence.drafts));
-  CHECK(num_drafts == 0 || plan.kind == RowKind::kVerify);
-  run.tokens.insert(run.tokens.end(), sequence.drafts.begin(),
-                    sequence.drafts.begin() + num_drafts);
   return run;
 }
 
+// The input, as far as the sequence goes, then its drafts.
+std::vector<int32_t> ModelRunner::TokensOf(const Run& run) {
+  const SequenceRun& plan = run.plan;
+  const Sequence& sequence = *run.sequence;
+  const int known = std::min(plan.rows, Size(sequence.tokens) - plan.first_position);
+  const auto first = sequence.tokens.begin() + plan.first_position;
+  std::vector<int32_t> tokens(first, first + known);
+  const int num_drafts = plan.rows - known;
+  CHECK(known > 0 && num_drafts <= Size(sequence.drafts));
+  CHECK(num_drafts == 0 || plan.kind == RowKind::kVerify);
+  tokens.insert(tokens.end(), sequence.drafts.begin(), sequence.drafts.begin() + num_drafts);
+  return tokens;
+}
+
 absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTable& sequences) {
-  runs_.clear();
+  CHECK(steps_.size() == (plan.follows ? 1 : 0));
+  Step& step = steps_.emplace_back();
+  step.id = plan.step;
+  step.follows = plan.follows;
   int row = 0;
   for (const SequenceRun& run : plan.runs) {
-    runs_.push_back(MakeRun(run, sequences.Get(run.sequence), row));
+    step.runs.push_back(MakeRun(run, sequences.Get(run.sequence), row));
+    if (!plan.follows) step.runs.back().tokens = TokensOf(step.runs.back());
     row += run.rows;
   }
   std::vector<SequenceRows> rows;
-  for (const Run& run : runs_) {
+  for (const Run& run : step.runs) {
     const std::span<const PageId> pages = run.sequence->pages.ids();
     rows.push_back({.tail_slot = run.sequence->tail_slot,
                     .kind = run.plan.kind,
@@ -76,19 +86,17 @@ absl::Status ModelRunner::LaunchForward(const StepPlan& plan, const SequenceTabl
                     .pages = pages.data(),
                     .num_pages = static_cast<int32_t>(pages.size())});
   }
-  RETURN_IF_ERROR(ops_.AdvanceStep({.runs = rows}));
+  RETURN_IF_ERROR(ops_.AdvanceStep({.runs = rows, .follows = plan.follows}));
   const auto is_prefill = [](const Run& run) { return run.plan.kind == RowKind::kPrefill; };
-  has_logits_ = row <= options_.max_head_rows && std::ranges::none_of(runs_, is_prefill);
-  return RunModel(ops_, weights_, has_logits_);
+  step.has_logits = row <= options_.max_head_rows && std::ranges::none_of(step.runs, is_prefill);
+  return RunModel(ops_, weights_, step.has_logits);
 }
 
 // Every row of a verify or replay run, and the last row of a prompt once per choice; rows
 // ascending.
-void ModelRunner::MakeChoices() {
-  kept_.clear();
-  fetched_.clear();
-  for (size_t r = 0; r < runs_.size(); ++r) {
-    Run& run = runs_[r];
+void ModelRunner::MakeChoices(Step& step) {
+  for (size_t r = 0; r < step.runs.size(); ++r) {
+    Run& run = step.runs[r];
     const int rows = run.plan.rows;
     const bool is_prefill = run.plan.kind == RowKind::kPrefill;
     size_t count = static_cast<size_t>(rows);
@@ -97,26 +105,27 @@ void ModelRunner::MakeChoices() {
     run.is_empty.resize(count);
     // Several choices part ways here, each with a tail of its own: the drafter takes none.
     const bool is_kept = !is_prefill || count == 1;
-    if (is_kept) run.first_kept = static_cast<int>(kept_.size());
+    if (is_kept) run.first_kept = static_cast<int>(step.kept.size());
     for (size_t i = 0; i < count; ++i) {
       const int row = run.first_row + (is_prefill ? rows - 1 : static_cast<int>(i));
-      (is_kept ? kept_ : fetched_).push_back({.row = row, .run = r, .record = i});
+      (is_kept ? step.kept : step.fetched).push_back({.row = row, .run = r, .record = i});
     }
   }
 }
 
 // logits_row is filled in by the caller.
-SampleRow ModelRunner::SampleRowOf(const Choice& choice) const {
-  const Run& run = runs_[choice.run];
+SampleRow ModelRunner::SampleRowOf(const Step& step, const Choice& choice) {
+  const Run& run = step.runs[choice.run];
   const Sequence& sequence = *run.sequence;
   const bool is_prefill = run.plan.kind == RowKind::kPrefill;
   const int position = run.plan.first_position + (choice.row - run.first_row) + 1;
   const auto num_generated = static_cast<size_t>(std::max(0, position - sequence.prompt_tokens));
   SampleRow row;
   row.spec = &sequence.sampling;
-  row.finish = &sequence.finish;
   row.key = KeyOf(sequence, is_prefill ? choice.record : 0);
   row.position = position;
+  if (step.follows) return row;  // no rule looks back (StepRunner::CanFollow)
+  row.finish = &sequence.finish;
   row.prompt = std::span(sequence.tokens).first(static_cast<size_t>(sequence.prompt_tokens));
   row.generated = std::span(run.generated).first(num_generated);
   const std::vector<TokenMask>& masks = run.plan.masks;
@@ -134,7 +143,8 @@ absl::Status ModelRunner::HeadOf(std::span<const int32_t> rows) {
 
 // Logits, unless all rows have them, and choices in groups of at most max_head_rows rows. The
 // choices of one row stay together.
-absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices, bool are_kept) {
+absl::Status ModelRunner::SampleChoices(Step& step, std::span<const Choice> choices,
+                                        bool are_kept) {
   size_t done = 0;
   while (done < choices.size()) {
     std::vector<int32_t> head_rows;
@@ -144,15 +154,15 @@ absl::Status ModelRunner::SampleChoices(std::span<const Choice> choices, bool ar
       const bool is_new = head_rows.empty() || head_rows.back() != choices[end].row;
       if (is_new && static_cast<int>(head_rows.size()) == options_.max_head_rows) break;
       if (is_new) head_rows.push_back(choices[end].row);
-      rows.push_back(SampleRowOf(choices[end]));
+      rows.push_back(SampleRowOf(step, choices[end]));
       rows.back().logits_row = static_cast<int32_t>(head_rows.size()) - 1;
     }
-    if (!has_logits_) RETURN_IF_ERROR(HeadOf(head_rows));
+    if (!step.has_logits) RETURN_IF_ERROR(HeadOf(head_rows));
     std::vector<TokenRecord> chosen(are_kept ? 0 : rows.size());
     std::vector<uint8_t> is_empty(chosen.size());
     RETURN_IF_ERROR(ops_.Sample({.rows = rows, .chosen = chosen, .is_empty = is_empty}));
     for (size_t i = 0; i < chosen.size(); ++i) {
-      Run& run = runs_[choices[done + i].run];
+      Run& run = step.runs[choices[done + i].run];
       run.chosen[choices[done + i].record] = std::move(chosen[i]);
       run.is_empty[choices[done + i].record] = is_empty[i];
     }
@@ -258,7 +268,7 @@ SequenceTokens ModelRunner::Accept(const Run& run) const {
   return result;
 }
 
-DraftRequest ModelRunner::DraftRequestOf(const Run& run) const {
+DraftRequest ModelRunner::DraftRequestOf(const Run& run, bool follows) {
   const Sequence& sequence = *run.sequence;
   const int end = run.plan.first_position + run.plan.rows;
   DraftRequest request;
@@ -266,6 +276,7 @@ DraftRequest ModelRunner::DraftRequestOf(const Run& run) const {
   request.first = run.plan.first_position;
   request.rows = run.plan.rows;
   request.is_verify = run.plan.kind == RowKind::kVerify;
+  request.follows = follows;
   kernels::AcceptRun& accept = request.accept;
   accept.key = KeyOf(sequence, 0);
   accept.spec = &sequence.sampling;
@@ -284,59 +295,81 @@ DraftRequest ModelRunner::DraftRequestOf(const Run& run) const {
   return request;
 }
 
-// Waits for the device, and sorts what it hands out into the runs.
-absl::StatusOr<Harvest> ModelRunner::HarvestStep(StepId step,
-                                                 std::span<const DraftRequest> requests,
-                                                 int num_drafts) {
-  std::vector<TokenRecord> chosen(kept_.size());
-  std::vector<uint8_t> is_empty(kept_.size());
-  std::vector<int32_t> accepted(runs_.size());
-  std::vector<int32_t> drafts(static_cast<size_t>(num_drafts) * runs_.size());
-  RETURN_IF_ERROR(ops_.Harvest(
-      {.chosen = chosen, .is_empty = is_empty, .accepted = accepted, .drafts = drafts}));
-  for (size_t i = 0; i < kept_.size(); ++i) {
-    Run& run = runs_[kept_[i].run];
-    run.chosen[kept_[i].record] = std::move(chosen[i]);
-    run.is_empty[kept_[i].record] = is_empty[i];
-  }
-  Harvest harvest;
-  harvest.step = step;
-  for (size_t r = 0; r < runs_.size(); ++r) {
-    Run& run = runs_[r];
-    run.accepted_rows = accepted[r];
-    SequenceTokens& result = harvest.sequences.emplace_back(Accept(run));
-    result.prompt_logprobs = std::move(run.prompt_logprobs);
-    drafter_.Note(requests[r], run.accepted_rows, requests[r].HasNext() && result.status.ok());
-    for (size_t d = r; d < drafts.size() && drafts[d] >= 0; d += runs_.size()) {
-      result.next_drafts.push_back(drafts[d]);
-    }
-  }
-  return harvest;
-}
-
 absl::Status ModelRunner::LaunchFinish(const StepPlan& plan, const SequenceTable&) {
-  CHECK(!harvest_ && runs_.size() == plan.runs.size());
-  for (size_t i = 0; i < runs_.size(); ++i) {
-    Run& run = runs_[i];
+  Step& step = steps_.back();
+  CHECK(step.id == plan.step && step.runs.size() == plan.runs.size());
+  for (size_t i = 0; i < step.runs.size(); ++i) {
+    Run& run = step.runs[i];
     run.plan.masks = plan.runs[i].masks;
-    if (run.plan.kind == RowKind::kPrefill) continue;
+    if (run.plan.kind == RowKind::kPrefill || step.follows) continue;
     const Sequence& s = *run.sequence;  // only now: the device is busy meanwhile
     run.generated.assign(s.tokens.begin() + s.prompt_tokens, s.tokens.end());
     run.generated.insert(run.generated.end(), s.drafts.begin(), s.drafts.end());
   }
-  for (Run& run : runs_) RETURN_IF_ERROR(ScorePrompt(run));
-  MakeChoices();
-  RETURN_IF_ERROR(SampleChoices(fetched_, /*are_kept=*/false));
-  RETURN_IF_ERROR(SampleChoices(kept_, /*are_kept=*/true));
-  std::vector<DraftRequest> requests;
-  for (const Run& run : runs_) requests.push_back(DraftRequestOf(run));
-  ASSIGN_OR_RETURN(const int num_drafts, drafter_.Run(requests, plan.num_drafts));
-  ASSIGN_OR_RETURN(harvest_, HarvestStep(plan.step, requests, num_drafts));
-  runs_.clear();
+  for (Run& run : step.runs) RETURN_IF_ERROR(ScorePrompt(run));
+  MakeChoices(step);
+  RETURN_IF_ERROR(SampleChoices(step, step.fetched, /*are_kept=*/false));
+  RETURN_IF_ERROR(SampleChoices(step, step.kept, /*are_kept=*/true));
+  for (const Run& run : step.runs) step.requests.push_back(DraftRequestOf(run, step.follows));
+  ASSIGN_OR_RETURN(step.num_drafts, drafter_.Run(step.requests, plan.num_drafts));
   return absl::OkStatus();
 }
 
-std::optional<Harvest> ModelRunner::Poll() { return std::exchange(harvest_, std::nullopt); }
+bool ModelRunner::CanFollow(int num_drafts) const {
+  if (!options_.goes_ahead || steps_.size() != 1) return false;
+  const Step& step = steps_.front();
+  if (step.num_drafts != num_drafts) return false;
+  const int rows = static_cast<int>(step.runs.size()) * (1 + num_drafts);
+  const auto goes_on = [&](const DraftRequest& request) {
+    const bool has_rows = request.accept.first != kernels::AcceptRun::kNone;
+    return request.is_verify && request.accept.drafts == (num_drafts > 0) &&
+           has_rows == weights_.has_mtp;
+  };
+  return rows <= std::min(options_.max_head_rows, ops_.view().max_rows) &&
+         std::ranges::all_of(step.requests, goes_on);
+}
+
+// What the first step keeps says where the second's runs begin.
+void ModelRunner::MoveToTrueRows(const Step& before, Step& step) {
+  for (size_t r = 0; r < step.runs.size(); ++r) {
+    const int first = before.runs[r].plan.first_position + before.runs[r].accepted_rows;
+    step.requests[r].MoveBack(step.runs[r].plan.first_position - first);
+    step.runs[r].plan.first_position = first;
+  }
+}
+
+// Sorts what the device hands out into the runs.
+absl::StatusOr<Harvest> ModelRunner::Await() {
+  CHECK(!steps_.empty());
+  Step& step = steps_.front();
+  std::vector<TokenRecord> chosen(step.kept.size());
+  std::vector<uint8_t> is_empty(step.kept.size());
+  std::vector<int32_t> accepted(step.runs.size());
+  std::vector<int32_t> drafts(static_cast<size_t>(step.num_drafts) * step.runs.size());
+  RETURN_IF_ERROR(ops_.Harvest(
+      {.chosen = chosen, .is_empty = is_empty, .accepted = accepted, .drafts = drafts}));
+  for (size_t i = 0; i < step.kept.size(); ++i) {
+    Run& run = step.runs[step.kept[i].run];
+    run.chosen[step.kept[i].record] = std::move(chosen[i]);
+    run.is_empty[step.kept[i].record] = is_empty[i];
+  }
+  Harvest harvest;
+  harvest.step = step.id;
+  for (size_t r = 0; r < step.runs.size(); ++r) {
+    Run& run = step.runs[r];
+    run.accepted_rows = accepted[r];
+    SequenceTokens& result = harvest.sequences.emplace_back(Accept(run));
+    result.prompt_logprobs = std::move(run.prompt_logprobs);
+    const DraftRequest& request = step.requests[r];
+    drafter_.Note(request, run.accepted_rows, request.HasNext() && result.status.ok());
+    for (size_t d = r; d < drafts.size() && drafts[d] >= 0; d += step.runs.size()) {
+      result.next_drafts.push_back(drafts[d]);
+    }
+  }
+  if (steps_.size() == 2) MoveToTrueRows(step, steps_.back());
+  steps_.pop_front();
+  return harvest;
+}
 
 void ModelRunner::ResetTail(int tail_slot) {
   ops_.ResetTail(tail_slot);

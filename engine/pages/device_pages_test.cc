@@ -48,6 +48,13 @@ TEST_F(DevicePagesTest, TakenPagesAreZeroWhenTakeReturns) {
   }
 }
 
+TEST_F(DevicePagesTest, PagesForStepsAreZeroedInTheDevicesOrder) {
+  absl::StatusOr<Booking> booking = pool_.Book(2);
+  const PageLease lease = pool_.TakeForSteps(*booking, 2);
+  EXPECT_EQ(device_.num_unsynchronized, 2) << "the step in flight need not end first";
+  for (const PageId page : lease.ids()) EXPECT_EQ(Read(page), std::vector<std::byte>(kPayload));
+}
+
 TEST_F(DevicePagesTest, PagesAreReadWrittenAndCopied) {
   const PageLease lease = Take(2);
   ASSERT_TRUE(pool_.Write(lease.ids()[0], Pattern(1)).ok());

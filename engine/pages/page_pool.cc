@@ -100,7 +100,7 @@ void PagePool::Unbook(int pages) {
   counts_.free += pages;
 }
 
-PageLease PagePool::Take(Booking& booking, int pages) {
+PageLease PagePool::TakeForSteps(Booking& booking, int pages) {
   CHECK(pages >= 0 && pages <= booking.remaining_ && (pages == 0 || booking.pool_ == this));
   std::vector<PageId> ids;
   ids.reserve(static_cast<size_t>(pages));
@@ -110,7 +110,7 @@ PageLease PagePool::Take(Booking& booking, int pages) {
     states_[static_cast<size_t>(page)].leases = 1;
     ids.push_back(page);
   }
-  Zero(ids);
+  QueueZeroing(ids);
   booking.remaining_ -= pages;
   counts_.booked -= pages;
   counts_.leased += pages;
@@ -118,7 +118,13 @@ PageLease PagePool::Take(Booking& booking, int pages) {
 }
 
 // Waits: another thread may let a transfer land in them at once.
-void PagePool::Zero(std::span<const PageId> pages) {
+PageLease PagePool::Take(Booking& booking, int pages) {
+  PageLease lease = TakeForSteps(booking, pages);
+  if (device_ != nullptr && pages > 0) Note(device_->Synchronize()).IgnoreError();
+  return lease;
+}
+
+void PagePool::QueueZeroing(std::span<const PageId> pages) {
   for (const PageId page : pages) {
     if (device_ != nullptr) {
       device_->Zero(Data(page), payload_bytes_);
@@ -126,7 +132,6 @@ void PagePool::Zero(std::span<const PageId> pages) {
       std::memset(Data(page), 0, payload_bytes_);
     }
   }
-  if (device_ != nullptr && !pages.empty()) Note(device_->Synchronize()).IgnoreError();
 }
 
 absl::Status PagePool::CopyBytes(std::byte* to, const std::byte* from) const {

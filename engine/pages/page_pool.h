@@ -76,6 +76,9 @@ class PagePool {
   absl::StatusOr<Booking> Book(int pages);
   // Zeroed pages out of a booking; CHECKs that it has them.
   PageLease Take(Booking& booking, int pages);
+  // The same without a wait: zeroed for whatever the device is given later by this thread. For
+  // steps only; no transfer may land in them.
+  PageLease TakeForSteps(Booking& booking, int pages);
   // Another reference to the first `pages` full pages of a lease.
   PageLease Share(const PageLease& lease, int pages);
   PageLease ShareIds(std::span<const PageId> ids);
@@ -126,7 +129,7 @@ class PagePool {
   void Unbook(int pages);
   void Release(std::span<const PageId> ids);
   void AddReference(PageId page);
-  void Zero(std::span<const PageId> pages);
+  void QueueZeroing(std::span<const PageId> pages);
   absl::Status CopyBytes(std::byte* to, const std::byte* from) const;
   absl::Status Note(absl::Status status) const;  // keeps the first failure
 

@@ -102,8 +102,7 @@ absl::Status AttentionPhases::Advance(const AdvanceArgs& args) {
                  .max_rows = options.max_rows},
                 [this](int slot) -> const SlotProgress& { return state_.slots.progress(slot); }));
   WriteView(args.runs);
-  ops_.kept_.clear();
-  ops_.kept_empty_.clear();
+  ops_.outcome_ = {};
   state_.has_unsaved_streams = true;
   for (const SequenceRows& run : args.runs) {
     Settle(run.tail_slot, run.first_position);

@@ -69,7 +69,8 @@ int AttentionPhases::RankOf(int layer) const {
 void AttentionStateDeleter::operator()(AttentionState* state) const { delete state; }
 
 absl::Status CpuOps::AdvanceStep(const AdvanceArgs& args) {
-  return AttentionPhases(*this).Advance(args);
+  early_by_.clear();
+  return args.follows ? AdvanceFollowing(args) : AttentionPhases(*this).Advance(args);
 }
 
 absl::Status CpuOps::StoreRows(const LayerArgs& args) {

@@ -124,21 +124,27 @@ absl::Status CpuOps::Sample(const SampleArgs& args) {
   if (rows == 0) return absl::OkStatus();
   std::span<TokenRecord> chosen = args.chosen;
   std::span<uint8_t> empty = args.is_empty;
-  if (chosen.empty()) {
-    const size_t before = kept_.size(), count = args.rows.size();
+  const bool are_kept = chosen.empty();
+  if (are_kept) {
+    const size_t before = outcome_.kept.size(), count = args.rows.size();
     RETURN_IF_ERROR(CheckKept(before + count, options_.max_rows));
-    kept_.resize(before + count);
-    kept_empty_.resize(before + count);
-    chosen = std::span(kept_).subspan(before);
-    empty = std::span(kept_empty_).subspan(before);
+    outcome_.kept.resize(before + count);
+    outcome_.kept_empty.resize(before + count);
+    chosen = std::span(outcome_.kept).subspan(before);
+    empty = std::span(outcome_.kept_empty).subspan(before);
   }
   const int piece = (rows + kSampleParts - 1) / kSampleParts;
   ForRows(rows, piece, [&](int begin, int end) {
     SampleScratch& scratch = sample_scratch_[static_cast<size_t>(begin / piece)];
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      const auto first = static_cast<size_t>(args.rows[i].logits_row) * vocabulary;
+      SampleRow row = args.rows[i];
+      const auto logits_row = static_cast<size_t>(row.logits_row);
+      if (are_kept && !early_by_.empty()) {
+        row.position -= early_by_[static_cast<size_t>(sequence_[logits_row])];
+      }
       bool is_empty = false;
-      SampleRowOnCpu(args.rows[i], {&act_.logits[first], vocabulary}, chosen[i], is_empty, scratch);
+      SampleRowOnCpu(row, {&act_.logits[logits_row * vocabulary], vocabulary}, chosen[i], is_empty,
+                     scratch);
       empty[i] = is_empty ? 1 : 0;
     }
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -118,13 +119,23 @@ class CpuOps final : public Ops {
   // drafts.cc. What the drafter does after one run of the main step.
   struct DrafterRun {
     StepRun main;
-    int first = 0;                // position of its first row
-    std::vector<int32_t> tokens;  // by row, each the one after the row's position
-    bool drafts = false;          // from the last row
-    SampleRow sample;             // of its drafts
+    int32_t next_token = AcceptRun::kNone;  // after the rows that stay
+    int first = 0;                          // position of its first row
+    std::vector<int32_t> tokens;            // by row, each the one after the row's position
+    bool can_draft = false;                 // what Accept was told
+    bool drafts = false;                    // from the last row
+    SampleRow sample;                       // of its drafts
   };
   int AcceptedRows(const StepRun& run, int first_choice) const;
   DrafterRun FollowRun(const StepRun& run, const AcceptRun& args, int accepted) const;
+  // What a step has chosen, until it is harvested.
+  struct Outcome {
+    std::vector<TokenRecord> kept;
+    std::vector<uint8_t> kept_empty;  // [kept]
+    std::vector<int32_t> accepted;    // by run
+    std::vector<int32_t> drafts;      // kept, [drafts, runs]
+  };
+  absl::Status AdvanceFollowing(const AdvanceArgs& args);
 
   // experts.cc
   void RunExpertSlice(const LayerWeights& layer, int first_row, int num_rows);
@@ -165,14 +176,13 @@ class CpuOps final : public Ops {
   std::vector<int32_t> all_rows_;              // 0, 1, .. [max head rows]
 
   // The step's choices and what follows from them, drafts.cc.
-  std::vector<TokenRecord> kept_;
-  std::vector<uint8_t> kept_empty_;       // [kept]
-  std::vector<int32_t> accepted_;         // by run
+  Outcome outcome_;
+  std::optional<Outcome> earlier_;  // of the step that this one follows
+  std::vector<int32_t> early_by_;   // by run, what told positions are ahead of; empty: nothing
   std::vector<DrafterRun> drafter_runs_;  // by run
   std::vector<int32_t> source_rows_;      // by row of AdvanceDrafter's view; kFromSlot
   std::vector<SampleRow> draft_rows_;     // by row that drafts
   std::vector<size_t> drafting_;          // the same rows' runs
-  std::vector<int32_t> drafts_;           // kept, [drafts, runs]
   static constexpr int32_t kFromSlot = -1;
 };
 

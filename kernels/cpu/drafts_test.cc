@@ -224,5 +224,38 @@ TEST_F(Acceptance, RefusesWhatTheStepHasNot) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(Following, RefusesRunsThatDoNotGoOn) {
+  const std::vector<StepRun> last = {
+      {.slot = 3, .kind = RowKind::kVerify, .num_rows = 2, .first = 9},
+      {.slot = 1, .kind = RowKind::kVerify, .num_rows = 1, .first = 0}};
+  const AdvanceLimits limits{.max_draft_rows = 4, .max_pages = 1, .max_rows = 8};
+  const std::array<PageId, 2> pages = {};
+  const auto check = [&](const auto& edit, bool do_all_draft = true) {
+    std::vector<SequenceRows> runs;
+    for (const StepRun& run : last) {
+      runs.push_back({.tail_slot = run.slot,
+                      .kind = RowKind::kVerify,
+                      .first_position = static_cast<int32_t>(run.end()),
+                      .num_rows = 2,
+                      .pages = pages.data(),
+                      .num_pages = 1});
+    }
+    edit(runs);
+    return CheckFollowing({.runs = runs, .follows = true}, limits, last, do_all_draft).ok();
+  };
+  EXPECT_TRUE(check([](auto&) {}));
+  EXPECT_FALSE(check([](auto&) {}, /*do_all_draft=*/false));
+  EXPECT_FALSE(check([](auto& runs) { runs.pop_back(); }));
+  EXPECT_FALSE(check([](auto& runs) { runs.clear(); }));
+  EXPECT_FALSE(check([](auto& runs) { std::swap(runs[0], runs[1]); }));
+  EXPECT_FALSE(check([](auto& runs) { runs[0].kind = RowKind::kReplay; }));
+  EXPECT_FALSE(check([](auto& runs) { --runs[1].first_position; }));
+  EXPECT_FALSE(check([](auto& runs) { runs[1].num_rows = 3; }));
+  EXPECT_FALSE(check([](auto& runs) { runs[0].num_rows = runs[1].num_rows = 1; }));  // fewer
+  EXPECT_FALSE(check([](auto& runs) { runs[0].num_rows = runs[1].num_rows = 5; }));
+  EXPECT_FALSE(check([](auto& runs) { runs[0].num_pages = 0; }));
+  EXPECT_FALSE(check([](auto& runs) { runs[0].num_pages = 2; }));
+}
+
 }  // namespace
 }  // namespace baton::kernels::cpu

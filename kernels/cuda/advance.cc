@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "common/check.h"
 #include "common/status.h"
@@ -6,7 +7,9 @@
 #include "kernels/cuda/cuda_status.h"
 
 // AdvanceStep: the rows of a step become the view, and what the last step left unverified is
-// settled. The host knows every position, so it says which bytes move; kernels move them.
+// settled. Where the host knows every position it says which bytes move, and kernels move them. A
+// step that follows takes its positions from the last one's outcome on the device; the host stands
+// at the latest there may be and catches up when it harvests that.
 namespace baton::kernels::cuda {
 namespace {
 
@@ -39,8 +42,9 @@ void CudaOps::AddView(const AdvanceArgs& args) {
                      .to = static_cast<uint8_t*>(const_cast<void*>(to)),
                      .bytes = static_cast<uint32_t>(values.size() * sizeof(Value))});
   };
-  std::vector<int32_t> token, position, sequence, slots;
+  std::vector<int32_t> token, position, sequence, slots, before;
   std::vector<RunInfo> infos;
+  num_table_pages_.clear();
   for (const SequenceRows& run : args.runs) {
     const auto index = static_cast<int32_t>(runs_.size());
     const auto row = static_cast<int32_t>(token.size());
@@ -48,31 +52,41 @@ void CudaOps::AddView(const AdvanceArgs& args) {
     infos.push_back({run.tail_slot, run.kind == RowKind::kVerify ? 1 : 0, row, run.num_rows,
                      run.first_position});
     slots.push_back(run.tail_slot);
+    before.push_back(
+        run.first_position == 0 ? 0 : slots_.StreamsRow(run.tail_slot, run.first_position - 1));
+    num_table_pages_.push_back(run.num_pages);
     copy(std::span(run.pages, static_cast<size_t>(run.num_pages)),
          view_.page_table + int64_t{index} * view_.max_pages);
     token.insert(token.end(), run.tokens, run.tokens + run.num_rows);
     sequence.insert(sequence.end(), static_cast<size_t>(run.num_rows), index);
     for (int i = 0; i < run.num_rows; ++i) position.push_back(run.first_position + i);
   }
-  num_rows_ = static_cast<int>(token.size());
-  int64_t entries = 0;
-  int longest = 0;
-  for (const StepRun& run : runs_) {
-    entries = std::max(entries, run.end() / kCsaRatio);
-    longest = std::max(longest, run.num_rows);
-  }
-  launch_ = {.rows = RowBucket(num_rows_, options_.max_rows),
-             .sequences = RowBucket(static_cast<int64_t>(runs_.size()), options_.max_sequences),
-             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
-             .has_short_runs = longest <= options_.max_draft_rows,
-             .has_rows = num_rows_ > 0};
+  SetLaunch();
   infos.resize(static_cast<size_t>(options_.max_sequences));  // the rest has no rows
   copy(std::vector<int32_t>{num_rows_}, view_.num_rows);
   copy(token, view_.token);
   copy(position, view_.position);
   copy(sequence, view_.sequence);
   copy(slots, view_.tail_slot);
+  copy(before, streams_before_);
   copy(infos, step_runs_);
+}
+
+// What the phases launch for, from the host's runs.
+void CudaOps::SetLaunch() {
+  int64_t entries = 0;
+  int longest = 0;
+  num_rows_ = 0;
+  for (const StepRun& run : runs_) {
+    entries = std::max(entries, run.end() / kCsaRatio);
+    longest = std::max(longest, run.num_rows);
+    num_rows_ += run.num_rows;
+  }
+  launch_ = {.rows = RowBucket(num_rows_, options_.max_rows),
+             .sequences = RowBucket(static_cast<int64_t>(runs_.size()), options_.max_sequences),
+             .entries = PowerOfTwoBucket(entries, 512, scratch_.max_entries),
+             .has_short_runs = longest <= options_.max_draft_rows,
+             .has_rows = num_rows_ > 0};
 }
 
 absl::Status CudaOps::RunCopyJobs(std::span<const CopyJob> jobs) {
@@ -133,50 +147,42 @@ absl::Status CudaOps::RunSettled() {
 }
 
 // The streams of the last main step are still the activations' when the next step, the drafter or a
-// tail needs them. First the row before each run moves to the slot's first place, then the run's.
+// tail needs them.
 absl::Status CudaOps::SaveStreams() {
   if (!has_unsaved_streams_) return absl::OkStatus();
   has_unsaved_streams_ = false;
-  const uint64_t size = slots_.layout().stream_bytes;
-  const auto bytes = static_cast<uint32_t>(size);
-  std::vector<CopyJob> kept, rows;
-  for (const StepRun& run : runs_) {
-    SlotProgress& progress = slots_.progress(run.slot);
-    const int first = run.kind == RowKind::kVerify ? 0 : run.num_rows - 1;
-    if (run.first > 0) {
-      const uint8_t* before = slots_.Streams(run.slot, run.first - 1);
-      uint8_t* place = slots_.At(run.slot, slots_.layout().streams_offset);
-      if (before != place) kept.push_back({.from = before, .to = place, .bytes = bytes});
-    }
-    progress.streams_before = run.first - 1;
-    progress.streams_first = run.first + first;
-    for (int i = first; i < run.num_rows; ++i) {
-      const auto* from = reinterpret_cast<const uint8_t*>(act_.streams) +
-                         size * static_cast<uint64_t>(run.first_row + i);
-      rows.push_back({.from = from, .to = slots_.Streams(run.slot, run.first + i), .bytes = bytes});
-    }
-  }
-  RETURN_IF_ERROR(staging_.Begin());
-  const CopyJob* device_kept = staging_.Put(std::span<const CopyJob>(kept));
-  const CopyJob* device_rows = staging_.Put(std::span<const CopyJob>(rows));
-  RETURN_IF_ERROR(staging_.Flush());
-  RETURN_IF_ERROR(ToStatus(RunCopies(device_kept, static_cast<int>(kept.size()), stream()),
-                           "keep the streams before the runs"));
-  return ToStatus(RunCopies(device_rows, static_cast<int>(rows.size()), stream()),
+  for (const StepRun& run : runs_) NoteStreams(run);
+  return ToStatus(RunKeepStreams({.runs = main_view_.runs,
+                                  .num_runs = static_cast<int>(runs_.size()),
+                                  .before = streams_before_,
+                                  .slots = slots_.layout(),
+                                  .streams = act_.streams},
+                                 stream()),
                   "keep the streams");
 }
 
+void CudaOps::NoteStreams(const StepRun& run) {
+  SlotProgress& progress = slots_.progress(run.slot);
+  progress.streams_before = run.first - 1;
+  progress.streams_first = run.first + (run.kind == RowKind::kVerify ? 0 : run.num_rows - 1);
+}
+
+AdvanceLimits CudaOps::Limits() const {
+  return {.max_sequences = options_.max_sequences,
+          .num_tail_slots = options_.num_tail_slots,
+          .max_draft_rows = options_.max_draft_rows,
+          .max_pages = view_.max_pages,
+          .max_rows = options_.max_rows};
+}
+
 absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
+  RETURN_IF_ERROR(CheckHarvested());
+  if (args.follows) return AdvanceFollowing(args);
   RETURN_IF_ERROR(SaveStreams());
-  RETURN_IF_ERROR(
-      CheckRuns(args,
-                {.max_sequences = options_.max_sequences,
-                 .num_tail_slots = options_.num_tail_slots,
-                 .max_draft_rows = options_.max_draft_rows,
-                 .max_pages = view_.max_pages,
-                 .max_rows = options_.max_rows},
-                [this](int slot) -> const SlotProgress& { return slots_.progress(slot); }));
-  num_choices_ = 0;
+  RETURN_IF_ERROR(CheckRuns(
+      args, Limits(), [this](int slot) -> const SlotProgress& { return slots_.progress(slot); }));
+  num_choices_ = num_accepted_ = 0;
+  is_following_ = false;
   has_unsaved_streams_ = true;
   jobs_.clear();
   RETURN_IF_ERROR(staging_.Begin());
@@ -188,7 +194,92 @@ absl::Status CudaOps::AdvanceStep(const AdvanceArgs& args) {
   return RunSettled();
 }
 
+absl::Status CudaOps::CheckHarvested() const {
+  if (!earlier_) return absl::OkStatus();
+  return absl::FailedPreconditionError("a step is queued behind one that is not harvested");
+}
+
+// Slots and most pages are in the view. Rejected entries need no clearing: the rows of this step,
+// which are as many from a later one on, write all of them before anything reads them.
+absl::Status CudaOps::AdvanceFollowing(const AdvanceArgs& args) {
+  if (num_accepted_ != runs_.size()) {
+    return absl::FailedPreconditionError("AdvanceStep: no accepted step to follow");
+  }
+  RETURN_IF_ERROR(CheckFollowing(args, Limits(), runs_, do_all_draft_));
+  RETURN_IF_ERROR(outcome_.Queue(num_choices_));
+  earlier_ = {.runs = std::exchange(runs_, {}), .num_choices = num_choices_};
+  num_choices_ = num_accepted_ = 0;
+  is_following_ = has_unsaved_streams_ = true;
+  Use(main_view_);
+  RETURN_IF_ERROR(AddFollowingRuns(args));
+  FollowArgs follow;
+  follow.num_runs = static_cast<int>(runs_.size());
+  follow.rows_of_run = args.runs[0].num_rows;
+  follow.outcome = outcome_.runs();
+  follow.kept = kept_;
+  follow.runs = step_runs_;
+  follow.live_rows = const_cast<int32_t*>(view_.num_rows);
+  follow.token = const_cast<int32_t*>(view_.token);
+  follow.position = const_cast<int32_t*>(view_.position);
+  follow.sequence = const_cast<int32_t*>(view_.sequence);
+  follow.folds = following_folds_;
+  follow.before = streams_before_;
+  RETURN_IF_ERROR(ToStatus(RunFollow(follow, stream()), "AdvanceStep: follow"));
+  return ToStatus(
+      RunFold({.slots = slots_.layout(),
+               .jobs = following_folds_,
+               .num_jobs = follow.num_runs,
+               .num_layers = static_cast<int>(options_.layout.shape().hca_layers.size())},
+              stream()),
+      "fold verified rows");
+}
+
+// The host's runs, and pages the view does not have yet.
+absl::Status CudaOps::AddFollowingRuns(const AdvanceArgs& args) {
+  jobs_.clear();
+  RETURN_IF_ERROR(staging_.Begin());
+  for (size_t r = 0; r < args.runs.size(); ++r) {
+    const SequenceRows& run = args.runs[r];
+    runs_.push_back({.slot = run.tail_slot,
+                     .kind = run.kind,
+                     .first_row = static_cast<int>(r) * run.num_rows,
+                     .num_rows = run.num_rows,
+                     .first = run.first_position});
+    SlotProgress& progress = slots_.progress(run.tail_slot);
+    const int64_t first = earlier_->runs[r].first / kPageTokens;
+    const int64_t last = (runs_.back().end() - 1) / kPageTokens;
+    progress.first_page = static_cast<int>(first);
+    progress.pages.assign(run.pages + first, run.pages + last + 1);
+    const int known = std::exchange(num_table_pages_[r], run.num_pages);
+    if (run.num_pages <= known) continue;
+    const std::span<const PageId> more(run.pages + known, run.pages + run.num_pages);
+    const PageId* table = view_.page_table + static_cast<int64_t>(r) * view_.max_pages + known;
+    jobs_.push_back({.from = reinterpret_cast<const uint8_t*>(staging_.Put(more)),
+                     .to = reinterpret_cast<uint8_t*>(const_cast<PageId*>(table)),
+                     .bytes = static_cast<uint32_t>(more.size_bytes())});
+  }
+  SetLaunch();
+  if (jobs_.empty()) return absl::OkStatus();
+  const CopyJob* jobs = staging_.Put(std::span<const CopyJob>(jobs_));
+  RETURN_IF_ERROR(staging_.Flush());
+  return ToStatus(RunCopies(jobs, static_cast<int>(jobs_.size()), stream()), "write pages");
+}
+
+// The earlier step is harvested: the runs of the current one stand where they are.
+void CudaOps::CatchUp(std::span<const int32_t> accepted) {
+  for (size_t r = 0; r < runs_.size(); ++r) {
+    StepRun& run = runs_[r];
+    run.first = earlier_->runs[r].first + accepted[r];
+    SlotProgress& progress = slots_.progress(run.slot);
+    progress.folded = run.first;
+    progress.end = run.end();
+    NoteStreams(run);
+  }
+  earlier_.reset();
+}
+
 void CudaOps::ResetTail(int32_t tail_slot) {
+  CHECK(CheckHarvested().ok());
   CHECK(SaveStreams().ok());
   CHECK(slots_.Reset(device_, tail_slot).ok());
 }

@@ -128,10 +128,12 @@ BufferSizes SizesOf(const CudaOptions& options) {
 
 size_t Rounded(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
-// How drafts are sampled, H of the drafter's rows, numbers of rows and drafts.
+// How drafts are sampled, H of the drafter's rows, numbers of rows and drafts, what a step that
+// follows folds, where streams are kept.
 size_t DraftBytes(const CudaOptions& options) {
   return static_cast<size_t>(options.max_head_rows) * sizeof(SampleRowArgs) +
-         static_cast<size_t>(options.max_rows) * sizeof(uint16_t*) + 4 * sizeof(int32_t);
+         static_cast<size_t>(options.max_rows) * sizeof(uint16_t*) + 4 * sizeof(int32_t) +
+         static_cast<size_t>(options.max_sequences) * (sizeof(FoldJob) + sizeof(int32_t));
 }
 
 StepOutcome::Sizes OutcomeSizes(const CudaOptions& options) {
@@ -232,6 +234,8 @@ absl::Status CudaOps::AllocateDrafts() {
   sources_ = reinterpret_cast<const uint16_t**>(memory + head_rows * sizeof(SampleRowArgs));
   drafter_counts_ = reinterpret_cast<int32_t*>(sources_ + options_.max_rows);
   kept_.num_kept = drafter_counts_ + 3;
+  following_folds_ = reinterpret_cast<FoldJob*>(drafter_counts_ + 4);
+  streams_before_ = reinterpret_cast<int32_t*>(following_folds_ + options_.max_sequences);
   return absl::OkStatus();
 }
 

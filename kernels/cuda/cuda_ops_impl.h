@@ -1,9 +1,9 @@
 #pragma once
 
-#include <compare>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <vector>
@@ -15,6 +15,7 @@
 #include "kernels/cuda/drafts.h"
 #include "kernels/cuda/expert_table.h"
 #include "kernels/cuda/experts.h"
+#include "kernels/cuda/host_step.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/slot_book.h"
@@ -58,16 +59,6 @@ class CudaOps final : public Ops {
   const StepView& view() const override { return view_; }
   void ResetTail(int32_t tail_slot) override;
 
-  // What the phases between AdvanceStep and Head launch for, buckets of the step's sizes. Two steps
-  // of one shape queue the same work, so that a captured one serves the other.
-  struct LaunchShape {
-    int rows = 0;
-    int sequences = 0;
-    int entries = 0;              // CSA entries the longest sequence may have
-    bool has_short_runs = false;  // none longer than a verify run may be
-    bool has_rows = true;         // there may be some: phases queue less for none
-    auto operator<=>(const LaunchShape&) const = default;
-  };
   const LaunchShape& launch_shape() const { return launch_; }
 
   // Graphs recorded so far.
@@ -89,38 +80,30 @@ class CudaOps final : public Ops {
   int RankOf(int layer) const;  // among the layers of its kind
   const float* FrequenciesOf(int ratio) const { return ratio == 0 ? plain_ : compressed_; }
 
-  // streams.cc: rows of a Head.
-  struct HeadRows {
-    const int32_t* num_rows = nullptr;  // device; null: all `rows`
-    int rows = 0;
-    const int32_t* x_rows = nullptr;  // device; null: 0, 1, ..
-  };
+  // streams.cc
   absl::Status HeadOf(const HeadArgs& args, const HeadRows& chosen);
 
   // graphs.cc
-  struct GraphKey {
-    StepPart part = StepPart::kModel;
-    int drafts = 0;
-    LaunchShape shape, drafting;
-    auto operator<=>(const GraphKey&) const = default;
-  };
   absl::StatusOr<cudaGraphExec_t> Record(const std::function<absl::Status()>& phases);
   void DropGraphs();
 
   // drafts.cc
-  struct DrafterPart {
-    LaunchShape launch;
-    int most_rows = 0;
-  };
   DrafterPart PartOfDrafter(int64_t rows, size_t runs) const;
 
   // advance.cc
   static int RowBucket(int64_t count, int64_t limit);
+  AdvanceLimits Limits() const;
+  absl::Status CheckHarvested() const;
   void AddView(const AdvanceArgs& args);
+  void SetLaunch();
   void Settle(int slot, int64_t position);
   void ClearUnverifiedEntries(const SlotProgress& progress, int64_t position);
   absl::Status RunSettled();
   absl::Status SaveStreams();
+  void NoteStreams(const StepRun& run);
+  absl::Status AdvanceFollowing(const AdvanceArgs& args);
+  absl::Status AddFollowingRuns(const AdvanceArgs& args);
+  void CatchUp(std::span<const int32_t> accepted);
   absl::Status RunCopyJobs(std::span<const CopyJob> jobs);
 
   // attention.cc
@@ -161,21 +144,19 @@ class CudaOps final : public Ops {
   SlotBook slots_;
   Staging staging_;
 
-  // Views in one block of device memory: of the main step, whose rows the host knows, and of the
-  // drafter after it. The current one:
-  struct View {
-    StepView arrays;
-    RunInfo* runs = nullptr;
-  };
+  // Views in one block of device memory: of the main step and of the drafter after it.
   View main_view_, drafter_view_;
-  StepView view_;
+  StepView view_;  // the current one
   RunInfo* step_runs_ = nullptr;
   int num_rows_ = 0;  // live ones; of the drafter at most
   void Use(const View& view) {
     view_ = view.arrays;
     step_runs_ = view.runs;
   }
-  std::vector<StepRun> runs_;  // of the main step, by sequence index
+  std::vector<StepRun> runs_;             // of the main step, by sequence index
+  std::optional<EarlierStep> earlier_;    // while there is one, runs_ stand at the latest positions
+  bool is_following_ = false;             // positions are the device's
+  std::vector<int32_t> num_table_pages_;  // of each run, in the main view
   LaunchShape launch_;
   std::map<GraphKey, cudaGraphExec_t> graphs_;
   std::set<GraphKey> seen_;           // run once without a record
@@ -187,7 +168,10 @@ class CudaOps final : public Ops {
   SampleResult *results_ = nullptr, *host_results_ = nullptr;  // [max_head_rows], fetched or drafts
 
   StepOutcome outcome_;
-  size_t num_choices_ = 0, num_accepted_ = 0;  // kept; runs of the last Accept
+  size_t num_choices_ = 0, num_accepted_ = 0;  // kept; runs of the step's Accept
+  bool do_all_draft_ = false;                  // those runs
+  FoldJob* following_folds_ = nullptr;         // [max_sequences]
+  int32_t* streams_before_ = nullptr;          // [max_sequences], KeepStreamsArgs
   KeptDrafts kept_;
   const uint16_t** sources_ = nullptr;  // [max_rows] H of each drafter row
   int32_t* drafter_counts_ = nullptr;   // [3], drafts.h

@@ -10,7 +10,7 @@
 namespace baton::kernels::cuda {
 
 // The MTP block has no entries.
-CudaOps::DrafterPart CudaOps::PartOfDrafter(int64_t rows, size_t runs) const {
+DrafterPart CudaOps::PartOfDrafter(int64_t rows, size_t runs) const {
   return {.launch = {.rows = RowBucket(rows, options_.max_rows),
                      .sequences = RowBucket(static_cast<int64_t>(runs), options_.max_sequences),
                      .entries = 0,
@@ -30,7 +30,12 @@ absl::Status CudaOps::Accept(const AcceptArgs& args) {
   int64_t known = 0, drafting = 0, longest = 0;
   for (size_t i = 0; i < runs_.size(); ++i) {
     const AcceptRun& run = args.runs[i];
-    jobs.push_back({run.choice, run.next_token, run.first, run.drafts ? 1 : 0});
+    const bool has_rows = run.first != AcceptRun::kNone;
+    jobs.push_back({.choice = run.choice,
+                    .next_token = run.next_token,
+                    .has_rows = has_rows ? 1 : 0,
+                    .first = has_rows ? run.first - static_cast<int32_t>(runs_[i].first) : 0,
+                    .drafts = run.drafts ? 1 : 0});
     SampleRow draft;
     draft.spec = run.spec;
     draft.key = run.key;
@@ -42,6 +47,7 @@ absl::Status CudaOps::Accept(const AcceptArgs& args) {
     longest = std::max(longest, rows);
   }
   num_accepted_ = runs_.size();
+  do_all_draft_ = std::ranges::all_of(args.runs, &AcceptRun::drafts);
   drafter_parts_[0] = PartOfDrafter(known, runs_.size());
   drafter_parts_[0].launch.has_short_runs = longest <= options_.max_draft_rows;
   drafter_parts_[1] = PartOfDrafter(drafting, static_cast<size_t>(drafting));
@@ -106,11 +112,13 @@ absl::Status CudaOps::KeepDraft() {
 // The step's one wait. How many drafts were kept is the caller's to know: a record of KeepDraft
 // keeps them unseen by the host.
 absl::Status CudaOps::Harvest(const HarvestArgs& args) {
-  const size_t runs = num_accepted_;
+  const size_t choices = earlier_ ? earlier_->num_choices : num_choices_;
+  const size_t runs = earlier_ ? earlier_->runs.size() : num_accepted_;
   const size_t drafts = runs == 0 ? 0 : std::min<size_t>(args.drafts.size() / runs, kMaxKeptDrafts);
-  RETURN_IF_ERROR(CheckHarvest(args, num_choices_, runs, drafts));
-  RETURN_IF_ERROR(outcome_.Fetch(num_choices_));
-  for (size_t i = 0; i < num_choices_; ++i) {
+  RETURN_IF_ERROR(CheckHarvest(args, choices, runs, drafts));
+  if (!earlier_) RETURN_IF_ERROR(outcome_.Queue(choices));
+  RETURN_IF_ERROR(outcome_.Await());
+  for (size_t i = 0; i < choices; ++i) {
     const SampleResult& choice = outcome_.FetchedChoice(i);
     args.chosen[i] = RecordOf(choice);
     args.is_empty[i] = choice.is_empty != 0 ? 1 : 0;
@@ -119,7 +127,11 @@ absl::Status CudaOps::Harvest(const HarvestArgs& args) {
     args.accepted[r] = outcome_.FetchedRun(r).accepted;
     for (size_t d = 0; d < drafts; ++d) args.drafts[d * runs + r] = outcome_.FetchedDraft(d, r);
   }
-  num_choices_ = num_accepted_ = 0;
+  if (earlier_) {
+    CatchUp(args.accepted);
+  } else {
+    num_choices_ = num_accepted_ = 0;
+  }
   return absl::OkStatus();
 }
 

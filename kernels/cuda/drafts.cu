@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
+constexpr unsigned kStreamParts = 8;  // blocks of a run: 32 KiB a position
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int32_t kNone = -1;
 
@@ -39,11 +40,10 @@ __device__ DrafterRun Follow(const AcceptKernelArgs& args, int r) {
   int32_t chosen;
   follow.accepted = AcceptRows(args, run, job.choice, chosen);
   follow.next_token = run.is_verify || job.next_token == kNone ? chosen : job.next_token;
-  follow.first = job.first;
-  if (job.first == kNone) return follow;
+  if (job.has_rows == 0) return follow;
+  follow.first = static_cast<int32_t>(run.first) + job.first;
   const bool has_next = follow.next_token != kNone;
-  const auto end = static_cast<int32_t>(run.first) + follow.accepted;
-  const int32_t rows = max(end - (has_next ? 0 : 1) - job.first, 0);
+  const int32_t rows = max(follow.accepted - (has_next ? 0 : 1) - job.first, 0);
   if (job.drafts != 0 && has_next && rows > 0) follow.draft_row = 0;
   follow.num_known = rows - (follow.draft_row == 0 ? 1 : 0);
   return follow;
@@ -100,6 +100,52 @@ __global__ void __launch_bounds__(kThreads) AcceptKernel(AcceptKernelArgs args) 
   args.counts[1] = drafting;
   args.counts[2] = args.main.num_runs;
   *args.kept.num_kept = 0;
+}
+
+// Grid: (runs, parts of a position's streams). A thread moves the same bytes of every row, the
+// position before first.
+__global__ void __launch_bounds__(kThreads) KeepStreamsKernel(KeepStreamsArgs args) {
+  const RunInfo run = args.runs[blockIdx.x];
+  const int32_t before = args.before[blockIdx.x];
+  const uint64_t pieces = args.slots.stream_bytes / sizeof(uint4);
+  auto* kept = reinterpret_cast<uint4*>(args.slots.base + args.slots.slot_bytes * run.slot +
+                                        args.slots.streams_offset);
+  const auto* streams = reinterpret_cast<const uint4*>(args.streams) + pieces * run.first_row;
+  const int first = run.is_verify ? 0 : run.num_rows - 1;
+  for (uint64_t i = blockIdx.y * kThreads + Thread(); i < pieces; i += gridDim.y * kThreads) {
+    if (run.first > 0 && before != 0) kept[i] = kept[pieces * before + i];
+    for (int row = first; row < run.num_rows; ++row) {
+      kept[pieces * (1 + row - first) + i] = streams[pieces * row + i];
+    }
+  }
+}
+
+// A thread for each run. The rows of the last step are all of a verify run, so that the streams of
+// the last that stays are as many places behind those before the run as rows stay. A run whose
+// token could not be chosen goes on from any: nothing of it will count.
+__global__ void __launch_bounds__(kThreads) FollowKernel(FollowArgs args) {
+  const int r = static_cast<int>(blockIdx.x) * kThreads + Thread();
+  if (r == 0) *args.live_rows = args.num_runs * args.rows_of_run;
+  if (r >= args.num_runs) return;
+  RunInfo run = args.runs[r];
+  const DrafterRun last = args.outcome[r];
+  args.folds[r] = {run.slot, run.first, run.first + last.accepted};
+  args.before[r] = last.accepted;
+  run.first += last.accepted;
+  run.first_row = r * args.rows_of_run;
+  run.num_rows = args.rows_of_run;
+  args.runs[r] = run;
+  for (int i = 0; i < run.num_rows; ++i) {
+    int32_t token = last.next_token;
+    if (i > 0) {
+      token = last.draft_row == kNone
+                  ? kNone
+                  : args.kept.tokens[(i - 1) * args.kept.max_rows + last.draft_row];
+    }
+    args.token[run.first_row + i] = max(token, 0);
+    args.position[run.first_row + i] = static_cast<int32_t>(run.first) + i;
+    args.sequence[run.first_row + i] = r;
+  }
 }
 
 // The rows of one run. H of a position before the run, or of one that is drafted from, is the
@@ -163,6 +209,19 @@ __global__ void __launch_bounds__(kThreads) KeepDraftKernel(KeepDraftArgs args) 
 
 cudaError_t RunAccept(const AcceptKernelArgs& args, cudaStream_t stream) {
   AcceptKernel<<<1, kThreads, 0, stream>>>(args);
+  return cudaPeekAtLastError();
+}
+
+cudaError_t RunKeepStreams(const KeepStreamsArgs& args, cudaStream_t stream) {
+  if (args.num_runs == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(args.num_runs), kStreamParts);
+  KeepStreamsKernel<<<grid, kThreads, 0, stream>>>(args);
+  return cudaPeekAtLastError();
+}
+
+cudaError_t RunFollow(const FollowArgs& args, cudaStream_t stream) {
+  const int blocks = (args.num_runs + kThreads - 1) / kThreads;
+  FollowKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
   return cudaPeekAtLastError();
 }
 

@@ -3,17 +3,19 @@
 #include <cstdint>
 #include <cuda_runtime_api.h>
 
+#include "kernels/cuda/rows.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/step_view.h"
 
 // From a step's choices to drafts that follow one another. Device pointers, asynchronous.
 namespace baton::kernels::cuda {
 
-// AcceptRun (choices.h), -1 where it has none.
+// AcceptRun (choices.h), -1 where it has none. Where the run begins is the device's to know.
 struct AcceptJob {
   int32_t choice = -1;
   int32_t next_token = -1;
-  int32_t first = -1;
+  int32_t has_rows = 0;
+  int32_t first = 0;  // of the drafter's rows, counted from the run's first
   int32_t drafts = 0;
 };
 
@@ -52,6 +54,33 @@ struct AcceptKernelArgs {
   KeptDrafts kept;             // its rows, out; none is kept
 };
 cudaError_t RunAccept(const AcceptKernelArgs& args, cudaStream_t stream);
+
+// The streams of a main step's rows go to the slots: all of a verify run, the last one of others,
+// behind those of the position before the run.
+struct KeepStreamsArgs {
+  const RunInfo* runs = nullptr;
+  int num_runs = 0;
+  const int32_t* before = nullptr;  // [runs] among those kept, where that position's are
+  SlotLayout slots;
+  const uint16_t* streams = nullptr;  // [rows, S, H]
+};
+cudaError_t RunKeepStreams(const KeepStreamsArgs& args, cudaStream_t stream);
+
+// The view of a step whose runs go on from the last one's outcome, before that is overwritten.
+struct FollowArgs {
+  int num_runs = 0;
+  int rows_of_run = 0;
+  const DrafterRun* outcome = nullptr;  // [runs]
+  KeptDrafts kept;
+  RunInfo* runs = nullptr;  // [runs] the last step's, in and out
+  int32_t* live_rows = nullptr;
+  int32_t* token = nullptr;
+  int32_t* position = nullptr;
+  int32_t* sequence = nullptr;
+  FoldJob* folds = nullptr;   // [runs], out: what is verified now
+  int32_t* before = nullptr;  // [runs], out: as in KeepStreamsArgs
+};
+cudaError_t RunFollow(const FollowArgs& args, cudaStream_t stream);
 
 // The view of the drafter's rows, and where each finds the main model's H. Nothing but device
 // memory tells one step's from another's, so that it can be recorded.

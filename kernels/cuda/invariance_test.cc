@@ -196,7 +196,7 @@ class Model {
   cudaGraphExec_t graph_ = nullptr;
   int replays_ = 1;
   bool has_records_ = false;
-  CudaOps::LaunchShape captured_shape_;
+  LaunchShape captured_shape_;
 };
 
 constexpr PageId kPlainPages[] = {0, 1, 2, 3};

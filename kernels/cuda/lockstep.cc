@@ -179,13 +179,20 @@ void Lockstep::Compare(const char* name, const Expectation& expected) {
   }
 }
 
-void Lockstep::Advance(std::span<const SequenceRows> runs) {
-  const AdvanceArgs args{.runs = runs};
+void Lockstep::AdvanceBoth(const AdvanceArgs& args) {
   const absl::Status cpu_status = cpu_->AdvanceStep(args), gpu_status = gpu_->AdvanceStep(args);
   ASSERT_TRUE(cpu_status.ok()) << cpu_status.ToString();
   ASSERT_TRUE(gpu_status.ok()) << gpu_status.ToString();
   num_rows_ = 0;
-  for (const SequenceRows& run : runs) num_rows_ += run.num_rows;
+  for (const SequenceRows& run : args.runs) num_rows_ += run.num_rows;
+}
+
+void Lockstep::Advance(std::span<const SequenceRows> runs) { AdvanceBoth({.runs = runs}); }
+
+std::vector<int32_t> Lockstep::AdvanceFollowing(std::span<const SequenceRows> runs) {
+  AdvanceBoth({.runs = runs, .follows = true});
+  if (!::testing::Test::HasFatalFailure()) ExpectEqualViews();
+  return {cpu_->view().token, cpu_->view().token + num_rows_};
 }
 
 void Lockstep::ExpectEqualPages(const char* where) {
@@ -201,6 +208,10 @@ void Lockstep::AdvanceDrafter(DrafterRows rows) {
   ASSERT_TRUE(cpu_->AdvanceDrafter(rows).ok());
   const absl::Status status = gpu_->AdvanceDrafter(rows);
   ASSERT_TRUE(status.ok()) << status.ToString();
+  ExpectEqualViews();
+}
+
+void Lockstep::ExpectEqualViews() {
   const StepView &cpu = cpu_->view(), &gpu = gpu_->view();
   num_rows_ = *cpu.num_rows;
   ASSERT_EQ(Download<int32_t>(device_, gpu.num_rows, 1)[0], num_rows_);
@@ -210,9 +221,9 @@ void Lockstep::AdvanceDrafter(DrafterRows rows) {
   const auto sequence = Download<int32_t>(device_, gpu.sequence, count);
   const auto slot = Download<int32_t>(device_, gpu.tail_slot, 4);
   for (size_t i = 0; i < count; ++i) {
-    ASSERT_EQ(position[i], cpu.position[i]) << "drafter row " << i;
-    ASSERT_EQ(token[i], cpu.token[i]) << "drafter row " << i;
-    ASSERT_EQ(sequence[i], cpu.sequence[i]) << "drafter row " << i;
+    ASSERT_EQ(position[i], cpu.position[i]) << "row " << i;
+    ASSERT_EQ(token[i], cpu.token[i]) << "row " << i;
+    ASSERT_EQ(sequence[i], cpu.sequence[i]) << "row " << i;
     ASSERT_EQ(slot[static_cast<size_t>(sequence[i])], cpu.tail_slot[cpu.sequence[i]]) << i;
   }
 }

@@ -39,6 +39,8 @@ class Lockstep {
   }
   // AdvanceStep on both; later phases compare the runs' rows.
   void Advance(std::span<const SequenceRows> runs);
+  // The same of a step that follows, whose views must be equal. Returns its tokens.
+  std::vector<int32_t> AdvanceFollowing(std::span<const SequenceRows> runs);
   // The same of the drafter, whose views must be equal.
   void AdvanceDrafter(DrafterRows rows);
   void ExpectEqualPages(const char* where);
@@ -53,6 +55,9 @@ class Lockstep {
   const std::map<std::string, double>& errors() const { return errors_; }
 
  private:
+  void AdvanceBoth(const AdvanceArgs& args);
+  void ExpectEqualViews();
+
   enum class Kind { kBf16, kF32, kI32 };
   struct Field {
     std::string name;

@@ -574,7 +574,8 @@ __global__ void __launch_bounds__(kSampleThreads, 2) SampleKernel(SampleKernelAr
   __shared__ SampleShared shared;
   StartAfterEarlier();
   const int number = static_cast<int>(blockIdx.x) / kRanks;
-  const SampleRowArgs row = args.rows[number];
+  SampleRowArgs row = args.rows[number];
+  if (row.before != nullptr) row.position = *row.before + int64_t{1};
   const float* logits = args.logits + static_cast<int64_t>(row.logits_row) * args.vocabulary;
   RowSampler<kRanks, kKeepsScores>(row, logits, args.vocabulary, scores, shared)
       .Run(args.results[number]);

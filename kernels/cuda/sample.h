@@ -32,6 +32,7 @@ struct SampleRowArgs {
   uint64_t top_p = 0, min_p = 0;  // as in SamplingSpec
   uint64_t key = 0;
   int64_t position = 0;
+  const int32_t* before = nullptr;    // device; not null: the position is one after this
   const ScoreEdit* edits = nullptr;   // device
   const uint32_t* allowed = nullptr;  // device, bit v allows token v; null: all
 };

@@ -189,6 +189,7 @@ absl::Status CudaOps::Sample(const SampleArgs& args) {
     const size_t row_bytes = most * sizeof(SampleRowArgs);
     for (size_t i = first; i < args.rows.size() && rows.size() < most; ++i) {
       SampleRowArgs row = DescribeRow(args.rows[i], edits);
+      if (are_kept && is_following_) row.before = view_.position + row.logits_row;
       const size_t bytes = edits.edits.size() * sizeof(ScoreEdit) + edits.allowed.size() * 4;
       if (!rows.empty() && !staging_.HasRoom(bytes + 64 + row_bytes)) break;
       row.edits = staging_.Put(std::span<const ScoreEdit>(edits.edits));

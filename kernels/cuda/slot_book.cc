@@ -89,11 +89,15 @@ uint8_t* SlotBook::HcaState(int slot, int rank) const {
 }
 
 uint8_t* SlotBook::Streams(int slot, int64_t position) const {
+  return At(slot,
+            layout_.streams_offset + Unsigned(StreamsRow(slot, position)) * layout_.stream_bytes);
+}
+
+int32_t SlotBook::StreamsRow(int slot, int64_t position) const {
   const SlotProgress& state = progress_[static_cast<size_t>(slot)];
   const int64_t kept = position - state.streams_first;
   CHECK(position == state.streams_before || (kept >= 0 && kept < layout_.unverified_ring));
-  const uint64_t row = position == state.streams_before ? 0 : Unsigned(1 + kept);
-  return At(slot, layout_.streams_offset + row * layout_.stream_bytes);
+  return position == state.streams_before ? 0 : static_cast<int32_t>(1 + kept);
 }
 
 }  // namespace baton::kernels::cuda

@@ -35,8 +35,9 @@ class SlotBook {
   // Raw CSA row: kv [2D], score [2D], index kv [2I], index score [2I].
   uint8_t* CsaRaw(int slot, int rank, int64_t position) const;
   uint8_t* HcaState(int slot, int rank) const;
-  // [S, H] bf16 of a position that is kept (CHECK).
+  // [S, H] bf16 of a position that is kept (CHECK); where among those kept.
   uint8_t* Streams(int slot, int64_t position) const;
+  int32_t StreamsRow(int slot, int64_t position) const;
 
  private:
   SlotLayout layout_;

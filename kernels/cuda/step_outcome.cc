@@ -30,7 +30,11 @@ absl::Status StepOutcome::Create(CudaDevice& device, const Sizes& sizes) {
   sizes_ = sizes;
   ASSIGN_OR_RETURN(device_memory_, device.Allocate(DeviceBytes(sizes)));
   ASSIGN_OR_RETURN(host_, device.AllocateHost(DeviceBytes(sizes)));
-  return absl::OkStatus();
+  return ToStatus(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming), "cudaEventCreate");
+}
+
+StepOutcome::~StepOutcome() {
+  if (copied_ != nullptr) cudaEventDestroy(copied_);
 }
 
 DrafterRun* StepOutcome::runs() const { return reinterpret_cast<DrafterRun*>(device_memory_); }
@@ -43,12 +47,16 @@ SampleResult* StepOutcome::choices() const {
   return reinterpret_cast<SampleResult*>(device_memory_ + ChoicesAt(sizes_));
 }
 
-absl::Status StepOutcome::Fetch(size_t num_choices) {
+absl::Status StepOutcome::Queue(size_t num_choices) {
   const size_t bytes = ChoicesAt(sizes_) + num_choices * sizeof(SampleResult);
   RETURN_IF_ERROR(ToStatus(
       cudaMemcpyAsync(host_, device_memory_, bytes, cudaMemcpyDeviceToHost, device_->stream()),
       "copy what the step has chosen"));
-  return device_->Synchronize();
+  return ToStatus(cudaEventRecord(copied_, device_->stream()), "cudaEventRecord");
+}
+
+absl::Status StepOutcome::Await() {
+  return ToStatus(cudaEventSynchronize(copied_), "a kernel or copy of this step");
 }
 
 const DrafterRun& StepOutcome::FetchedRun(size_t run) const {

@@ -17,6 +17,7 @@ class StepOutcome {
   struct Sizes {
     int max_runs = 0, max_draft_rows = 0, max_choices = 0;
   };
+  ~StepOutcome();
   absl::Status Create(CudaDevice& device, const Sizes& sizes);
   static size_t DeviceBytes(const Sizes& sizes);
 
@@ -25,8 +26,11 @@ class StepOutcome {
   int32_t* drafts() const;        // [kMaxKeptDrafts, max_draft_rows]
   SampleResult* choices() const;  // [max_choices]
 
-  // Waits for all that is queued; then the first `num_choices` choices and all else are here.
-  absl::Status Fetch(size_t num_choices);
+  // Queues the copy of the first `num_choices` choices and all else; the next step may overwrite
+  // what it finds here.
+  absl::Status Queue(size_t num_choices);
+  // Waits for the copy, not for what is queued behind it.
+  absl::Status Await();
   const DrafterRun& FetchedRun(size_t run) const;
   const SampleResult& FetchedChoice(size_t choice) const;
   // -1 where the run does not draft.
@@ -38,6 +42,7 @@ class StepOutcome {
 
   CudaDevice* device_ = nullptr;
   Sizes sizes_;
+  cudaEvent_t copied_ = nullptr;
   std::byte *device_memory_ = nullptr, *host_ = nullptr;
 };
 

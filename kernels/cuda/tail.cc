@@ -87,6 +87,7 @@ void CudaOps::AddCompressorJobs(const TailArgs& args, const TailLayout& tail, bo
 }
 
 absl::Status CudaOps::CheckTail(const TailArgs& args, const TailLayout& tail) const {
+  RETURN_IF_ERROR(CheckHarvested());
   if (args.tail_slot < 0 || args.tail_slot >= slots_.num_slots()) {
     return absl::InvalidArgumentError(
         absl::StrFormat("tail: slot %d, have %d", args.tail_slot, slots_.num_slots()));
@@ -100,10 +101,10 @@ absl::Status CudaOps::CheckTail(const TailArgs& args, const TailLayout& tail) co
 }
 
 absl::Status CudaOps::PackTail(const TailArgs& args) {
-  RETURN_IF_ERROR(SaveStreams());
   if (args.num_tokens == 0) return absl::InvalidArgumentError("tail: position 0 has none");
   const TailLayout tail = MakeTailLayout(options_.layout, args.num_tokens, 0);
   RETURN_IF_ERROR(CheckTail(args, tail));
+  RETURN_IF_ERROR(SaveStreams());
   const SlotProgress& progress = slots_.progress(args.tail_slot);
   const auto n = static_cast<int64_t>(args.num_tokens);
   if (n < progress.folded || n > progress.end) {
@@ -132,10 +133,10 @@ absl::Status CudaOps::PackTail(const TailArgs& args) {
 }
 
 absl::Status CudaOps::UnpackTail(const TailArgs& args) {
-  RETURN_IF_ERROR(SaveStreams());
   if (args.num_tokens == 0) return absl::InvalidArgumentError("tail: position 0 has none");
   const TailLayout tail = MakeTailLayout(options_.layout, args.num_tokens, 0);
   RETURN_IF_ERROR(CheckTail(args, tail));
+  RETURN_IF_ERROR(SaveStreams());
   RETURN_IF_ERROR(slots_.Reset(device_, args.tail_slot));
   RETURN_IF_ERROR(ToStatus(
       cudaMemcpyAsync(wire_, args.wire.data(), tail.first_tokens, cudaMemcpyDefault, stream()),

@@ -48,8 +48,8 @@ Harvest SequenceRuns::Run(StepPlan plan) {
   if (!forward.ok()) std::fprintf(stderr, "%s\n", forward.ToString().c_str());
   CHECK(forward.ok());
   CHECK(runner_.LaunchFinish(plan, *this).ok());
-  std::optional<Harvest> harvest = runner_.Poll();
-  CHECK(harvest.has_value() && harvest->sequences.size() == plan.runs.size());
+  absl::StatusOr<Harvest> harvest = runner_.Await();
+  CHECK(harvest.ok() && harvest->sequences.size() == plan.runs.size());
   for (const SequenceTokens& result : harvest->sequences) CHECK(result.status.ok());
   return *std::move(harvest);
 }

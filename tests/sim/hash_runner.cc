@@ -21,6 +21,17 @@ uint64_t LoadWord(const std::byte* from, uint64_t index) {
   std::memcpy(&word, from + index * kWord, kWord);
   return word;
 }
+// The tokens of a run that goes on from what its sequence has.
+std::vector<int32_t> TokensOf(const SequenceRun& run, const Sequence& sequence) {
+  std::vector<int32_t> tokens;
+  for (auto p = static_cast<size_t>(run.first_position);
+       tokens.size() < static_cast<size_t>(run.rows); ++p) {
+    const size_t known = sequence.tokens.size();
+    tokens.push_back(p < known ? sequence.tokens[p] : sequence.drafts.at(p - known));
+  }
+  return tokens;
+}
+
 void StoreWord(std::byte* to, uint64_t index, uint64_t word) {
   std::memcpy(to + index * kWord, &word, kWord);
 }
@@ -59,7 +70,8 @@ HashRunner::HashRunner(engine::PagePool& pool, const kernels::PageLayout& layout
       layout_(layout),
       closing_words_(static_cast<int>(layout.payload_bytes() / kWord) - kPageTokens),
       on_step_(std::move(on_step)),
-      slots_(static_cast<size_t>(num_slots)) {
+      slots_(static_cast<size_t>(num_slots)),
+      before_(static_cast<size_t>(num_slots)) {
   CHECK(closing_words_ >= 0 && layout.payload_bytes() % kWord == 0);
 }
 
@@ -83,36 +95,59 @@ void HashRunner::WriteRow(std::span<const PageId> pages, int64_t position, uint6
     StoreWord(page, static_cast<uint64_t>(kPageTokens + i), ClosingWord(word, i));
 }
 
-std::vector<HashRunner::Row> HashRunner::RunRows(const SequenceRun& run, const Sequence& sequence) {
+HashRunner::RunRows HashRunner::Compute(const SequenceRun& run, const Sequence& sequence,
+                                        std::vector<int32_t> tokens) {
   HashState state = slots_[static_cast<size_t>(sequence.tail_slot)];
-  CHECK(state.num_tokens == run.first_position);
+  before_[static_cast<size_t>(sequence.tail_slot)] = state;
   const std::span<const PageId> pages = sequence.pages.ids();
   CHECK(static_cast<int64_t>(pages.size()) * kPageTokens >= run.first_position + run.rows);
-  VisiblePages visible = ReadPages(pages, run.first_position);
-  std::vector<Row> rows;
-  for (int i = 0; i < run.rows; ++i) {
-    const auto position = static_cast<size_t>(run.first_position + i);
-    const int32_t token = position < sequence.tokens.size()
-                              ? sequence.tokens[position]
-                              : sequence.drafts[position - sequence.tokens.size()];
+  VisiblePages visible = ReadPages(pages, state.num_tokens);
+  RunRows result;
+  for (const int32_t token : tokens) {
+    const int64_t position = state.num_tokens;
     const uint64_t word = NextRow(state, visible, token);
-    WriteRow(pages, static_cast<int64_t>(position), word);
-    AbsorbRow(visible, static_cast<int64_t>(position), word, closing_words_);
-    const bool is_needed = run.kind != RowKind::kPrefill || i == run.rows - 1;
-    if (is_needed) rows.push_back({.state = state, .visible = visible, .word = word});
+    WriteRow(pages, position, word);
+    AbsorbRow(visible, position, word, closing_words_);
+    const bool is_last = position == run.first_position + run.rows - 1;
+    if (run.kind == RowKind::kPrefill && !is_last) continue;
+    result.rows.push_back({.state = state, .visible = visible, .word = word});
   }
-  return rows;
+  result.tokens = std::move(tokens);
+  return result;
 }
 
 absl::Status HashRunner::LaunchForward(const engine::StepPlan& plan,
                                        const engine::SequenceTable& sequences) {
+  CHECK(harvests_.size() == (plan.follows ? 1 : 0));
   int num_rows = 0;
   for (const SequenceRun& run : plan.runs) num_rows += run.rows;
   if (on_step_) on_step_(num_rows);
   forwarded_.clear();
-  for (const SequenceRun& run : plan.runs)
-    forwarded_.push_back(RunRows(run, sequences.Get(run.sequence)));
+  for (size_t i = 0; i < plan.runs.size(); ++i) {
+    const SequenceRun& run = plan.runs[i];
+    const Sequence& sequence = sequences.Get(run.sequence);
+    const int64_t first = slots_[static_cast<size_t>(sequence.tail_slot)].num_tokens;
+    std::vector<int32_t> tokens;
+    if (plan.follows) {
+      const engine::SequenceTokens& last = harvests_.front().sequences[i];
+      CHECK(last.sequence == run.sequence && first <= run.first_position);
+      tokens.push_back(last.tokens.at(0).back().token);
+      tokens.insert(tokens.end(), last.next_drafts.begin(), last.next_drafts.end());
+      CHECK(static_cast<int>(tokens.size()) == run.rows);
+    } else {
+      CHECK(first == run.first_position);
+      tokens = TokensOf(run, sequence);
+    }
+    forwarded_.push_back(Compute(run, sequence, std::move(tokens)));
+  }
   return absl::OkStatus();
+}
+
+bool HashRunner::CanFollow(int num_drafts) const {
+  return harvests_.size() == 1 &&
+         std::ranges::all_of(harvests_.front().sequences, [&](const engine::SequenceTokens& last) {
+           return static_cast<int>(last.next_drafts.size()) == num_drafts;
+         });
 }
 
 TokenRecord HashRunner::ChooseAfter(const Sequence& sequence, const Row& row, int choice) const {
@@ -135,7 +170,8 @@ std::vector<int32_t> HashRunner::Draft(const Sequence& sequence, Row row, int32_
 }
 
 engine::SequenceTokens HashRunner::FinishRun(const SequenceRun& run, const Sequence& sequence,
-                                             const std::vector<Row>& rows) {
+                                             const RunRows& forwarded) {
+  const std::vector<Row>& rows = forwarded.rows;
   engine::SequenceTokens out;
   out.sequence = run.sequence;
   out.accepted_rows = run.rows;
@@ -156,10 +192,9 @@ engine::SequenceTokens HashRunner::FinishRun(const SequenceRun& run, const Seque
   out.accepted_rows = 0;
   for (const Row& row : rows) {
     ++out.accepted_rows;
-    const auto drafted = static_cast<size_t>(out.accepted_rows - 1);
+    const auto next = static_cast<size_t>(out.accepted_rows);
     out.tokens[0].push_back(ChooseAfter(sequence, row, sequence.choices[0]));
-    if (drafted >= sequence.drafts.size() || sequence.drafts[drafted] != out.tokens[0].back().token)
-      break;
+    if (next >= rows.size() || forwarded.tokens[next] != out.tokens[0].back().token) break;
   }
   return out;
 }
@@ -170,8 +205,8 @@ absl::Status HashRunner::LaunchFinish(const engine::StepPlan& plan,
   harvest.step = plan.step;
   for (size_t i = 0; i < plan.runs.size(); ++i) {
     const Sequence& sequence = sequences.Get(plan.runs[i].sequence);
-    const std::vector<Row>& rows = forwarded_[i];
-    engine::SequenceTokens tokens = FinishRun(plan.runs[i], sequence, rows);
+    const std::vector<Row>& rows = forwarded_[i].rows;
+    engine::SequenceTokens tokens = FinishRun(plan.runs[i], sequence, forwarded_[i]);
     const bool is_prefill = plan.runs[i].kind == RowKind::kPrefill;
     const Row& last =
         is_prefill ? rows.back() : rows[static_cast<size_t>(tokens.accepted_rows - 1)];
@@ -185,17 +220,29 @@ absl::Status HashRunner::LaunchFinish(const engine::StepPlan& plan,
     }
     harvest.sequences.push_back(std::move(tokens));
   }
-  harvest_ = std::move(harvest);
+  harvests_.push_back(std::move(harvest));
   return absl::OkStatus();
 }
 
-std::optional<engine::Harvest> HashRunner::Poll() { return std::exchange(harvest_, std::nullopt); }
+absl::StatusOr<engine::Harvest> HashRunner::Await() {
+  CHECK(!harvests_.empty());
+  engine::Harvest harvest = std::move(harvests_.front());
+  harvests_.pop_front();
+  return harvest;
+}
 
-void HashRunner::ResetTail(int tail_slot) { slots_[static_cast<size_t>(tail_slot)] = HashState(); }
+void HashRunner::ResetTail(int tail_slot) {
+  CHECK(harvests_.empty());
+  slots_[static_cast<size_t>(tail_slot)] = HashState();
+}
 
 absl::Status HashRunner::PackTail(const kernels::TailArgs& args) {
-  const HashState& state = slots_[static_cast<size_t>(args.tail_slot)];
-  CHECK(state.num_tokens == static_cast<int64_t>(args.num_tokens));
+  CHECK(harvests_.empty());
+  const auto slot = static_cast<size_t>(args.tail_slot);
+  const auto n = static_cast<int64_t>(args.num_tokens);
+  // The last step may be one that did not count.
+  const HashState& state = slots_[slot].num_tokens == n ? slots_[slot] : before_[slot];
+  CHECK(state.num_tokens == n);
   const kernels::TailLayout tail = kernels::MakeTailLayout(layout_, args.num_tokens, 0);
   CHECK(args.wire.size() >= tail.total_bytes);
   WriteSections(state, layout_, tail, args.wire.data());
@@ -203,6 +250,7 @@ absl::Status HashRunner::PackTail(const kernels::TailArgs& args) {
 }
 
 absl::Status HashRunner::UnpackTail(const kernels::TailArgs& args) {
+  CHECK(harvests_.empty());
   const kernels::TailLayout tail = kernels::MakeTailLayout(layout_, args.num_tokens, 0);
   CHECK(args.wire.size() >= tail.total_bytes);
   HashState state;

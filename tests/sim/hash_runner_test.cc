@@ -118,6 +118,7 @@ TEST(HashRunner, TextIsTheSameForAllChunksAndDrafts) {
       engine.RunAll();
       EXPECT_EQ(engine.text[1], expected.tokens) << chunk << " " << drafts;
       EXPECT_EQ(engine.reasons[1], expected.reason);
+      EXPECT_GT(engine.counters().steps_ahead, 0u);
     }
   }
 }

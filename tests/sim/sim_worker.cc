@@ -128,7 +128,9 @@ void SimWorker::RunAgent() {
 }
 
 void SimWorker::RunRound() {
-  planner_.SetNumDrafts(static_cast<int>(rng_.Below(engine::kMaxDrafts + 1)));
+  // Seldom, since a step follows another only with as many drafts.
+  if (rng_.Below(4) == 0)
+    planner_.SetNumDrafts(static_cast<int>(rng_.Below(engine::kMaxDrafts + 1)));
   const absl::StatusOr<bool> ran = core_->RunOnce();
   if (!ran.ok()) error_ = ran.status();
   const absl::Duration pause = ran.ok() && *ran ? kShortRound : kIdleRound;
