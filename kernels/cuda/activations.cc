@@ -5,6 +5,7 @@
 #include "common/status.h"
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/experts.h"
+#include "kernels/cuda/select.h"
 
 namespace baton::kernels::cuda {
 namespace {
@@ -76,6 +77,8 @@ void MakeScratch(Allocator& make, const ModelConfig& c, const BufferSizes& sizes
   s.max_entries = sizes.max_context / kCsaRatio + 1;
   s.select_rows = static_cast<int>(std::clamp<int64_t>(kIndexScoreFloats / s.max_entries, 1, rows));
   make.Make(s.index_scores, s.select_rows, s.max_entries);
+  make.Make(s.index_maxima, 1, int64_t{s.select_rows} * s.max_entries / kGroupScores + rows);
+  make.Make(s.select_arrivals, rows, 1);
   const int64_t hca_entries = sizes.max_context / kHcaRatio + 1;
   const int64_t segments = std::max(AttendSegments(kCsaRatio, c.index_topk, 0),
                                     AttendSegments(kHcaRatio, 0, hca_entries));

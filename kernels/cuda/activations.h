@@ -40,11 +40,13 @@ struct Activations {
 
 // Buffers of single phases.
 struct Scratch {
-  float* products = nullptr;       // [rows, (2 + S) S + 1] mHC
-  uint16_t* old_window = nullptr;  // [sequences, window - 1, D]
-  float* pooled = nullptr;         // [rows, D]
-  float* hca_state = nullptr;      // [sequences, 3, D]
-  float* index_scores = nullptr;   // [select_rows, max_entries]
+  float* products = nullptr;            // [rows, (2 + S) S + 1] mHC
+  uint16_t* old_window = nullptr;       // [sequences, window - 1, D]
+  float* pooled = nullptr;              // [rows, D]
+  float* hca_state = nullptr;           // [sequences, 3, D]
+  float* index_scores = nullptr;        // [select_rows, max_entries]
+  float* index_maxima = nullptr;        // of their groups
+  uint32_t* select_arrivals = nullptr;  // [rows] zero
   int select_rows = 0, max_entries = 0;
   float* attend_partials = nullptr;  // [AttendPartialFloats]
   uint16_t* low_out = nullptr;       // [rows, o_groups * o_lora]

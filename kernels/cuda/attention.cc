@@ -161,6 +161,8 @@ absl::Status CudaOps::SelectEntries(const LayerArgs& args) {
   select.index_query = act_.index_query;
   select.index_weights = act_.index_weights;
   select.scores = scratch_.index_scores;
+  select.maxima = scratch_.index_maxima;
+  select.arrivals = scratch_.select_arrivals;
   select.slice_rows = scratch_.select_rows;
   select.max_entries = scratch_.max_entries;
   select.selected = act_.selected;

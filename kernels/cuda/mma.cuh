@@ -55,6 +55,15 @@ __device__ __forceinline__ uint32_t PairOfScale(float scale) {
   return half | half << 16;
 }
 
+// Eight e4m3 codes as bf16 times the scale.
+__device__ __forceinline__ uint4 WidenEight(const uint2& codes, float scale) {
+  const uint32_t pair = PairOfScale(scale);
+  return make_uint4(WidenFp8Pair(__byte_perm(codes.x, 0, 0x4140), pair),
+                    WidenFp8Pair(__byte_perm(codes.x, 0, 0x4342), pair),
+                    WidenFp8Pair(__byte_perm(codes.y, 0, 0x4140), pair),
+                    WidenFp8Pair(__byte_perm(codes.y, 0, 0x4342), pair));
+}
+
 // Sixteen e4m3 codes as bf16 times the scale.
 __device__ __forceinline__ void WidenFp8Piece(const uint4& codes, uint32_t scale,
                                               uint32_t (&out)[8]) {

@@ -57,13 +57,26 @@ __device__ __forceinline__ void LoadRow(const Bf16* row, int n, float* x) {
 
 // x = r(weight * (x * rsqrt(mean(x^2) + epsilon))), null weight: none (model.md 2.2).
 __device__ __forceinline__ void NormRow(float* x, int n, const float* weight, float epsilon) {
+  constexpr int kAhead = 4;  // of a thread's weights, which come while the sum is taken
   __shared__ float inverse;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  float ahead[kAhead];
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    const int i = thread + j * threads;
+    ahead[j] = weight != nullptr && i < n ? weight[i] : 1.0f;
+  }
   if (WarpIndex() == 0) {
     const float value = InverseRms(SquareSum(x, n), n, epsilon);
     if (LaneIndex() == 0) inverse = value;
   }
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    const int i = thread + j * threads;
+    if (i < n) x[i] = RoundBf16(ahead[j] * (x[i] * inverse));
+  }
+  for (int i = thread + kAhead * threads; i < n; i += threads) {
     const float scaled = x[i] * inverse;
     x[i] = RoundBf16(weight == nullptr ? scaled : weight[i] * scaled);
   }
@@ -86,12 +99,21 @@ __device__ __forceinline__ void QuantiseRow(const float* x, int n, Bf16* out) {
   __syncthreads();
 }
 
-// Rotates the last 2 * pairs values of x [n] by the position's angles and rounds them.
-__device__ __forceinline__ void RopeRow(float* x, int n, int pairs, const float* frequencies,
-                                        int64_t position) {
+// The angles of a position's pairs, known after the next barrier: by the last threads, for the
+// first ones have sums to take.
+__device__ __forceinline__ void SetAngles(SinCos* angles, int pairs, const float* frequencies,
+                                          int64_t position) {
+  const int threads = static_cast<int>(blockDim.x);
+  for (int i = threads - 1 - static_cast<int>(threadIdx.x); i < pairs; i += threads) {
+    angles[i] = RopeSinCos(RopeAngle(position, frequencies[i]));
+  }
+}
+
+// Rotates the last 2 * pairs values of x [n] by their angles and rounds them.
+__device__ __forceinline__ void RopeRow(float* x, int n, int pairs, const SinCos* angles) {
   for (int i = static_cast<int>(threadIdx.x); i < pairs; i += static_cast<int>(blockDim.x)) {
     float* v = x + n - 2 * pairs + 2 * i;
-    const Pair r = Rotate({v[0], v[1]}, RopeSinCos(RopeAngle(position, frequencies[i])));
+    const Pair r = Rotate({v[0], v[1]}, angles[i]);
     v[0] = RoundBf16(r.a);
     v[1] = RoundBf16(r.b);
   }
@@ -107,8 +129,9 @@ __device__ __forceinline__ void EncodeCacheRow(float* x, int n, int rope, uint8_
     float* values = x + group * kKvGroup + LaneIndex();
     const float amax = Larger(Abs(values[0]), Abs(values[kWarp]));
     const float scale = Fp8ScaleOf(GroupMax(amax, kWarp));
+    const float inverse = 1.0f / scale;  // a power of two
     for (int i = 0; i < kKvGroup; i += kWarp) {
-      const uint8_t code = EncodeE4m3(values[i] / scale);
+      const uint8_t code = EncodeE4m3(values[i] * inverse);
       values[i] = DecodeE4m3(code) * scale;
       if (data != nullptr) data[group * kKvGroup + LaneIndex() + i] = code;
     }

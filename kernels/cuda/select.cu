@@ -4,6 +4,7 @@
 #include "kernels/cuda/bulk.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/select.h"
+#include "kernels/cuda/select_decode.h"
 #include "kernels/cuda/select_mma.cuh"
 #include "kernels/cuda/slots.cuh"
 
@@ -23,13 +24,11 @@ constexpr int kPageEntries = 64;
 constexpr int kMostRows = 32;     // of a block of threads: they mostly share keys
 constexpr int kFewBlocks = 1024;  // below so many blocks they take fewer rows
 
-struct SliceArgs {
+struct WorkArgs {
   SelectArgs select;
-  int first_row;
-  int rows;  // of the slice
-  int rows_per_block;
-  int pages_per_block;  // of the usual shape's kernel
-  int64_t stride;       // of scores
+  ScoreSlice slice;
+  int rows_per_block = 1;
+  int pages_per_block = 0;  // of the usual shape's kernel
 };
 
 // Where a page of the tile lies: index row 0, its scales.
@@ -61,8 +60,8 @@ __device__ void LoadIndexChunk(const RowPlace& place, int first, bool is_fp4, Bf
 // very far apart; heads are summed in order.
 class TileScorer {
  public:
-  __device__ TileScorer(const SliceArgs& slice, ScoreShared& shared)
-      : args_(slice.select), s_(shared) {}
+  __device__ TileScorer(const WorkArgs& work, ScoreShared& shared)
+      : args_(work.select), s_(shared) {}
 
   __device__ int64_t NumVisible(int row) const {
     return (args_.step.position[row] + 1) / kCsaRatio;
@@ -178,16 +177,15 @@ class TileScorer {
 };
 
 // Grid: (groups of rows of the slice, tiles of entries).
-__global__ void __launch_bounds__(kThreads, 2)
-    ScoreKernel(const __grid_constant__ SliceArgs slice) {
+__global__ void __launch_bounds__(kThreads, 2) ScoreKernel(const __grid_constant__ WorkArgs work) {
   extern __shared__ __align__(16) uint8_t raw_shared[];
-  const SelectArgs& args = slice.select;
-  TileScorer scorer(slice, *reinterpret_cast<ScoreShared*>(raw_shared));
+  const SelectArgs& args = work.select;
+  TileScorer scorer(work, *reinterpret_cast<ScoreShared*>(raw_shared));
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kKeys;
-  const int begin = static_cast<int>(blockIdx.x) * slice.rows_per_block;
+  const int begin = static_cast<int>(blockIdx.x) * work.rows_per_block;
   int loaded = -1;
-  for (int i = begin; i < min(begin + slice.rows_per_block, slice.rows); ++i) {
-    const int row = slice.first_row + i;
+  for (int i = begin; i < min(begin + work.rows_per_block, work.slice.rows); ++i) {
+    const int row = work.slice.first_row + i;
     if (row >= *args.step.num_rows) return;
     const int64_t visible = scorer.NumVisible(row);
     if (visible <= args.shape.index_topk || first >= visible) continue;
@@ -196,7 +194,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     loaded = run;
     const float score = scorer.Score(row);
     const int64_t entry = first + threadIdx.x;
-    if (entry < visible) args.scores[i * slice.stride + entry] = score;
+    if (entry < visible) args.scores[i * work.slice.stride + entry] = score;
   }
 }
 
@@ -212,18 +210,12 @@ constexpr int kWideners = 3;    // the barrier of those who widen
 constexpr int kEverybody = 4;   // of all threads, which wait at different places of the code
 constexpr int kManyBlocks = 8;  // for a multiprocessor, so that their ends do not matter
 constexpr int kMultiprocessors = 132;
-constexpr int kFewestPages = 2, kMostPages = 64;  // of a block that has one query
-constexpr int kFewRows = 8, kShortPages = 128;
+constexpr int kFewestPages = 8;  // of a block
+constexpr int kQueries = 4;      // of a product
+constexpr int kSets = 2;         // of queries: the warpgroups share one, or have one each
+constexpr int kWidenRegisters = 72, kMultiplyRegisters = 216;  // of a thread that does
 
-// kQueries: of a product. Both warpgroups share one set of queries, or have one each.
-template <int kQueries>
 struct UsualShared {
-  static constexpr int kSets = kQueries == 1 ? 1 : 2;
-  static constexpr int kBlocks = kQueries == 1 ? 2 : 1;  // of a multiprocessor
-  // Registers of a thread that widens and of one that multiplies.
-  static constexpr int kWidenRegisters = kQueries == 1 ? 48 : 72;
-  static constexpr int kMultiplyRegisters = kQueries == 1 ? 96 : 216;
-
   alignas(1024) uint8_t queries[kSets][2][kQueries * kHeads * kHalfRow];
   alignas(1024) uint8_t keys[kStages][2][kPageEntries * kHalfRow];
   alignas(128) uint8_t codes[kFetched][kPageEntries * kMaxIndexDim];
@@ -240,23 +232,20 @@ struct Segment {
 };
 
 // Accumulator columns 8 j + 2 t and + 1 belong to lane t of every four. The rows of the second
-// operand are laid so that these are heads 2 j and 2 j + 1 of query t of four, or heads 16 t + 2 j
-// and + 1 of the only query: a lane has its heads in order and adds them up in registers.
-template <int kQueries>
+// operand are laid so that these are heads 2 j and 2 j + 1 of query t of four: a lane has its heads
+// in order and adds them up in registers.
 class UsualScorer {
  public:
-  using Shared = UsualShared<kQueries>;
-
-  __device__ UsualScorer(const SliceArgs& slice, Shared& shared)
-      : slice_(slice), args_(slice.select), s_(shared) {}
+  __device__ UsualScorer(const WorkArgs& work, UsualShared& shared)
+      : work_(work), args_(work.select), s_(shared) {}
 
   __device__ void Run() {
     InitBarriers();
     if (Group() == 2) {
-      ShrinkRegisters<Shared::kWidenRegisters>();
+      ShrinkRegisters<kWidenRegisters>();
       ForSegments([this](const Segment& segment) { Widen(segment); });
     } else {
-      GrowRegisters<Shared::kMultiplyRegisters>();
+      GrowRegisters<kMultiplyRegisters>();
       ForSegments([this](const Segment& segment) { Multiply(segment); });
     }
   }
@@ -278,23 +267,23 @@ class UsualScorer {
       }
       FenceAsyncProxy();
     }
-    if (Shared::kSets == 2 && Group() == 1) ArriveAt(kTurn, 2 * kGroupThreads);
+    if (Group() == 1) ArriveAt(kTurn, 2 * kGroupThreads);
   }
 
   // score(segment) for all of the block's, their queries in place.
   template <typename Score>
   __device__ void ForSegments(const Score& score) {
-    const int begin = slice_.first_row + static_cast<int>(blockIdx.x) * slice_.rows_per_block;
-    const int end = min(min(begin + slice_.rows_per_block, slice_.first_row + slice_.rows),
+    const int begin = work_.slice.first_row + static_cast<int>(blockIdx.x) * work_.rows_per_block;
+    const int end = min(min(begin + work_.rows_per_block, work_.slice.first_row + work_.slice.rows),
                         *args_.step.num_rows);
-    const int first_page = static_cast<int>(blockIdx.y) * slice_.pages_per_block;
+    const int first_page = static_cast<int>(blockIdx.y) * work_.pages_per_block;
     for (int row = begin; row < end;) {
       const int run_index = args_.step.sequence[row];
       const RunInfo run = args_.step.runs[run_index];
       const int stop = min(end, run.first_row + run.num_rows);
       const int visible = NumVisible(stop - 1);
       const int last_page =
-          min(first_page + slice_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
+          min(first_page + work_.pages_per_block, (visible + kPageEntries - 1) / kPageEntries);
       if (visible > args_.shape.index_topk && first_page < last_page) {
         const Segment segment = {run_index, row, stop - row, first_page, last_page - first_page};
         if (Fetches()) FetchFirst(segment);
@@ -315,9 +304,7 @@ class UsualScorer {
     for (int i = static_cast<int>(threadIdx.x); i < segment.rows * kHeads * kChunks;
          i += kUsualThreads) {
       const int chunk = i % kChunks, head = i / kChunks % kHeads, query = i / kChunks / kHeads;
-      const int lane = kQueries == 1 ? head / 16 : query % kQueries;
-      const int pair = kQueries == 1 ? head % 16 / 2 : head / 2;
-      const int row = 8 * pair + 2 * lane + head % 2;
+      const int row = head / 2 * 8 + query % kQueries * 2 + head % 2;
       uint8_t* to = s_.queries[query / kQueries][chunk / 8] + row * kHalfRow;
       CopyAsync16(SharedAddress(to + (chunk % 8 ^ row % 8) * 16), from + 8 * i, true);
     }
@@ -454,11 +441,7 @@ class UsualScorer {
       BarrierArrive(SharedAddress(&s_.used[stage]));
       if (!is_mine) continue;
       float sums[2] = {};
-      if constexpr (kQueries == 1) {
-        AddHeadsOfFour(d, s_.weights[0] + LaneIndex() % 4 * 16, sums);
-      } else {
-        AddHeads(d, s_.weights[set * kQueries + LaneIndex() % 4], sums);
-      }
+      AddHeads(d, s_.weights[set * kQueries + LaneIndex() % 4], sums);
       Store(segment, set, segment.first_page + i, sums[0] * scales[0], sums[1] * scales[1]);
     }
   }
@@ -481,134 +464,107 @@ class UsualScorer {
     }
   }
 
-  // Sixteen heads a lane: the sum goes through the four lanes. The products become its terms.
-  template <int kCount>
-  __device__ static void AddHeadsOfFour(float (&d)[kCount], const float* weights,
-                                        float (&sums)[2]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float4 four = reinterpret_cast<const float4*>(weights)[i];
-      const float w[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {  // heads 4 i + j / 4 * 2 and + 1 of two keys
-        float& term = d[8 * i + j];
-        term = w[j / 4 * 2 + j % 2] * Larger(term, 0.0f);
-      }
-    }
-#pragma unroll
-    for (int lane = 0; lane < 4; ++lane) {
-#pragma unroll
-      for (int h = 0; h < 16; ++h) {
-        sums[0] += d[h / 2 * 4 + h % 2];
-        sums[1] += d[h / 2 * 4 + h % 2 + 2];
-      }
-      sums[0] = __shfl_sync(kFullWarp, sums[0], lane, 4);
-      sums[1] = __shfl_sync(kFullWarp, sums[1], lane, 4);
-    }
-  }
-
+  // The eight lanes of a query in a warp have a group of keys.
   __device__ void Store(const Segment& segment, int set, int page, float low, float high) {
-    const int query = kQueries == 1 ? 0 : set * kQueries + LaneIndex() % 4;
-    if (query >= segment.rows || (kQueries == 1 && LaneIndex() % 4 != 0)) return;
-    const int row = segment.first_row + query, visible = NumVisible(row);
-    if (visible <= args_.shape.index_topk) return;
+    const int query = set * kQueries + LaneIndex() % 4;
+    const int row = segment.first_row + query, index = row - work_.slice.first_row;
+    const int visible = query < segment.rows ? NumVisible(row) : 0;
     const int entry = page * kPageEntries + 16 * (Thread() / kWarp) + LaneIndex() / 4;
-    float* scores =
-        args_.scores + static_cast<int64_t>(row - slice_.first_row) * slice_.stride + entry;
-    if (entry < visible) scores[0] = low;
-    if (entry + 8 < visible) scores[8] = high;
+    const bool is_scored = visible > args_.shape.index_topk;
+    const bool has_low = is_scored && entry < visible, has_high = is_scored && entry + 8 < visible;
+    float* scores = args_.scores + index * work_.slice.stride + entry;
+    if (has_low) scores[0] = low;
+    if (has_high) scores[8] = high;
+    if (work_.slice.maxima == nullptr) return;
+    constexpr float kNone = -__builtin_inff();
+    float largest = Larger(has_low ? low : kNone, has_high ? high : kNone);
+    for (int lanes = 4; lanes < kWarp; lanes *= 2) {
+      largest = Larger(largest, __shfl_xor_sync(kFullWarp, largest, lanes));
+    }
+    if (LaneIndex() < 4 && has_low) {
+      work_.slice.maxima[index * work_.slice.maxima_stride + entry / kGroupScores] = largest;
+    }
   }
 
-  const SliceArgs& slice_;
+  const WorkArgs& work_;
   const SelectArgs& args_;
-  Shared& s_;
+  UsualShared& s_;
   int done_ = 0;  // pages that went through the stages
 };
 
 // Grid: (groups of rows of the slice, stretches of pages).
-template <int kQueries>
-__global__ void __launch_bounds__(kUsualThreads, UsualShared<kQueries>::kBlocks)
-    UsualScoreKernel(const __grid_constant__ SliceArgs slice) {
+__global__ void __launch_bounds__(kUsualThreads, 1)
+    UsualScoreKernel(const __grid_constant__ WorkArgs work) {
   extern __shared__ __align__(1024) uint8_t raw_stages[];
-  UsualScorer<kQueries>(slice, *reinterpret_cast<UsualShared<kQueries>*>(raw_stages)).Run();
+  UsualScorer(work, *reinterpret_cast<UsualShared*>(raw_stages)).Run();
 }
 
-cudaError_t LaunchScores(const SliceArgs& slice, int longest, cudaStream_t stream) {
+cudaError_t LaunchScores(const WorkArgs& work, int longest, cudaStream_t stream) {
   constexpr int kBytes = sizeof(ScoreShared);
   if (const cudaError_t error =
           cudaFuncSetAttribute(ScoreKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  SliceArgs own = slice;
+  WorkArgs own = work;
   const int tiles = (longest + kKeys - 1) / kKeys;
-  const int fair = static_cast<int>(static_cast<int64_t>(slice.rows) * tiles / kFewBlocks);
+  const int fair = static_cast<int>(static_cast<int64_t>(work.slice.rows) * tiles / kFewBlocks);
   own.rows_per_block = fair < 1 ? 1 : (fair < kMostRows ? fair : kMostRows);
-  const dim3 grid(static_cast<unsigned>((slice.rows + own.rows_per_block - 1) / own.rows_per_block),
-                  static_cast<unsigned>(tiles));
+  const dim3 grid(
+      static_cast<unsigned>((work.slice.rows + own.rows_per_block - 1) / own.rows_per_block),
+      static_cast<unsigned>(tiles));
   ScoreKernel<<<grid, kThreads, kBytes, stream>>>(own);
   return cudaPeekAtLastError();
 }
 
-template <int kQueries>
-cudaError_t LaunchUsual(SliceArgs slice, int longest, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(UsualShared<kQueries>);
-  const auto kernel = UsualScoreKernel<kQueries>;
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
+// Sequences' rows lie together: where they have several, a block takes them together.
+cudaError_t LaunchUsual(WorkArgs work, int longest, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(UsualShared);
+  if (const cudaError_t error = cudaFuncSetAttribute(
+          UsualScoreKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes)) {
     return error;
   }
-  const int blocks = (slice.rows + slice.rows_per_block - 1) / slice.rows_per_block;
+  const DeviceStep& step = work.select.step;
+  work.rows_per_block =
+      std::min((step.rows + step.sequences - 1) / step.sequences, kSets * kQueries);
+  const int blocks = (work.slice.rows + work.rows_per_block - 1) / work.rows_per_block;
   const int pages = (longest + kPageEntries - 1) / kPageEntries;
-  if constexpr (kQueries == 1) {
-    // All run at once, where there are not too many; of few rows most may be pads.
-    const bool is_few = blocks <= kFewRows;
-    const int stretches =
-        is_few && blocks > 1 ? kMultiprocessors : std::max(1, 2 * kMultiprocessors / blocks);
-    const int fewest = is_few && pages > kShortPages ? 4 * kFewestPages : kFewestPages;
-    slice.pages_per_block = std::clamp((pages + stretches - 1) / stretches, fewest, kMostPages);
-  } else {
-    constexpr int kFewest = 8;
-    const int wanted = kMultiprocessors * kManyBlocks;
-    const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
-    slice.pages_per_block = static_cast<int>(std::max<int64_t>(fair, kFewest));
-  }
-  const dim3 grid(
-      static_cast<unsigned>(blocks),
-      static_cast<unsigned>((pages + slice.pages_per_block - 1) / slice.pages_per_block));
-  kernel<<<grid, kUsualThreads, kBytes, stream>>>(slice);
+  const int wanted = kMultiprocessors * kManyBlocks;
+  const int64_t fair = (static_cast<int64_t>(blocks) * pages + wanted - 1) / wanted;
+  work.pages_per_block = static_cast<int>(std::max<int64_t>(fair, kFewestPages));
+  const dim3 grid(static_cast<unsigned>(blocks),
+                  static_cast<unsigned>((pages + work.pages_per_block - 1) / work.pages_per_block));
+  UsualScoreKernel<<<grid, kUsualThreads, kBytes, stream>>>(work);
   return cudaPeekAtLastError();
-}
-
-// Sequences' rows lie together: where they have several, a block takes them together.
-cudaError_t Launch(SliceArgs slice, int longest, cudaStream_t stream) {
-  const SelectArgs& args = slice.select;
-  if (args.shape.index_dim != kMaxIndexDim || args.shape.index_heads != kHeads) {
-    return LaunchScores(slice, longest, stream);
-  }
-  constexpr int kMost = 8;
-  const int of_sequence = (args.step.rows + args.step.sequences - 1) / args.step.sequences;
-  slice.rows_per_block = of_sequence < kMost ? of_sequence : kMost;
-  return slice.rows_per_block == 1 ? LaunchUsual<1>(slice, longest, stream)
-                                   : LaunchUsual<4>(slice, longest, stream);
 }
 
 }  // namespace
 
 cudaError_t RunSelect(const SelectArgs& args, int longest, cudaStream_t stream) {
+  const bool is_usual = args.shape.index_dim == kMaxIndexDim && args.shape.index_heads == kHeads;
+  const bool is_decode = is_usual && args.step.rows <= args.step.sequences;
   // Rows of scores are as long as this step's longest, so that many fit.
   const int64_t capacity = static_cast<int64_t>(args.slice_rows) * args.max_entries;
-  const int64_t stride = longest < args.max_entries ? longest : args.max_entries;
+  const int64_t stride = std::min(longest, args.max_entries);
   const int most_rows = static_cast<int>(capacity / stride);
   for (int first = 0; first < args.step.rows; first += most_rows) {
-    const int left = args.step.rows - first;
-    const int rows = most_rows < left ? most_rows : left;
+    const int rows = std::min(most_rows, args.step.rows - first);
+    ScoreSlice slice = {first, rows, stride, nullptr, (stride + kGroupScores - 1) / kGroupScores};
+    if (is_usual && longest > kMostShort) slice.maxima = args.maxima;
+    if (is_decode && longest <= kMostShort) {
+      if (const cudaError_t error = RunSelectShort(args, slice, stream)) return error;
+      continue;
+    }
     if (longest > args.shape.index_topk) {
-      const SliceArgs slice = {args, first, rows, 0, 0, stride};
-      if (const cudaError_t error = Launch(slice, longest, stream)) return error;
+      const cudaError_t error = is_decode  ? RunScoreDecode(args, slice, stream)
+                                : is_usual ? LaunchUsual({args, slice}, longest, stream)
+                                           : LaunchScores({args, slice}, longest, stream);
+      if (error) return error;
     }
     PickArgs pick;
     pick.scores = args.scores;
     pick.stride = stride;
+    pick.maxima = slice.maxima;
+    pick.maxima_stride = slice.maxima_stride;
     pick.positions = args.step.position + first;
     pick.num_rows = args.step.num_rows;
     pick.first_row = first;

@@ -10,6 +10,8 @@
 // asynchronous.
 namespace baton::kernels::cuda {
 
+constexpr int kGroupScores = 16;  // neighbouring scores of a row, whose maximum is kept
+
 struct SelectArgs {
   DeviceStep step;
   ModelShape shape;
@@ -17,7 +19,9 @@ struct SelectArgs {
   const uint16_t* index_query = nullptr;  // [rows, index heads, I]
   const float* index_weights = nullptr;   // [rows, index heads]
   float* scores = nullptr;  // [slice_rows, max_entries]: what is scored at a time, in rows as long
-  int slice_rows = 0;       // as the step needs
+  float* maxima = nullptr;  // as many groups' maxima as fit: scores / kGroupScores + rows
+  uint32_t* arrivals = nullptr;  // [rows] zero, before and after
+  int slice_rows = 0;            // as the step needs
   int max_entries = 0;
   int32_t* selected = nullptr;      // [rows, index_topk]
   int32_t* num_selected = nullptr;  // [rows]
@@ -29,6 +33,8 @@ cudaError_t RunSelect(const SelectArgs& args, int longest, cudaStream_t stream);
 struct PickArgs {
   const float* scores = nullptr;  // [rows, stride]
   int64_t stride = 0;
+  const float* maxima = nullptr;  // [rows, maxima_stride] of groups of kGroupScores; null: unknown
+  int64_t maxima_stride = 0;
   const int32_t* counts = nullptr;     // [rows] scores of a row, or
   const int32_t* positions = nullptr;  // [rows] the row's position, which says how many it has
   const int32_t* num_rows = nullptr;   // [1] live rows of the step; null: all

@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/quantise.h"
 #include "kernels/cuda/gpu_test_model.h"
+#include "kernels/cuda/select_decode.h"
 
 // The indexer's scores and top-k equal the CPU's bit for bit.
 namespace baton::kernels::cuda {
@@ -24,6 +25,14 @@ std::vector<int32_t> BestOnCpu(const float* scores, int n, int k) {
   order.resize(static_cast<size_t>(std::min(n, k)));
   std::sort(order.begin(), order.end());
   return order;
+}
+
+std::vector<float> MaximaOf(const float* scores, int n) {
+  std::vector<float> maxima;
+  for (int i = 0; i < n; i += kGroupScores) {
+    maxima.push_back(*std::max_element(scores + i, scores + std::min(i + kGroupScores, n)));
+  }
+  return maxima;
 }
 
 TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
@@ -52,7 +61,7 @@ TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
       args.k = k;
       args.selected = reinterpret_cast<int32_t*>(memory);
       args.num_selected = args.selected + rows * k;
-      // Rows alone and in clusters of blocks; the latter is what longer rows take.
+      // As short rows and as long ones.
       for (const int longest : {kStride, 20 * kStride}) {
         args.longest = longest;
         testing::WriteTo(cuda, memory, std::vector<int32_t>(Count(rows, k + 1), -1));
@@ -70,8 +79,8 @@ TEST(CudaSelect, PicksTheBestWithTiesToTheLowestIndex) {
   }
 }
 
-// Long rows are taken by one block or by a cluster. Kinds: as they come, many ties, few that are
-// not -inf, one value.
+// Long rows with and without maxima. Kinds: as they come, many ties, few that are not -inf, one
+// value, the best side by side.
 TEST(CudaSelect, PicksTheBestOfLongRows) {
   const auto device = testing::DeviceOrSkip();
   if (device == nullptr) return;
@@ -84,7 +93,7 @@ TEST(CudaSelect, PicksTheBestOfLongRows) {
   for (const int stride : {32768, 32770, kLong}) {
     const bool is_longest = stride == kLong;
     const std::vector<int32_t> of_rows = is_longest ? std::vector<int32_t>{kLong} : counts;
-    for (int kind = 0; kind < 4; ++kind) {
+    for (int kind = 0; kind < 5; ++kind) {
       const auto rows = static_cast<int>(of_rows.size());
       std::vector<float> scores(Count(rows, stride));
       for (size_t i = 0; i < scores.size(); ++i) {
@@ -93,6 +102,13 @@ TEST(CudaSelect, PicksTheBestOfLongRows) {
         if (kind == 1) scores[i] = static_cast<float>(static_cast<int>(4.0f * score));
         if (kind == 2) scores[i] = score > 2.9f ? score : -__builtin_inff();
         if (kind == 3) scores[i] = 1.5f;
+        if (kind == 4) scores[i] = score + (i / 700 % 7 == 3 ? 5.0f : 0.0f);
+      }
+      const int groups = (stride + kGroupScores - 1) / kGroupScores;
+      std::vector<float> maxima(Count(rows, groups));
+      for (int row = 0; row < rows; ++row) {
+        const auto own = MaximaOf(&scores[Count(row, stride)], of_rows[static_cast<size_t>(row)]);
+        std::copy(own.begin(), own.end(), &maxima[Count(row, groups)]);
       }
       for (const int k : {8, 512}) {
         PickArgs args;
@@ -105,15 +121,18 @@ TEST(CudaSelect, PicksTheBestOfLongRows) {
         args.rows = rows;
         args.selected = reinterpret_cast<int32_t*>(*device->Allocate(Count(rows, k + 1) * 4));
         args.num_selected = args.selected + rows * k;
-        for (const int taken : {rows, std::min(rows, 16)}) {
-          args.rows = taken;
+        args.maxima_stride = groups;
+        const auto* uploaded =
+            reinterpret_cast<const float*>(*cuda.UploadBytes(maxima.data(), 4 * maxima.size()));
+        for (const bool has_maxima : {true, false}) {
+          args.maxima = has_maxima ? uploaded : nullptr;
           ASSERT_EQ(RunPick(args, cuda.stream()), cudaSuccess);
-          const auto selected = Download<int32_t>(cuda, args.selected, Count(taken, k));
-          for (int row = 0; row < taken; ++row) {
+          const auto selected = Download<int32_t>(cuda, args.selected, Count(rows, k));
+          for (int row = 0; row < rows; ++row) {
             const auto expected =
                 BestOnCpu(&scores[Count(row, stride)], of_rows[static_cast<size_t>(row)], k);
             ASSERT_TRUE(std::equal(expected.begin(), expected.end(), &selected[Count(row, k)]))
-                << k << " " << kind << " " << stride << " " << row << " " << taken;
+                << k << " " << kind << " " << stride << " " << row << " " << has_maxima;
           }
         }
       }
@@ -174,9 +193,13 @@ class IndexCase {
     args.index_weights = Up<float>(device, weights_);
     args.slice_rows = slice_rows;
     args.max_entries = longest_;
+    args.arrivals =
+        const_cast<uint32_t*>(Up<uint32_t>(device, std::vector<uint32_t>(Count(num_rows_ + 1, 1))));
     const size_t all = Count(slice_rows, longest_), chosen = Count(num_rows_ + 1, kTopK);
     const std::vector<float> poison(all, -12345.0f);
     args.scores = const_cast<float*>(Up<float>(device, poison));
+    const std::vector<float> maxima(all / kGroupScores + Count(num_rows_ + 1, 1), -12345.0f);
+    args.maxima = const_cast<float*>(Up<float>(device, maxima));
     args.selected = const_cast<int32_t*>(Up<int32_t>(device, std::vector<int32_t>(chosen, -1)));
     args.num_selected = const_cast<int32_t*>(
         Up<int32_t>(device, std::vector<int32_t>(Count(num_rows_ + 1, 1), -1)));
@@ -184,6 +207,7 @@ class IndexCase {
     const auto selected = Download<int32_t>(device, args.selected, chosen);
     const auto counts = Download<int32_t>(device, args.num_selected, Count(num_rows_, 1));
     const auto scores = Download<float>(device, args.scores, all);
+    const auto largest = Download<float>(device, args.maxima, maxima.size());
     for (int row = 0; row < num_rows_; ++row) {
       const std::vector<float> expected = Scores(row);
       const auto n = static_cast<int>(expected.size());
@@ -194,6 +218,12 @@ class IndexCase {
       if (n <= kTopK || row < last_slice) continue;  // not scored, or written over
       const float* got = &scores[Count(row - last_slice, longest_)];
       ASSERT_EQ(std::memcmp(got, expected.data(), expected.size() * 4), 0) << row;
+      if (longest_ <= kMostShort) continue;
+      const int groups = (longest_ + kGroupScores - 1) / kGroupScores;
+      const auto of_groups = MaximaOf(expected.data(), n);
+      ASSERT_TRUE(
+          std::equal(of_groups.begin(), of_groups.end(), &largest[Count(row - last_slice, groups)]))
+          << row;
     }
   }
 
@@ -284,8 +314,12 @@ TEST(CudaSelect, ScoresOfTheRealShapeEqualTheCpus) {
   if (device == nullptr) return;
   auto& cuda = static_cast<CudaDevice&>(*device);
   for (const bool is_fp4 : {false, true}) {
-    // A row a sequence; several, as in verify steps; prefill beside them.
+    // A row a sequence, short or long; several, as in verify steps; prefill beside them.
     IndexCase({{1, 5}, {1, 16}, {1, 17}, {1, 64}, {1, 65}, {1, 640}}, is_fp4, 1).Check(cuda, 7);
+    IndexCase({{1, 8191}, {1, 2048}, {1, 2049}, {1, 4500}}, is_fp4, 1).Check(cuda, 5);
+    IndexCase({{1, 70}, {1, 9000}, {1, 3}, {1, 20000}, {1, 64}}, is_fp4, 5).Check(cuda, 6);
+    IndexCase({{1, 9000}, {1, 300}, {1, 8500}}, is_fp4, 6).Check(cuda, 2);
+    IndexCase({{3, 9000}, {2, 40}}, is_fp4, 7).Check(cuda, 6);
     IndexCase({{3, 70}, {3, 300}, {3, 20}}, is_fp4, 2).Check(cuda, 10);
     IndexCase({{1, 200}, {75, 150}, {2, 33}}, is_fp4, 3).Check(cuda, 79);
     IndexCase({{64, 500}}, is_fp4, 4).Check(cuda, 20);

@@ -5,6 +5,11 @@
 // Addresses inside slots and pages.
 namespace baton::kernels::cuda {
 
+// Row of a ring, or of a page: positions and entries fit 32 bits, whose remainders cost a fifth.
+__device__ __forceinline__ uint64_t RowIn(int rows, int64_t index) {
+  return static_cast<uint32_t>(index) % static_cast<uint32_t>(rows);
+}
+
 struct RowPlace {
   uint8_t* data;
   uint8_t* scales;
@@ -17,7 +22,7 @@ __device__ __forceinline__ uint8_t* SlotAt(const SlotLayout& s, int slot, uint64
 __device__ __forceinline__ RowPlace WindowRow(const SlotLayout& s, int slot, int layer,
                                               int64_t position) {
   const uint64_t ring = static_cast<uint64_t>(s.window_ring);
-  const uint64_t row = static_cast<uint64_t>(position % s.window_ring);
+  const uint64_t row = RowIn(s.window_ring, position);
   const uint64_t bytes = static_cast<uint64_t>(s.row_data_bytes + s.row_scale_bytes);
   uint8_t* data = SlotAt(s, slot, static_cast<uint64_t>(layer) * ring * bytes);
   return {data + row * s.row_data_bytes, data + ring * s.row_data_bytes + row * s.row_scale_bytes};
@@ -26,7 +31,7 @@ __device__ __forceinline__ RowPlace WindowRow(const SlotLayout& s, int slot, int
 // Raw CSA rows of a token: kv [2D], score [2D], index kv [2I], index score [2I].
 __device__ __forceinline__ float* CsaRaw(const SlotLayout& s, int slot, int rank,
                                          int64_t position) {
-  const uint64_t index = static_cast<uint64_t>(rank) * s.csa_ring + position % s.csa_ring;
+  const uint64_t index = static_cast<uint64_t>(rank) * s.csa_ring + RowIn(s.csa_ring, position);
   const uint64_t floats = 4u * static_cast<uint64_t>(s.head_dim + s.index_dim);
   return reinterpret_cast<float*>(SlotAt(s, slot, s.csa_offset + index * floats * sizeof(float)));
 }
@@ -41,7 +46,7 @@ __device__ __forceinline__ float* HcaState(const SlotLayout& s, int slot, int ra
 __device__ __forceinline__ float* HcaUnverified(const SlotLayout& s, int slot, int rank,
                                                 int64_t position) {
   const uint64_t index =
-      static_cast<uint64_t>(rank) * s.unverified_ring + position % s.unverified_ring;
+      static_cast<uint64_t>(rank) * s.unverified_ring + RowIn(s.unverified_ring, position);
   return reinterpret_cast<float*>(
       SlotAt(s, slot, s.unverified_offset + index * 2 * s.head_dim * sizeof(float)));
 }
@@ -57,7 +62,7 @@ __device__ __forceinline__ RowPlace EntryPlace(const DeviceStep& step, const Lay
                                                int run, int64_t entry) {
   const int ratio = 256 / pages.rows_per_page;
   uint8_t* page = PageOf(step, pages, run, entry * ratio);
-  const uint64_t row = static_cast<uint64_t>(entry % pages.rows_per_page);
+  const uint64_t row = RowIn(pages.rows_per_page, entry);
   return {page + pages.data + row * pages.data_bytes,
           page + pages.scales + row * pages.scale_bytes};
 }
@@ -66,7 +71,7 @@ __device__ __forceinline__ RowPlace IndexPlace(const DeviceStep& step, const Lay
                                                int run, int64_t entry) {
   const int ratio = 256 / pages.rows_per_page;
   uint8_t* page = PageOf(step, pages, run, entry * ratio);
-  const uint64_t row = static_cast<uint64_t>(entry % pages.rows_per_page);
+  const uint64_t row = RowIn(pages.rows_per_page, entry);
   return {page + pages.index_values + row * pages.index_value_bytes,
           page + pages.index_scales + row * pages.index_scale_bytes};
 }

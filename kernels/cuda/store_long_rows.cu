@@ -174,8 +174,9 @@ __device__ void CloseEntries(const RowsArgs& args, EntriesShared& s) {
     const int n = i / fours, channel = i % fours * 4;
     const bool is_main = channel < dim;
     float* to = is_main ? &s.main[n][channel] : &s.index[n][channel - dim];
-    *reinterpret_cast<float4*>(to) =
-        s.parts[is_main ? 0 : 1][n].PooledFour(is_main ? channel : channel - dim);
+    float pooled[4];
+    s.parts[is_main ? 0 : 1][n].PoolChannels(is_main ? channel : channel - dim, pooled);
+    *reinterpret_cast<float4*>(to) = make_float4(pooled[0], pooled[1], pooled[2], pooled[3]);
   }
   __syncthreads();
   // From the other end, so that other warps have them where they are few.
@@ -261,8 +262,8 @@ __global__ void __launch_bounds__(kThreads) StoreLongKernel(RowsArgs args, int f
 // Grid: (sequences, window - 1). Rows from before a run, taken out of the ring before its own rows
 // go in.
 __global__ void OldWindowKernel(RowsArgs args) {
-  TakeOldRow(args, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), Thread(),
-             static_cast<int>(blockDim.x));
+  TakeOldRows<1>(args, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), Thread(),
+                 static_cast<int>(blockDim.x));
 }
 
 // Grid: rows. Low forms that are too long for half a warp.

@@ -1,3 +1,6 @@
+#include <algorithm>
+
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/store_rows.cuh"
 
 // StoreRows of short runs, in one launch; of long ones: store_long_rows.cu.
@@ -9,13 +12,21 @@ constexpr int kMaxQueryLow = 8192;
 
 unsigned Unsigned(int n) { return static_cast<unsigned>(n); }
 
-__device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row, float* x) {
+// What a block has in shared memory beside its row.
+struct RowShared {
+  SinCos angles[kMaxIndexDim / 2];
+  Contributions parts;
+};
+
+__device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row, float* x,
+                               SinCos* angles) {
   const int dim = args.shape.head_dim, rope = args.shape.rope_dim;
   const int64_t position = run.first + row - run.first_row;
   Bf16* kv = args.kv + static_cast<int64_t>(row) * dim;
+  SetAngles(angles, rope / 2, args.frequencies, position);
   LoadRow(kv, dim, x);
   NormRow(x, dim, args.kv_norm, args.shape.norm_epsilon);
-  RopeRow(x, dim, rope / 2, args.frequencies, position);
+  RopeRow(x, dim, rope / 2, angles);
   RowPlace place = {nullptr, nullptr};
   if (position >= run.first + run.num_rows - args.slots.window_ring) {
     place = WindowRow(args.slots, run.slot, args.layer, position);
@@ -25,16 +36,13 @@ __device__ void StoreWindowRow(const RowsArgs& args, const RunInfo& run, int row
   __syncthreads();
 }
 
-// From a pooled entry to its row in the page (model.md 4.3).
-__device__ void FinishEntry(const RowsArgs& args, int run, int64_t entry, float* x) {
+// From a pooled entry, rounded, to its row in the page (model.md 4.3).
+__device__ void FinishEntry(const RowsArgs& args, int run, int64_t entry, float* x,
+                            const SinCos* angles) {
   const int dim = args.shape.head_dim, rope = args.shape.rope_dim;
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += static_cast<int>(blockDim.x)) {
-    x[i] = RoundBf16(x[i]);
-  }
-  __syncthreads();
-  NormRow(x, dim, args.entry_norm, args.shape.norm_epsilon);
-  RopeRow(x, dim, rope / 2, args.entry_frequencies, entry * args.ratio);
   const RowPlace place = EntryPlace(args.step, args.pages, run, entry);
+  NormRow(x, dim, args.entry_norm, args.shape.norm_epsilon);
+  RopeRow(x, dim, rope / 2, angles);
   EncodeCacheRow(x, dim, rope, place.data, place.scales);
 }
 
@@ -61,16 +69,13 @@ __device__ void EncodeIndexFp8(float* x, int n, const RowPlace& place) {
   if (LaneIndex() == 0) *reinterpret_cast<float*>(place.scales) = scale;
 }
 
-__device__ void FinishIndexEntry(const RowsArgs& args, int run, int64_t entry, float* x) {
+__device__ void FinishIndexEntry(const RowsArgs& args, int run, int64_t entry, float* x,
+                                 const SinCos* angles) {
   const int dim = args.shape.index_dim;
-  for (int i = static_cast<int>(threadIdx.x); i < dim; i += static_cast<int>(blockDim.x)) {
-    x[i] = RoundBf16(x[i]);
-  }
-  __syncthreads();
-  NormRow(x, dim, args.index_entry_norm, args.shape.norm_epsilon);
-  RopeRow(x, dim, args.shape.rope_dim / 2, args.entry_frequencies, entry * args.ratio);
-  HadamardRow(x, dim, args.shape.index_norm);
   const RowPlace place = IndexPlace(args.step, args.pages, run, entry);
+  NormRow(x, dim, args.index_entry_norm, args.shape.norm_epsilon);
+  RopeRow(x, dim, args.shape.rope_dim / 2, angles);
+  HadamardRow(x, dim, args.shape.index_norm);
   if (args.pages.has_fp4_index) {
     EncodeIndexFp4(x, dim, place);
   } else {
@@ -79,27 +84,32 @@ __device__ void FinishIndexEntry(const RowsArgs& args, int run, int64_t entry, f
 }
 
 // A row that closes an entry pools it.
-__device__ void CloseEntry(const RowsArgs& args, int row, bool is_index, float* x) {
-  __shared__ Contributions parts;
+__device__ void CloseEntry(const RowsArgs& args, int row, bool is_index, float* x, RowShared& s) {
   const int64_t position = args.step.position[row], entry = position / kCsaRatio;
   if ((position + 1) % kCsaRatio != 0) return;
   const int run_index = args.step.sequence[row], thread = static_cast<int>(threadIdx.x);
   if (thread < 2 * kCsaRatio) {
-    parts.Set(args, args.step.runs[run_index], (entry - 1) * kCsaRatio, thread, is_index);
+    s.parts.Set(args, args.step.runs[run_index], (entry - 1) * kCsaRatio, thread, is_index);
   }
+  SetAngles(s.angles, args.shape.rope_dim / 2, args.entry_frequencies, entry * kCsaRatio);
   __syncthreads();
   const int dim = is_index ? args.shape.index_dim : args.shape.head_dim;
-  for (int i = thread; i < dim; i += kThreads) x[i] = parts.Pooled(i);
+  for (int i = 2 * thread; i < dim; i += 2 * kThreads) {
+    float pooled[2];
+    s.parts.PoolChannels(i, pooled);
+    x[i] = RoundBf16(pooled[0]);
+    x[i + 1] = RoundBf16(pooled[1]);
+  }
   __syncthreads();
   if (is_index) {
-    FinishIndexEntry(args, run_index, entry, x);
+    FinishIndexEntry(args, run_index, entry, x, s.angles);
   } else {
-    FinishEntry(args, run_index, entry, x);
+    FinishEntry(args, run_index, entry, x, s.angles);
   }
 }
 
 // A short run's HCA rows, by one block: folded in order, entries finished where they close.
-__device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x) {
+__device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x, SinCos* angles) {
   constexpr int kChannels = kMaxHeadDim / kThreads;
   const RunInfo run = args.step.runs[run_index];
   const int dim = args.shape.head_dim, thread = static_cast<int>(threadIdx.x);
@@ -115,6 +125,10 @@ __device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x) {
     const int64_t position = run.first + i;
     const auto phase = static_cast<int>(position % kHcaRatio);
     const float* bias = BiasAt(args, position, false);
+    if (phase == kHcaRatio - 1) {
+      const int64_t start = position / kHcaRatio * kHcaRatio;
+      SetAngles(angles, args.shape.rope_dim / 2, args.entry_frequencies, start);
+    }
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       const int channel = thread + c * kThreads;
@@ -122,11 +136,11 @@ __device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x) {
       if (phase == 0) pools[c] = Pool{};
       const int64_t at = static_cast<int64_t>(run.first_row + i) * 2 * dim + channel;
       pools[c].Add(args.compressor_kv[at], args.compressor_score[at] + bias[channel]);
-      if (phase == kHcaRatio - 1) x[channel] = pools[c].weighted / pools[c].sum;
+      if (phase == kHcaRatio - 1) x[channel] = RoundBf16(pools[c].weighted / pools[c].sum);
     }
     if (phase != kHcaRatio - 1) continue;
     __syncthreads();
-    FinishEntry(args, run_index, position / kHcaRatio, x);
+    FinishEntry(args, run_index, position / kHcaRatio, x, angles);
   }
   if (run.is_verify) return;
 #pragma unroll
@@ -140,11 +154,22 @@ __device__ void FoldShortRun(const RowsArgs& args, int run_index, float* x) {
 }
 
 // All of a short run in one launch: its rows take no place in the rings that something here still
-// reads. Grid: (rows, roles); the roles behind kOldWindow take the window before the run.
+// reads. Grid: (rows, roles); the roles behind kOldWindow take the window before a run, whose
+// number is the block's.
 enum Role { kQuery, kWindowRow, kRaw, kMainEntry, kIndexEntry, kOldWindow };
-__global__ void __launch_bounds__(kThreads) StoreShortRunsKernel(RowsArgs args) {
+constexpr int kOldRows = 4;  // of a warp
+__global__ void __launch_bounds__(kThreads, 4) StoreShortRunsKernel(RowsArgs args) {
   extern __shared__ float x[];
+  __shared__ RowShared shared;
+  StartAfterEarlier();
   const int row = static_cast<int>(blockIdx.x), role = static_cast<int>(blockIdx.y);
+  if (role >= kOldWindow) {
+    const int warp = (role - kOldWindow) * NumWarps() + WarpIndex();
+    if (row < args.step.sequences) {
+      TakeOldRows<kOldRows>(args, row, warp * kOldRows, LaneIndex(), kWarp);
+    }
+    return;
+  }
   if (row >= *args.step.num_rows) return;
   const int run_index = args.step.sequence[row];
   const RunInfo run = args.step.runs[run_index];
@@ -152,21 +177,20 @@ __global__ void __launch_bounds__(kThreads) StoreShortRunsKernel(RowsArgs args) 
     case kQuery:
       return StoreQuery(args, row, x);
     case kWindowRow:
-      return StoreWindowRow(args, run, row, x);
+      return StoreWindowRow(args, run, row, x, shared.angles);
     case kRaw:
       if (args.ratio != 0) KeepRawRow(args, row);
       return;
     case kMainEntry:
-      if (args.ratio == kCsaRatio) CloseEntry(args, row, false, x);
-      if (args.ratio == kHcaRatio && row == run.first_row) FoldShortRun(args, run_index, x);
+      if (args.ratio == kCsaRatio) CloseEntry(args, row, false, x, shared);
+      if (args.ratio == kHcaRatio && row == run.first_row)
+        FoldShortRun(args, run_index, x, shared.angles);
       return;
     case kIndexEntry:
-      if (args.ratio == kCsaRatio) CloseEntry(args, row, true, x);
+      if (args.ratio == kCsaRatio) CloseEntry(args, row, true, x, shared);
       return;
     default:
-      if (row != run.first_row) return;
-      TakeOldRow(args, run_index, (role - kOldWindow) * NumWarps() + WarpIndex(), LaneIndex(),
-                 kWarp);
+      return;
   }
 }
 
@@ -178,11 +202,10 @@ cudaError_t RunStoreRows(const RowsArgs& args, cudaStream_t stream) {
   const int longest = shape.q_lora > shape.head_dim ? shape.q_lora : shape.head_dim;
   static_assert(kMaxQueryLow * sizeof(float) <= 48 * 1024);
   const unsigned row_bytes = Unsigned(longest) * static_cast<unsigned>(sizeof(float));
-  constexpr int kWarps = kThreads / kWarp;
-  const dim3 roles(Unsigned(args.step.rows),
-                   Unsigned(kOldWindow + (shape.window - 1 + kWarps - 1) / kWarps));
-  StoreShortRunsKernel<<<roles, kThreads, row_bytes, stream>>>(args);
-  return cudaPeekAtLastError();
+  constexpr int kOldOfBlock = kOldRows * kThreads / kWarp;
+  const dim3 grid(Unsigned(std::max(args.step.rows, args.step.sequences)),
+                  Unsigned(kOldWindow + (shape.window - 1 + kOldOfBlock - 1) / kOldOfBlock));
+  return EarlyLaunch(grid, kThreads, row_bytes, stream).Run(StoreShortRunsKernel, args);
 }
 
 }  // namespace baton::kernels::cuda

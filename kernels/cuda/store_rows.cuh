@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/compressor.cuh"
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/rows.h"
 #include "kernels/cuda/slots.cuh"
@@ -14,17 +15,44 @@ constexpr int kCsaHistory = 8;  // raw rows a later step may need
 constexpr int kMaxHeadDim = 512;
 constexpr int kMaxIndexDim = 128;
 
-// Row `index` of the window before a run, by some neighbouring threads of which this is one.
-__device__ inline void TakeOldRow(const RowsArgs& args, int run_index, int index, int thread,
-                                  int threads) {
+// kCount rows from `first` on of the window before a run, by some neighbouring threads of which
+// this is one: eight values at a time, of all the rows together, so that their loads are under way.
+template <int kCount>
+__device__ void TakeOldRows(const RowsArgs& args, int run_index, int first, int thread,
+                            int threads) {
   const RunInfo run = args.step.runs[run_index];
   const int reach = args.shape.window - 1, dim = args.shape.head_dim;
-  const int64_t position = run.first - reach + index;
-  if (run.num_rows == 0 || index >= reach || position < 0) return;
-  const RowPlace place = WindowRow(args.slots, run.slot, args.layer, position);
-  Bf16* to = args.old_window + (static_cast<int64_t>(run_index) * reach + index) * dim;
-  for (int i = thread; i < dim; i += threads) {
-    to[i] = EncodeBf16(CachedValue(place.data, place.scales, i, dim - args.shape.rope_dim));
+  const int of_codes = (dim - args.shape.rope_dim) / 8;
+  if (run.num_rows == 0) return;
+  const uint8_t *data[kCount], *scales[kCount];
+#pragma unroll
+  for (int r = 0; r < kCount; ++r) {
+    const int64_t position = run.first - reach + first + r;
+    const bool is_there = first + r < reach && position >= 0;
+    const RowPlace place = WindowRow(args.slots, run.slot, args.layer, is_there ? position : 0);
+    data[r] = is_there ? place.data : nullptr;
+    scales[r] = place.scales;
+  }
+  Bf16* to = args.old_window + (static_cast<int64_t>(run_index) * reach + first) * dim;
+  for (int part = thread; part < dim / 8; part += threads) {
+    const bool is_code = part < of_codes;
+    uint4 stored[kCount];
+    float scale[kCount];
+#pragma unroll
+    for (int r = 0; r < kCount; ++r) {
+      if (data[r] == nullptr) continue;
+      const auto* from = reinterpret_cast<const uint2*>(data[r]);
+      const uint2 low = from[is_code ? part : 2 * part - of_codes];
+      const uint2 high = is_code ? uint2{} : from[2 * part - of_codes + 1];
+      stored[r] = make_uint4(low.x, low.y, high.x, high.y);
+      scale[r] = is_code ? DecodeE8m0(scales[r][part / (kKvGroup / 8)]) : 0.0f;
+    }
+#pragma unroll
+    for (int r = 0; r < kCount; ++r) {
+      if (data[r] == nullptr) continue;
+      if (is_code) stored[r] = WidenEight(make_uint2(stored[r].x, stored[r].y), scale[r]);
+      reinterpret_cast<uint4*>(to + r * dim)[part] = stored[r];
+    }
   }
 }
 
@@ -76,48 +104,41 @@ struct Contributions {
     }
   }
 
-  // The same of four channels at a time, so that more loads are under way.
-  __device__ float4 PooledFour(int channel) const {
-    float4 s[2 * kCsaRatio], v[2 * kCsaRatio];
+  // kWide channels from an even one on, or one divisible by four: all loads are under way together.
+  template <int kWide>
+  __device__ void PoolChannels(int channel, float (&pooled)[kWide]) const {
+    float s[kWide][2 * kCsaRatio], v[kWide][2 * kCsaRatio];
 #pragma unroll
     for (int t = 0; t < 2 * kCsaRatio; ++t) {
       if (t < first) continue;
-      s[t] = *reinterpret_cast<const float4*>(score[t] + channel);
-      v[t] = *reinterpret_cast<const float4*>(kv[t] + channel);
+      const auto scores = LoadWide<kWide>(score[t] + channel);
+      const auto values = LoadWide<kWide>(kv[t] + channel);
+#pragma unroll
+      for (int c = 0; c < kWide; ++c) {
+        s[c][t] = scores.x[c];
+        v[c][t] = values.x[c];
+      }
     }
 #pragma unroll
     for (int t = 0; t < 2 * kCsaRatio; ++t) {
       if (t < first || bias[t] == nullptr) continue;
-      const float4 b = *reinterpret_cast<const float4*>(bias[t] + channel);
-      s[t] = make_float4(s[t].x + b.x, s[t].y + b.y, s[t].z + b.z, s[t].w + b.w);
-    }
-    const auto pool = [&](const auto& part) {
-      float scores[2 * kCsaRatio], values[2 * kCsaRatio];
+      const auto biases = LoadWide<kWide>(bias[t] + channel);
 #pragma unroll
-      for (int t = 0; t < 2 * kCsaRatio; ++t) {
-        scores[t] = part(s[t]);
-        values[t] = part(v[t]);
-      }
-      return Softmax(scores, values);
-    };
-    return make_float4(
-        pool([](const float4& x) { return x.x; }), pool([](const float4& x) { return x.y; }),
-        pool([](const float4& x) { return x.z; }), pool([](const float4& x) { return x.w; }));
-  }
-
-  __device__ float Pooled(int channel) const {
-    float s[2 * kCsaRatio], v[2 * kCsaRatio];
-#pragma unroll
-    for (int t = 0; t < 2 * kCsaRatio; ++t) {
-      if (t < first) continue;
-      s[t] = score[t][channel];
-      if (bias[t] != nullptr) s[t] += bias[t][channel];
-      v[t] = kv[t][channel];
+      for (int c = 0; c < kWide; ++c) s[c][t] += biases.x[c];
     }
-    return Softmax(s, v);
+#pragma unroll
+    for (int c = 0; c < kWide; ++c) pooled[c] = Softmax(s[c], v[c]);
   }
 
  private:
+  template <int kWide>
+  struct alignas(4 * kWide) Wide {
+    float x[kWide];
+  };
+  template <int kWide>
+  __device__ static Wide<kWide> LoadWide(const float* from) {
+    return *reinterpret_cast<const Wide<kWide>*>(from);
+  }
   __device__ float Softmax(const float (&s)[2 * kCsaRatio], const float (&v)[2 * kCsaRatio]) const {
     float max = kMinusInfinity, sum = 0.0f, weighted = 0.0f;
 #pragma unroll
@@ -143,10 +164,16 @@ __device__ inline void KeepHcaState(const RowsArgs& args, const RunInfo& run, in
     state[i] = next[i];
 }
 
-// to = from + bias, n values; null bias: none.
+// to = from + bias, n values, a multiple of four; null bias: none.
 __device__ inline void CopyWithBias(const float* from, const float* bias, int n, float* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
-    to[i] = bias == nullptr ? from[i] : from[i] + bias[i];
+  const int threads = static_cast<int>(blockDim.x);
+  for (int i = static_cast<int>(threadIdx.x); i < n / 4; i += threads) {
+    float4 x = reinterpret_cast<const float4*>(from)[i];
+    if (bias != nullptr) {
+      const float4 b = reinterpret_cast<const float4*>(bias)[i];
+      x = make_float4(x.x + b.x, x.y + b.y, x.z + b.z, x.w + b.w);
+    }
+    reinterpret_cast<float4*>(to)[i] = x;
   }
 }
 
