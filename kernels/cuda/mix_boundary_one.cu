@@ -11,8 +11,8 @@ constexpr int kThreads = kColumnThreads + (kProductWarps + 1) * kWarp;
 // Barriers of threads.
 constexpr int kPreIsThere = 1;     // to those who have columns
 constexpr int kMixedIsThere = 2;   // among these
-constexpr int kStreamIsThere = 3;  // and the next ones, to those who multiply
-constexpr int kStreamThreads = kColumnThreads + kProductWarps * kWarp;
+constexpr int kLanesAreThere = 3;  // to those who multiply
+constexpr int kLanesThreads = kColumnThreads + kProductWarps * kWarp;
 // The ranks that store post and, the last one, comb; only they get all products.
 constexpr int kPostRank = kRanks - 2;
 
@@ -95,26 +95,39 @@ class OneRow {
     Enter(column, has_columns, is_mine, own, norm);
   }
 
-  // Those who multiply get the block's lanes stream by stream.
+  // Those who multiply get the block's lanes first; then the other columns follow.
   __device__ void Leave(int column, bool has_columns, const LeaveInput& in,
                         uint4 (&own)[kFewStreams]) {
-    const bool has_lanes = has_columns && column % kLanes / 8 == rank_ / 4;
-    Bf16* to = &s_.x[0][has_columns ? column / kLanes : 0];
-    LeaveFour(in, [&](int stream, const uint4& values) {
-      own[stream] = values;
-      if (has_lanes) {
-        const uint32_t pair = PairOf(values);
-        to[stream * row_steps_] = static_cast<Bf16>(pair & 0xffffu);
-        to[stream * row_steps_ + kMaxSteps] = static_cast<Bf16>(pair >> 16);
+    if (has_columns && column % kLanes / 8 == rank_ / 4) LeaveLanes(in, column / kLanes);
+    __syncwarp();
+    ArriveAt(kLanesAreThere, kLanesThreads);
+    if (pieces_ == 0) return;  // never: keeps the compiler from beginning with what follows
+    LeaveFour(in, [&](int stream, const uint4& values) { own[stream] = values; });
+  }
+  __device__ void LeaveLanes(const LeaveInput& in, int step) {
+    const float2 branch = LanesOf(in.branch);
+    float2 old[kFewStreams];
+#pragma unroll
+    for (int j = 0; j < kFewStreams; ++j) old[j] = LanesOf(in.old[j]);
+#pragma unroll
+    for (int k = 0; k < kFewStreams; ++k) {
+      float2 sum = make_float2(Nth(in.post, k) * branch.x, Nth(in.post, k) * branch.y);
+#pragma unroll
+      for (int j = 0; j < kFewStreams; ++j) {
+        sum.x += Nth(in.comb[j], k) * old[j].x;
+        sum.y += Nth(in.comb[j], k) * old[j].y;
       }
-      ArriveAt(kStreamIsThere + stream, kStreamThreads);
-    });
+      const uint32_t pair = NarrowTwo(sum.x, sum.y);
+      s_.x[0][step + k * row_steps_] = static_cast<Bf16>(pair & 0xffffu);
+      s_.x[1][step + k * row_steps_] = static_cast<Bf16>(pair >> 16);
+    }
   }
   // The block's lanes of eight columns that have them.
-  __device__ uint32_t PairOf(const uint4& eight) const {
+  __device__ float2 LanesOf(const uint4& eight) const {
     const uint32_t low = rank_ % 2 == 0 ? eight.x : eight.y;
     const uint32_t high = rank_ % 2 == 0 ? eight.z : eight.w;
-    return rank_ % 4 < 2 ? low : high;
+    const uint32_t pair = rank_ % 4 < 2 ? low : high;
+    return make_float2(FloatOf(pair << 16), FloatOf(pair & 0xffff0000u));
   }
 
   // Mixes and normalises the row, of which this block stores some columns.
@@ -150,15 +163,16 @@ class OneRow {
     const OutputScale output(enter_, min(LaneIndex(), kLines - 1));
     const int lane = is_square ? LaneIndex() % kLanesOfRank : warp;
     const int line = min(LaneIndex(), kLines - 1);
-    const float sum = is_square ? Square(s_.x[lane])
+    MeetAt(kLanesAreThere, kLanesThreads);
+    const float sum = is_square ? SquareSteps(s_.x[lane], kFewStreams * row_steps_, 0.0f)
                                 : Multiply(reinterpret_cast<const uint4*>(s_.x[lane]),
                                            reinterpret_cast<const float4*>(s_.fn[lane]) + line);
     if (LaneIndex() < (is_square ? kLanesOfRank : kLines)) {
       Send(is_square ? kLines : line, rank_ * kLanesOfRank + lane, sum);
     }
     __syncwarp();
+    ClusterWait();  // all have read post and comb
     if (is_square && GetsAll()) StorePostOrComb(output);
-    ClusterWait();
   }
   __device__ void Send(int output, int lane, float sum) {
     const bool is_for_all = output < kFewStreams || output == kLines;
@@ -189,13 +203,7 @@ class OneRow {
   }
   __device__ float Multiply(const uint4* x, const float4* fn) {
     float sum = 0.0f;
-    int streams = 0;  // that are there
-    const auto start = [&](int piece) {
-      for (; streams * row_steps_ < (piece + 1) * kPieceSteps; ++streams) {
-        MeetAt(kStreamIsThere + streams, kStreamThreads);
-      }
-      BarrierWait(SharedAddress(&s_.come[piece]), 0);
-    };
+    const auto start = [this](int piece) { BarrierWait(SharedAddress(&s_.come[piece]), 0); };
     constexpr int kSixteens = kPieceSteps / 16;
     Sixteen steps[2];
     start(0);
@@ -216,15 +224,6 @@ class OneRow {
     }
     return sum;
   }
-  __device__ float Square(const Bf16* x) {
-    float sum = 0.0f;
-    for (int stream = 0; stream < kFewStreams; ++stream) {
-      MeetAt(kStreamIsThere + stream, kStreamThreads);
-      sum = SquareSteps(x + stream * row_steps_, row_steps_, sum);
-    }
-    return sum;
-  }
-
   // An output a lane; of use where its sums come.
   __device__ float LogitOf(const OutputScale& output) {
     BarrierWait(SharedAddress(&s_.sums_come), 0);
