@@ -111,7 +111,7 @@ BATON_EXACT float Log1p(float w) {
 
 BATON_EXACT float Sigmoid(float x) {
   const float e = ExpNeg(-Abs(x));
-  return x >= 0 ? 1.0f / (1.0f + e) : e / (1.0f + e);
+  return (x >= 0 ? 1.0f : e) / (1.0f + e);
 }
 
 BATON_EXACT float Silu(float x) { return x * Sigmoid(x); }

@@ -10,6 +10,7 @@
 
 #include "common/check.h"
 #include "common/status.h"
+#include "kernels/cuda/code_order.cuh"
 #include "kernels/cuda/cuda_memory_queue.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_status.h"
@@ -57,6 +58,19 @@ ValueFormat FormatOf(WeightFormat format) {
       return ValueFormat::kFp4;
   }
   CHECK(false);
+}
+
+// The values of an f32 matrix where kernels look for them.
+std::vector<float> OrderF32(const HostMatrix& host) {
+  std::vector<float> ordered(Product(host.rows, host.cols));
+  const std::byte* value = host.values;  // of a mapped file, aligned to bytes
+  for (int row = 0; row < host.rows; ++row) {
+    for (int column = 0; column < host.cols; ++column, value += sizeof(float)) {
+      std::memcpy(&ordered[static_cast<size_t>(PlaceOfF32(row, column, host.rows, host.cols))],
+                  value, sizeof(float));
+    }
+  }
+  return ordered;
 }
 
 size_t ValueBytes(const HostMatrix& host) {
@@ -253,7 +267,12 @@ absl::StatusOr<const Matrix*> CudaDevice::Upload(const HostMatrix& host) {
   view.cols = host.cols;
   view.format = FormatOf(host.format);
   const size_t bytes = ValueBytes(host);
-  ASSIGN_OR_RETURN(view.values, UploadBytes(host.values, bytes));
+  if (host.format == WeightFormat::kF32) {
+    const std::vector<float> ordered = OrderF32(host);
+    ASSIGN_OR_RETURN(view.values, UploadBytes(ordered.data(), bytes));
+  } else {
+    ASSIGN_OR_RETURN(view.values, UploadBytes(host.values, bytes));
+  }
   RETURN_IF_ERROR(ToStatus(
       OrderCodes(const_cast<uint8_t*>(view.values), bytes, view.format, stream_), "order codes"));
   if (host.format == WeightFormat::kFp4Group32) {

@@ -8,7 +8,7 @@ namespace baton::kernels::cuda {
 enum class ValueFormat : uint8_t { kF32, kBf16, kFp8, kFp4 };
 
 struct MatrixView {
-  const uint8_t* values = nullptr;  // row-major: f32, bf16, or codes in the order of code_order.cuh
+  const uint8_t* values = nullptr;  // row-major bf16, or in the order of code_order.cuh
   const float* scales = nullptr;    // fp8, FP4: [ceil(rows / 128), cols / 128]; FP4: S of R1
   const uint8_t* exponents = nullptr;  // FP4: e8m0 codes of the group scales, [rows, cols / 32]
   int rows = 0;

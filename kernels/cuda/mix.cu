@@ -1,4 +1,5 @@
 #include "kernels/cuda/barrier.cuh"
+#include "kernels/cuda/code_order.cuh"
 #include "kernels/cuda/mix.h"
 #include "kernels/cuda/mix_site.cuh"
 #include "kernels/cuda/row_math.cuh"
@@ -56,12 +57,19 @@ struct ProductShape {
   static constexpr int kNumOutputs = kOutputs * kOutputGroups, kNumRows = kRows * kRowGroups;
   static constexpr int kGroups = kOutputGroups;
   static constexpr int kPiece = kColumns, kDepth = kStages;
+  static constexpr int kFours = kColumns / kLanes / kStepsTogether;  // of a lane
   static constexpr int kNumThreads = kLanes / 2 * kOutputGroups * kRowGroups;
 
   struct Stage {
-    // The pad keeps half warps off each other's banks where they have five outputs each.
-    float fn[kNumOutputs][kColumns + 16];
+    // Even lanes, then odd ones; four words more than a multiple of 32, so that eight threads read
+    // from all banks.
+    static constexpr int kValues = kFours * kNumOutputs * kStepsTogether;
+    float fn[2][kLanes / 2][kValues + (36 - kValues % 32) % 32];
     Bf16 x[kNumRows][kColumns + 8];
+
+    __device__ float* Four(int lane, int four, int output) {
+      return fn[lane % 2][lane / 2] + (four * kNumOutputs + output) * kStepsTogether;
+    }
   };
   static constexpr int kSharedBytes = kStages * static_cast<int>(sizeof(Stage));
 };
@@ -69,6 +77,14 @@ using FewRows = ProductShape<1, 1, 1, 8, 1024, 4>;
 using NotFewRows = ProductShape<1, 1, 4, 8, 512, 4>;
 using SomeRows = ProductShape<5, 4, 5, 4, 256, 3>;
 using ManyRows = ProductShape<5, 4, 5, 16, 256, 3>;
+
+__device__ void LoadFour(const float* from, float (&x)[kStepsTogether]) {
+  const float4 four = *reinterpret_cast<const float4*>(from);
+  x[0] = four.x;
+  x[1] = four.y;
+  x[2] = four.z;
+  x[3] = four.w;
+}
 
 template <typename Shape>
 class ProductLoader {
@@ -95,15 +111,16 @@ class ProductLoader {
     Stage& stage = stages_[piece % Shape::kDepth];
     const int first = piece * Shape::kPiece, columns = Columns(piece);
     const float* fn = reinterpret_cast<const float*>(args_.fn.values);
-    constexpr int kFnChunks = Shape::kPiece / 4, kXChunks = Shape::kPiece / 8;
-    for (int i = static_cast<int>(threadIdx.x); i < Shape::kNumOutputs * kFnChunks;
+    constexpr int kOutputs = Shape::kNumOutputs, kXChunks = Shape::kPiece / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < kOutputs * Shape::kFours * kLanes;
          i += Shape::kNumThreads) {
-      const int output = i / kFnChunks, column = i % kFnChunks * 4;
-      const int64_t line = FirstOutput() + output - 1;
+      const int output = i % kOutputs, four = i / kOutputs % Shape::kFours;
+      const int lane = i / kOutputs / Shape::kFours, column = four * kStepsTogether * kLanes;
+      const int line = FirstOutput() + output - 1;
       const bool is_valid = column < columns && line >= 0 && line < args_.fn.rows;
-      const int64_t row = is_valid ? line : 0;
-      CopyAsync16(SharedAddress(&stage.fn[output][column]),
-                  fn + row * args_.width + (is_valid ? first + column : 0), is_valid);
+      const int64_t place = PlaceOfF32(is_valid ? line : 0, lane + (is_valid ? first + column : 0),
+                                       args_.fn.rows, args_.width);
+      CopyAsync16(SharedAddress(stage.Four(lane, four, output)), fn + place, is_valid);
     }
     for (int i = static_cast<int>(threadIdx.x); i < Shape::kNumRows * kXChunks;
          i += Shape::kNumThreads) {
@@ -125,6 +142,7 @@ __global__ void __launch_bounds__(Shape::kNumThreads) MixProductsKernel(MixProdu
   extern __shared__ __align__(16) uint8_t raw_stages[];
   __shared__ const Bf16* sources[Shape::kNumRows];
   constexpr int kOutputs = Shape::kOutputsOfThread, kRows = Shape::kRowsOfThread;
+  constexpr int kFourColumns = kStepsTogether * kLanes;
   auto* stages = reinterpret_cast<typename Shape::Stage*>(raw_stages);
   ProductLoader<Shape> loader(args, stages);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % (kLanes / 2);
@@ -146,20 +164,28 @@ __global__ void __launch_bounds__(Shape::kNumThreads) MixProductsKernel(MixProdu
     const int next = piece + Shape::kDepth - 1;
     if (next < pieces) loader.Load(next, sources);
     CopyAsyncCommit();
-    const auto& stage = stages[piece % Shape::kDepth];
-#pragma unroll 4
-    for (int i = 2 * lane; i < loader.Columns(piece); i += kLanes) {
-      float2 x[kRows];
+    auto& stage = stages[piece % Shape::kDepth];
+    for (int four = 0; four < loader.Columns(piece) / kFourColumns; ++four) {
+      float2 x[kRows][kStepsTogether];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) x[r] = LoadTwo(&stage.x[first_row + r][i]);
+      for (int r = 0; r < kRows; ++r) {
+        const Bf16* from = &stage.x[first_row + r][four * kFourColumns + 2 * lane];
+#pragma unroll
+        for (int i = 0; i < kStepsTogether; ++i) x[r][i] = LoadTwo(from + i * kLanes);
+      }
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) {
-        const float2 w = *reinterpret_cast<const float2*>(&stage.fn[own + o][i]);
+        const bool is_square = o == 0 && has_square;
+        float even[kStepsTogether], odd[kStepsTogether];
+        LoadFour(stage.Four(2 * lane, four, own + o), even);
+        LoadFour(stage.Four(2 * lane + 1, four, own + o), odd);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const bool is_square = o == 0 && has_square;
-          sums[o][r].x = Fma(x[r].x, is_square ? x[r].x : w.x, sums[o][r].x);
-          sums[o][r].y = Fma(x[r].y, is_square ? x[r].y : w.y, sums[o][r].y);
+        for (int i = 0; i < kStepsTogether; ++i) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            sums[o][r].x = Fma(x[r][i].x, is_square ? x[r][i].x : even[i], sums[o][r].x);
+            sums[o][r].y = Fma(x[r][i].y, is_square ? x[r][i].y : odd[i], sums[o][r].y);
+          }
         }
       }
     }

@@ -2,25 +2,25 @@
 
 #include "kernels/cuda/barrier.cuh"
 #include "kernels/cuda/bulk.cuh"
+#include "kernels/cuda/code_order.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mix_site.cuh"
 
-// What the kernels of boundaries in one launch have in common: clusters of eight blocks, each with
-// three lines of fn; 16 warps with eight columns a thread, some that multiply, and a last one that
-// fetches for them, then splits the products and finishes comb.
+// What the kernels of boundaries in one launch have in common: clusters of eight blocks, each of
+// which multiplies two of R11's lanes with all lines of fn, fetched a piece at a time. What bounds
+// them is the order of a product's sum, 1,024 additions a lane: a lane's steps lie together, so
+// that a thread gets some at once, and a thread has several lines and rows where there are many.
 namespace baton::kernels::cuda {
 
 constexpr int kRanks = 8;
+constexpr int kLanesOfRank = kLanes / kRanks;
 constexpr int kLines = 24;  // of fn
-constexpr int kLinesOfRank = kLines / kRanks;
 constexpr int kMaxHidden = 4096;
-constexpr int kColumnThreads = kMaxHidden / 8;
-constexpr int kPiece = 1024;  // columns that come at a time
-constexpr uint32_t kProductBytes = (kLines + 1) * sizeof(float);
-// Barriers of threads.
-constexpr int kPreIsThere = 1;     // to those who have columns
-constexpr int kMixedIsThere = 2;   // among these
-constexpr int kStreamIsThere = 3;  // one row: and the next ones, to those who multiply
+constexpr int kMaxRowSteps = kMaxHidden / kLanes;  // of a lane of a stream, or of the mixed row,
+constexpr int kMaxSteps = kFewStreams * kMaxRowSteps;  // of all streams
+constexpr int kPieceSteps = 128;
+constexpr int kPieceValues = kPieceSteps * kLines;  // of fn, of a lane
+constexpr int kPreOutputs = kFewStreams + 1;        // that all blocks need: pre, and x . x
 
 // What a thread needs to leave a site for eight columns.
 struct LeaveInput {
@@ -79,16 +79,16 @@ __device__ __forceinline__ void LeaveFour(const LeaveInput& in, const Store& sto
   }
 }
 // As MixEight.
-__device__ __forceinline__ void MixFour(const uint4 (&own)[kFewStreams], const float* pre,
-                                        float (&sum)[8]) {
+__device__ __forceinline__ uint4 MixFour(const uint4 (&streams)[kFewStreams], const float4& pre) {
+  float sum[8];
 #pragma unroll
   for (int s = 0; s < kFewStreams; ++s) {
     float x[8];
-    WidenEight(own[s], x);
+    WidenEight(streams[s], x);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sum[i] = s == 0 ? pre[s] * x[i] : sum[i] + pre[s] * x[i];
+    for (int i = 0; i < 8; ++i) sum[i] = s == 0 ? pre.x * x[i] : sum[i] + Nth(pre, s) * x[i];
   }
-  WidenEight(NarrowEight(sum), sum);
+  return NarrowEight(sum);
 }
 
 __device__ __forceinline__ void LoadNorm(const EnterSiteArgs& args, int column, float (&norm)[8]) {
@@ -96,99 +96,108 @@ __device__ __forceinline__ void LoadNorm(const EnterSiteArgs& args, int column, 
   for (int i = 0; i < 8; ++i) norm[i] = args.norm == nullptr ? 1.0f : args.norm[column + i];
 }
 
-// The mixed row: a lane's values (R11) lie together; the pad keeps lanes on banks of their own.
-struct MixedRow {
-  static constexpr int kSteps = kMaxHidden / kLanes;
-  float lanes[kLanes][kSteps + 4];
-
-  __device__ void Store(int column, const float (&u)[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) lanes[column % kLanes + i][column / kLanes] = u[i];
-  }
-  // By a warp. As SquareSum.
-  __device__ float SumSquares(int hidden) const {
-    const auto* own = reinterpret_cast<const float4*>(lanes[LaneIndex() % kLanes]);
-    float sum = 0.0f;
-#pragma unroll 8
-    for (int i = 0; i < hidden / kLanes / 4; ++i) {
-      const float4 x = own[i];
-      sum = Fma(x.x, x.x, sum);
-      sum = Fma(x.y, x.y, sum);
-      sum = Fma(x.z, x.z, sum);
-      sum = Fma(x.w, x.w, sum);
-    }
-    for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_down_sync(kFullWarp, sum, d, kLanes);
-    return __shfl_sync(kFullWarp, sum, 0);
-  }
-};
-
-// By the threads with columns, once pre is there: mixes and normalises a row, of which this block
-// stores some columns. `own`: the row's streams at the thread's columns.
-__device__ __forceinline__ void EnterRow(const EnterSiteArgs& args, int row, int column,
-                                         bool is_mine, const uint4 (&own)[kFewStreams],
-                                         const float (&norm)[8], const float* pre, MixedRow& mixed,
-                                         float* inverse) {
-  const int hidden = args.shape.hidden;
-  float u[8] = {};
-  MeetAt(kPreIsThere, kColumnThreads + kWarp);
-  if (column < hidden) {
-    MixFour(own, pre, u);
-    mixed.Store(column, u);
-  }
-  MeetAt(kMixedIsThere, kColumnThreads);
-  if (WarpIndex() == 0) {
-    const float value = InverseRms(mixed.SumSquares(hidden), hidden, args.shape.norm_epsilon);
-    if (LaneIndex() == 0) *inverse = value;
-  }
-  MeetAt(kMixedIsThere, kColumnThreads);
-  const float scale = *inverse;
-  if (!__any_sync(kFullWarp, is_mine)) return;
+// Eight columns of the mixed row, normed, and rounded to fp8 too. By whole warps.
+__device__ __forceinline__ void StoreNormed(const EnterSiteArgs& args, int row, int column,
+                                            bool is_mine, const float (&u)[8],
+                                            const float (&norm)[8], float inverse) {
   float y[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float scaled = u[i] * scale;
+    const float scaled = u[i] * inverse;
     y[i] = args.norm == nullptr ? scaled : norm[i] * scaled;
   }
-  const int64_t at = static_cast<int64_t>(row) * hidden + column;
+  const int64_t at = static_cast<int64_t>(row) * args.shape.hidden + column;
   const uint4 rounded = NarrowEight(y);
   if (is_mine) *reinterpret_cast<uint4*>(args.normed + at) = rounded;
   WidenEight(rounded, y);
   QuantiseEight(y, is_mine, args.normed8 + at);
 }
 
-// What a lane of the last warp needs of an output besides its product.
+// Value i of eight bf16 ones.
+__device__ __forceinline__ float Nth(const uint4& eight, int i) {
+  const uint32_t pair = i < 4 ? (i < 2 ? eight.x : eight.y) : (i < 6 ? eight.z : eight.w);
+  return FloatOf(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+// R11's tree over a value of every lane, by one thread.
+__device__ __forceinline__ float AddLanes(float (&v)[kLanes]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] += v[i + 8];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] += v[i + 4];
+  return (v[0] + v[2]) + (v[1] + v[3]);
+}
+__device__ __forceinline__ float TreeOfLanes(const float* lanes) {
+  float v[kLanes];
+#pragma unroll
+  for (int i = 0; i < kLanes; i += 4) {
+    const float4 x = *reinterpret_cast<const float4*>(lanes + i);
+    v[i] = x.x;
+    v[i + 1] = x.y;
+    v[i + 2] = x.z;
+    v[i + 3] = x.w;
+  }
+  return AddLanes(v);
+}
+// Of values that lie in pairs.
+__device__ __forceinline__ float TreeOfLanes(const float2* lanes, bool is_second) {
+  float v[kLanes];
+#pragma unroll
+  for (int i = 0; i < kLanes; i += 2) {
+    const float4 x = *reinterpret_cast<const float4*>(lanes + i);
+    v[i] = is_second ? x.y : x.x;
+    v[i + 1] = is_second ? x.w : x.z;
+  }
+  return AddLanes(v);
+}
+// sum += x * x of `steps` bf16 steps, a multiple of 32, in order. By whole warps.
+__device__ __forceinline__ float SquareSteps(const Bf16* x, int steps, float sum) {
+  struct Sixteen {
+    uint4 x[2];
+  };
+  const auto load = [x](int step) {
+    const auto* from = reinterpret_cast<const uint4*>(x + step);
+    return Sixteen{{from[0], from[1]}};
+  };
+  const auto add = [&sum](const Sixteen& in) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sum = Fma(Nth(in.x[i / 8], i % 8), Nth(in.x[i / 8], i % 8), sum);
+  };
+  Sixteen even = load(0);
+#pragma unroll 1
+  for (int step = 0; step < steps; step += 32) {
+    const Sixteen odd = load(step + 16);
+    __syncwarp();  // keeps loads ahead of what they are for
+    add(even);
+    even = load(min(step + 32, steps - 32));
+    __syncwarp();
+    add(odd);
+  }
+  return sum;
+}
+
+// Two lanes' pieces of fn, to come for a barrier.
+__device__ __forceinline__ void FetchPiece(const float* fn, int rank, int steps, int piece,
+                                           const float* first, const float* second,
+                                           uint32_t barrier) {
+  BarrierExpect(barrier, kLanesOfRank * kPieceValues * sizeof(float));
+  const float* from = fn + (int64_t{rank} * kLanesOfRank * steps + piece * kPieceSteps) * kLines;
+  CopyBulk(SharedAddress(first), from, kPieceValues * sizeof(float), barrier);
+  CopyBulk(SharedAddress(second), from + int64_t{steps} * kLines, kPieceValues * sizeof(float),
+           barrier);
+}
+
+// What makes a logit of an output's product.
 struct OutputScale {
-  int kind;  // 0: pre, 1: post, 2: comb
   float base, scale;
 
-  __device__ explicit OutputScale(const EnterSiteArgs& args) {
-    const int output = min(LaneIndex(), kLines - 1);
-    kind = output < kFewStreams ? 0 : (output < 2 * kFewStreams ? 1 : 2);
+  __device__ OutputScale(const EnterSiteArgs& args, int output) {
     base = args.base[output];
-    scale = args.scale[kind];
+    scale = args.scale[min(output / kFewStreams, 2)];
+  }
+  __device__ float Logit(float product, float inverse) const {
+    return product * inverse * scale + base;
   }
 };
-// As SplitMix, an output a lane: pre is there. Returns the lane's logit.
-__device__ __forceinline__ float SplitRow(const EnterSiteArgs& args, const OutputScale& output,
-                                          const float* products, float* pre) {
-  const float inverse =
-      InverseRms(products[kLines], kFewStreams * args.shape.hidden, args.shape.norm_epsilon);
-  const float logit = products[min(LaneIndex(), kLines - 1)] * inverse * output.scale + output.base;
-  if (LaneIndex() < kFewStreams) pre[LaneIndex()] = Sigmoid(logit) + args.shape.mix_epsilon;
-  __syncwarp();
-  MeetAt(kPreIsThere, kColumnThreads + kWarp);
-  return logit;
-}
-// Stores post and, as FinishComb, comb, whose logits lanes 8 to 23 have.
-__device__ __forceinline__ void FinishRow(const EnterSiteArgs& args, int row,
-                                          const OutputScale& output, float logit) {
-  if (output.kind == 1) {
-    args.post[row * kFewStreams + LaneIndex() - kFewStreams] = 2.0f * Sigmoid(logit);
-  }
-  const float comb = __shfl_sync(kFullWarp, logit, LaneIndex() % 16 + 2 * kFewStreams);
-  const float x = SinkhornOfFour(comb, args.shape);
-  if (LaneIndex() < 16) args.comb[row * 16 + LaneIndex()] = x;
-}
 
 cudaError_t RunBoundaryOfOne(const LeaveSiteArgs& leave, const MatrixView& fn,
                              const EnterSiteArgs& enter, cudaStream_t stream);

@@ -1,29 +1,29 @@
 #include "kernels/cuda/mix_boundary.cuh"
 
 // A boundary, a row a cluster. Every block leaves the site for all of the row, so that nobody waits
-// for others, multiplies it with three lines of fn, mixes all of it and stores a part. What bounds
-// it is the order of a product's sum (R11), 1,024 dependent additions a lane: a thread has one
-// lane, and gets eight of its values at a time.
+// for others, multiplies its lanes, mixes all of the row and stores a part.
 namespace baton::kernels::cuda {
 namespace {
 
-constexpr int kProductWarps = 3;  // two lines; the third; x . x
+constexpr int kColumnThreads = kMaxHidden / 8;  // eight columns each
+constexpr int kProductWarps = 3;                // a lane each; x . x of both
 constexpr int kThreads = kColumnThreads + (kProductWarps + 1) * kWarp;
-constexpr int kStreamThreads = kColumnThreads + kProductWarps * kWarp;  // of its barrier
-constexpr int kBarriersAreThere = kStreamIsThere + kFewStreams;         // to those without columns
-constexpr int kWidth = kFewStreams * kMaxHidden;
-constexpr int kSteps = kWidth / kLanes;  // of a lane
-constexpr int kAtOnce = 8;
-constexpr int kRounds = kPiece / kLanes / kAtOnce;  // of a piece
+// Barriers of threads.
+constexpr int kPreIsThere = 1;     // to those who have columns
+constexpr int kMixedIsThere = 2;   // among these
+constexpr int kLanesAreThere = 3;  // to those who multiply
+constexpr int kLanesThreads = kColumnThreads + kProductWarps * kWarp;
+// The ranks that store post and, the last one, comb; only they get all products.
+constexpr int kPostRank = kRanks - 2;
 
 struct Shared {
-  // The pads put what a warp reads at a time on banks of its own.
-  alignas(128) float fn[kLinesOfRank][kWidth + 16];  // later the mixed row
-  alignas(16) Bf16 x[kLanes][kSteps + kAtOnce];
-  float products[kLines + 1];
-  float pre[kFewStreams];
+  alignas(128) float fn[kLanesOfRank][kMaxSteps * kLines];
+  alignas(16) Bf16 x[kLanesOfRank][kMaxSteps];
+  alignas(16) Bf16 mixed[kLanes][kMaxRowSteps + 8];  // the pad: lanes on banks of their own
+  alignas(16) float sums[kLines + 1][kLanes];        // of products; x . x is the last
+  float4 pre;
   float inverse;
-  uint64_t come[kWidth / kPiece], products_come;
+  uint64_t come[kMaxSteps / kPieceSteps], sums_come;
 };
 
 class OneRow {
@@ -35,41 +35,42 @@ class OneRow {
         fn_(reinterpret_cast<const float*>(fn.values)),
         s_(shared),
         hidden_(enter.shape.hidden),
-        pieces_(kFewStreams * hidden_ / kPiece),
+        row_steps_(hidden_ / kLanes),
+        pieces_(kFewStreams * row_steps_ / kPieceSteps),
         rank_(static_cast<int>(blockIdx.x) % kRanks),
         row_(static_cast<int>(blockIdx.x) / kRanks) {}
 
+  // fn needs no earlier kernel.
   __device__ void Run() {
     const int warp = WarpIndex() - kColumnThreads / kWarp;  // of those without columns
     const bool fetches = warp == kProductWarps && LaneIndex() == 0;
     if (fetches) Fetch();
+    __syncwarp();
+    ClusterArriveRelaxed();
     StartAfterEarlier();
     const int live = *enter_.num_rows;
     if (warp < 0) {
       RunColumns(live);
     } else if (warp < kProductWarps) {
-      if (row_ < live) RunProducts(warp);
+      RunProducts(live, warp);
     } else {
       RunRest(live, fetches);
     }
   }
 
  private:
-  __device__ int Line(int i) const { return rank_ + i * kRanks; }
+  __device__ bool GetsAll() const { return rank_ >= kPostRank; }
 
   __device__ void Fetch() {
     for (int i = 0; i < pieces_; ++i) BarrierInit(SharedAddress(&s_.come[i]), 1);
-    BarrierInit(SharedAddress(&s_.products_come), 1);
+    BarrierInit(SharedAddress(&s_.sums_come), 1);
     FenceBarrierInit();
-    BarrierExpect(SharedAddress(&s_.products_come), kProductBytes);
+    const int outputs = GetsAll() ? kLines + 1 : kPreOutputs;
+    BarrierExpect(SharedAddress(&s_.sums_come),
+                  static_cast<uint32_t>(outputs * kLanes) * sizeof(float));
     for (int piece = 0; piece < pieces_; ++piece) {
-      const uint32_t barrier = SharedAddress(&s_.come[piece]);
-      constexpr uint32_t kBytes = kPiece * sizeof(float);
-      BarrierExpect(barrier, kLinesOfRank * kBytes);
-      for (int i = 0; i < kLinesOfRank; ++i) {
-        const float* line = fn_ + static_cast<int64_t>(Line(i)) * kFewStreams * hidden_;
-        CopyBulk(SharedAddress(&s_.fn[i][piece * kPiece]), line + piece * kPiece, kBytes, barrier);
-      }
+      FetchPiece(fn_, rank_, kFewStreams * row_steps_, piece, s_.fn[0] + piece * kPieceValues,
+                 s_.fn[1] + piece * kPieceValues, SharedAddress(&s_.come[piece]));
     }
   }
 
@@ -79,8 +80,9 @@ class OneRow {
     const LeaveInput in = LoadLeave(leave_, row_, has_columns ? column : 0);
     float norm[8];
     LoadNorm(enter_, has_columns ? column : 0, norm);
+    ClusterWait();
     if (row_ >= live) return;
-    uint4 own[kFewStreams] = {};
+    uint4 own[kFewStreams];
     Leave(column, has_columns, in, own);
     ClusterArrive();
     ClusterWait();  // all have read the streams
@@ -90,124 +92,171 @@ class OneRow {
 #pragma unroll
       for (int k = 0; k < kFewStreams; ++k) *reinterpret_cast<uint4*>(row + k * hidden_) = own[k];
     }
-    EnterRow(enter_, row_, column, is_mine, own, norm, s_.pre, *reinterpret_cast<MixedRow*>(s_.fn),
-             &s_.inverse);
+    Enter(column, has_columns, is_mine, own, norm);
   }
 
-  // A thread's columns are steps of eight lanes. Those who multiply get stream by stream.
+  // Those who multiply get the block's lanes first; then the other columns follow.
   __device__ void Leave(int column, bool has_columns, const LeaveInput& in,
                         uint4 (&own)[kFewStreams]) {
-    Bf16* to = &s_.x[column % kLanes][has_columns ? column / kLanes : 0];
-    constexpr int kLane = kSteps + kAtOnce;
-    LeaveFour(in, [&](int stream, const uint4& values) {
-      own[stream] = values;
-      const uint32_t pairs[4] = {values.x, values.y, values.z, values.w};
-      if (has_columns) {
+    if (has_columns && column % kLanes / 8 == rank_ / 4) LeaveLanes(in, column / kLanes);
+    __syncwarp();
+    ArriveAt(kLanesAreThere, kLanesThreads);
+    if (pieces_ == 0) return;  // never: keeps the compiler from beginning with what follows
+    LeaveFour(in, [&](int stream, const uint4& values) { own[stream] = values; });
+  }
+  __device__ void LeaveLanes(const LeaveInput& in, int step) {
+    const float2 branch = LanesOf(in.branch);
+    float2 old[kFewStreams];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          Bf16* place = to + 2 * i * kLane + stream * (hidden_ / kLanes);
-          place[0] = static_cast<Bf16>(pairs[i] & 0xffffu);
-          place[kLane] = static_cast<Bf16>(pairs[i] >> 16);
-        }
+    for (int j = 0; j < kFewStreams; ++j) old[j] = LanesOf(in.old[j]);
+#pragma unroll
+    for (int k = 0; k < kFewStreams; ++k) {
+      float2 sum = make_float2(Nth(in.post, k) * branch.x, Nth(in.post, k) * branch.y);
+#pragma unroll
+      for (int j = 0; j < kFewStreams; ++j) {
+        sum.x += Nth(in.comb[j], k) * old[j].x;
+        sum.y += Nth(in.comb[j], k) * old[j].y;
       }
-      ArriveAt(kStreamIsThere + stream, kStreamThreads);
-    });
+      const uint32_t pair = NarrowTwo(sum.x, sum.y);
+      s_.x[0][step + k * row_steps_] = static_cast<Bf16>(pair & 0xffffu);
+      s_.x[1][step + k * row_steps_] = static_cast<Bf16>(pair >> 16);
+    }
+  }
+  // The block's lanes of eight columns that have them.
+  __device__ float2 LanesOf(const uint4& eight) const {
+    const uint32_t low = rank_ % 2 == 0 ? eight.x : eight.y;
+    const uint32_t high = rank_ % 2 == 0 ? eight.z : eight.w;
+    const uint32_t pair = rank_ % 4 < 2 ? low : high;
+    return make_float2(FloatOf(pair << 16), FloatOf(pair & 0xffff0000u));
   }
 
-  __device__ void RunProducts(int warp) {
+  // Mixes and normalises the row, of which this block stores some columns.
+  __device__ void Enter(int column, bool has_columns, bool is_mine, const uint4 (&own)[kFewStreams],
+                        const float (&norm)[8]) {
+    float u[8] = {};
+    MeetAt(kPreIsThere, kColumnThreads + kWarp);
+    if (has_columns) {
+      const uint4 mixed = MixFour(own, s_.pre);
+      WidenEight(mixed, u);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        s_.mixed[column % kLanes + i][column / kLanes] = static_cast<Bf16>(BitsOf(u[i]) >> 16);
+      }
+    }
+    MeetAt(kMixedIsThere, kColumnThreads);
+    if (WarpIndex() == 0) {
+      float sum = SquareSteps(s_.mixed[LaneIndex() % kLanes], row_steps_, 0.0f);
+      for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_down_sync(kFullWarp, sum, d, kLanes);
+      const float inverse = InverseRms(sum, hidden_, enter_.shape.norm_epsilon);
+      if (LaneIndex() == 0) s_.inverse = inverse;
+    }
+    MeetAt(kMixedIsThere, kColumnThreads);
+    if (!__any_sync(kFullWarp, is_mine)) return;
+    StoreNormed(enter_, row_, column, is_mine, u, norm, s_.inverse);
+  }
+
+  __device__ void RunProducts(int live, int warp) {
+    ClusterWait();
+    if (row_ >= live) return;
     ClusterArriveRelaxed();
-    MeetAt(kBarriersAreThere, (kProductWarps + 1) * kWarp);
-    const bool is_square = warp == 2;
-    const int line = warp == 0 ? LaneIndex() / kLanes : 2;
-    float sum = is_square ? Square() : Multiply(s_.fn[line] + LaneIndex() % kLanes);
-    for (int d = kLanes / 2; d > 0; d /= 2) sum += __shfl_down_sync(kFullWarp, sum, d, kLanes);
-    sum = __shfl_sync(kFullWarp, sum, 0, kLanes);
-    ClusterWait();  // all blocks are there
-    const int rank = LaneIndex() % kLanes;
-    const uint32_t barrier = SharedAddress(&s_.products_come);
-    if (is_square) {
-      if (LaneIndex() == 0) SendTo(rank_, SharedAddress(&s_.products[kLines]), sum, barrier);
-    } else if ((warp == 0 || LaneIndex() < kLanes) && rank < kRanks) {
-      SendTo(rank, SharedAddress(&s_.products[Line(line)]), sum, barrier);
+    const bool is_square = warp == kLanesOfRank;
+    const OutputScale output(enter_, min(LaneIndex(), kLines - 1));
+    const int lane = is_square ? LaneIndex() % kLanesOfRank : warp;
+    const int line = min(LaneIndex(), kLines - 1);
+    MeetAt(kLanesAreThere, kLanesThreads);
+    const float sum = is_square ? SquareSteps(s_.x[lane], kFewStreams * row_steps_, 0.0f)
+                                : Multiply(reinterpret_cast<const uint4*>(s_.x[lane]),
+                                           reinterpret_cast<const float4*>(s_.fn[lane]) + line);
+    if (LaneIndex() < (is_square ? kLanesOfRank : kLines)) {
+      Send(is_square ? kLines : line, rank_ * kLanesOfRank + lane, sum);
     }
+    __syncwarp();
+    ClusterWait();  // all have read post and comb
+    if (is_square && GetsAll()) StorePostOrComb(output);
   }
-  // Before the first piece of a stream.
-  __device__ void WaitForStream(int piece) const {
-    const int pieces_of_stream = hidden_ / kPiece;
-    if (piece % pieces_of_stream != 0) return;
-    MeetAt(kStreamIsThere + piece / pieces_of_stream, kStreamThreads);
+  __device__ void Send(int output, int lane, float sum) {
+    const bool is_for_all = output < kFewStreams || output == kLines;
+#pragma unroll
+    for (int rank = 0; rank < kRanks; ++rank) {
+      if (!is_for_all && rank < kPostRank) continue;
+      SendTo(rank, SharedAddress(&s_.sums[output][lane]), sum, SharedAddress(&s_.sums_come));
+    }
   }
 
-  __device__ const uint4* StepsOfLane() const {
-    return reinterpret_cast<const uint4*>(s_.x[LaneIndex() % kLanes]);
-  }
-  __device__ static float Step(const uint4& x, int i) {
-    const uint32_t pairs[4] = {x.x, x.y, x.z, x.w};
-    return FloatOf(i % 2 == 0 ? pairs[i / 2] << 16 : pairs[i / 2] & 0xffff0000u);
-  }
-  struct Round {
-    uint4 x;
-    float fn[kAtOnce];
+  // Sixteen steps are loaded while those before are added.
+  struct Sixteen {
+    uint4 x[2];
+    float4 fn[4];
   };
-  __device__ static void LoadRound(const uint4* x, const float* fn, int number, Round& round) {
-    round.x = x[number];
+  __device__ __forceinline__ static void LoadSixteen(const uint4* x, const float4* fn, int number,
+                                                     Sixteen& s) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) round.fn[i] = fn[(number * kAtOnce + i) * kLanes];
+    for (int i = 0; i < 2; ++i) s.x[i] = x[2 * number + i];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s.fn[i] = fn[(4 * number + i) * kLines];
   }
-  // A round is loaded while the one before is added.
-  __device__ float Multiply(const float* fn) {
-    const uint4* x = StepsOfLane();
-    const int rounds = pieces_ * kRounds;
-    Round round[2];
+  __device__ __forceinline__ static void AddSixteen(const Sixteen& s, float& sum) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      sum = Fma(Nth(s.x[i / 8], i % 8), Nth(s.fn[i / 4], i % 4), sum);
+    }
+  }
+  __device__ float Multiply(const uint4* x, const float4* fn) {
     float sum = 0.0f;
-    BarrierWait(SharedAddress(&s_.come[0]), 0);
-    WaitForStream(0);
-    LoadRound(x, fn, 0, round[0]);
+    const auto start = [this](int piece) { BarrierWait(SharedAddress(&s_.come[piece]), 0); };
+    constexpr int kSixteens = kPieceSteps / 16;
+    Sixteen steps[2];
+    start(0);
+    LoadSixteen(x, fn, 0, steps[0]);
+#pragma unroll 1
     for (int piece = 0; piece < pieces_; ++piece) {
-      if (piece + 1 < pieces_) {
-        BarrierWait(SharedAddress(&s_.come[piece + 1]), 0);
-        WaitForStream(piece + 1);
-      }
 #pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        const int next = piece * kRounds + r + 1;
-        LoadRound(x, fn, next < rounds ? next : 0, round[(r + 1) % 2]);
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          sum = Fma(Step(round[r % 2].x, i), round[r % 2].fn[i], sum);
+      for (int i = 0; i < kSixteens; ++i) {
+        if (i + 1 == kSixteens && piece + 1 < pieces_) {
+          start(piece + 1);
+          x += 2 * kSixteens;
+          fn += 4 * kSixteens * kLines;
         }
+        LoadSixteen(x, fn, (i + 1) % kSixteens, steps[(i + 1) % 2]);
+        __syncwarp();  // keeps loads ahead of what they are for
+        AddSixteen(steps[i % 2], sum);
       }
     }
     return sum;
   }
-  __device__ float Square() {
-    const uint4* x = StepsOfLane();
-    float sum = 0.0f;
-    for (int piece = 0; piece < pieces_; ++piece) {
-      WaitForStream(piece);
-#pragma unroll
-      for (int r = 0; r < kRounds; ++r) {
-        const uint4 eight = x[piece * kRounds + r];
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) sum = Fma(Step(eight, i), Step(eight, i), sum);
-      }
+  // An output a lane; of use where its sums come.
+  __device__ float LogitOf(const OutputScale& output) {
+    BarrierWait(SharedAddress(&s_.sums_come), 0);
+    const float sum = TreeOfLanes(s_.sums[min(LaneIndex(), kLines)]);
+    const float inverse = InverseRms(__shfl_sync(kFullWarp, sum, kLines), kFewStreams * hidden_,
+                                     enter_.shape.norm_epsilon);
+    return output.Logit(sum, inverse);
+  }
+  __device__ void StorePostOrComb(const OutputScale& output) {
+    const float logit = LogitOf(output);
+    if (rank_ == kPostRank) {
+      const int k = LaneIndex() - kFewStreams;
+      if (k >= 0 && k < kFewStreams) enter_.post[row_ * kFewStreams + k] = 2.0f * Sigmoid(logit);
+      return;
     }
-    return sum;
+    const float comb = __shfl_sync(kFullWarp, logit, LaneIndex() % 16 + 2 * kFewStreams);
+    const float x = SinkhornOfFour(comb, enter_.shape);
+    if (LaneIndex() < 16) enter_.comb[row_ * 16 + LaneIndex()] = x;
   }
 
   __device__ void RunRest(int live, bool fetches) {
-    const OutputScale output(enter_);
+    const OutputScale output(enter_, min(LaneIndex(), kLines - 1));
+    ClusterWait();
     if (row_ >= live) {
       for (int i = 0; fetches && i < pieces_; ++i) BarrierWait(SharedAddress(&s_.come[i]), 0);
       return;  // nothing is on its way any more
     }
     __syncwarp();
     ClusterArriveRelaxed();
-    MeetAt(kBarriersAreThere, (kProductWarps + 1) * kWarp);
-    BarrierWait(SharedAddress(&s_.products_come), 0);
-    const float logit = SplitRow(enter_, output, s_.products, s_.pre);
-    if (rank_ == kRanks - 1) FinishRow(enter_, row_, output, logit);
+    const float pre = Sigmoid(LogitOf(output)) + enter_.shape.mix_epsilon;
+    if (LaneIndex() < kFewStreams) reinterpret_cast<float*>(&s_.pre)[LaneIndex()] = pre;
     __syncwarp();
+    MeetAt(kPreIsThere, kColumnThreads + kWarp);
     ClusterWait();
   }
 
@@ -215,7 +264,7 @@ class OneRow {
   const EnterSiteArgs& enter_;
   const float* fn_;
   Shared& s_;
-  const int hidden_, pieces_, rank_, row_;
+  const int hidden_, row_steps_, pieces_, rank_, row_;
 };
 
 __global__ void __launch_bounds__(kThreads, 1)

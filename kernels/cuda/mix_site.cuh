@@ -118,15 +118,15 @@ __device__ __forceinline__ void Sinkhorn(float* comb, const ModelShape& shape) {
 __device__ __forceinline__ float DivideInRange(float x, float d) {
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(d));
-  inverse = Fma(inverse, Fma(-d, inverse, 1.0f), inverse);
   const float near = x * inverse;
   const float nearer = Fma(inverse, Fma(-d, near, x), near);
-  return Fma(inverse, Fma(-d, nearer, x), nearer);
+  const float exact = Fma(inverse, Fma(-d, inverse, 1.0f), inverse);
+  return Fma(exact, Fma(-d, nearer, x), nearer);
 }
 
-// The same for four streams, an element a lane of the first sixteen. Sums have the same order.
+// The same for four streams of two rows, an element a lane. Sums have the same order.
 __device__ __forceinline__ float SinkhornOfFour(float x, const ModelShape& shape) {
-  const int lane = LaneIndex() % 16, row = lane / 4 * 4, column = lane % 4;
+  const int row = LaneIndex() / 4 * 4, column = LaneIndex() / 16 * 16 + LaneIndex() % 4;
   float largest = __shfl_sync(kFullWarp, x, row);
 #pragma unroll
   for (int i = 1; i < 4; ++i) largest = Larger(__shfl_sync(kFullWarp, x, row + i), largest);

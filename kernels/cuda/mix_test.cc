@@ -12,6 +12,13 @@ namespace {
 using testing::Count;
 using testing::Download;
 
+// As it lies in device memory.
+MatrixView Fn(CudaDevice& device, int rows, int cols, const std::vector<float>& values) {
+  testing::StoredMatrix fn = testing::F32Matrix(rows, cols, values);
+  fn.host.values = fn.values.data();
+  return ViewOf(*device.Upload(fn.host));
+}
+
 class BoundaryCase {
  public:
   BoundaryCase(CudaDevice& device, int hidden, int rows, int live)
@@ -20,9 +27,7 @@ class BoundaryCase {
     shape_.streams = 4;
     shape_.sinkhorn_iterations = 20;
     shape_.norm_epsilon = shape_.mix_epsilon = 1e-6f;
-    fn_.values = Up(testing::RandomValues(Count(24, 4 * hidden), 3, 0.02f));
-    fn_.rows = 24;
-    fn_.cols = 4 * hidden;
+    fn_ = Fn(device, 24, 4 * hidden, testing::RandomValues(Count(24, 4 * hidden), 3, 0.02f));
     enter_.base = Floats(24, 4);
     enter_.scale = Floats(3, 5);
     enter_.norm = Floats(Count(hidden, 1), 6);
@@ -98,7 +103,7 @@ TEST(CudaMix, OneLaunchEqualsThree) {
   const auto device = testing::DeviceOrSkip();
   if (device == nullptr) return;
   for (const int hidden : {1024, 4096}) {
-    for (const int rows : {1, 3, 8, 9, 23, 32, 61, 70, 121, 128}) {
+    for (const int rows : {1, 3, 8, 15, 16, 23, 32, 45, 46, 70, 90, 91, 100, 128}) {
       BoundaryCase c(static_cast<CudaDevice&>(*device), hidden, rows, rows - rows / 3);
       const auto one = c.Run(true), three = c.Run(false);
       for (size_t i = 0; i < one.size(); ++i) {
@@ -119,12 +124,9 @@ TEST(CudaMix, ManyRowsHaveTheBitsOfFew) {
     for (const float value : testing::RandomValues(Count(kRows, kWidth), 1, 2.0f)) {
       x.push_back(cpu::EncodeBf16(value));
     }
-    const auto fn = testing::RandomValues(Count(outputs, kWidth), 2, 0.1f);
     MixProductsArgs args;
     args.width = kWidth;
-    args.fn.values = *cuda.UploadBytes(fn.data(), 4 * fn.size());
-    args.fn.rows = outputs;
-    args.fn.cols = kWidth;
+    args.fn = Fn(cuda, outputs, kWidth, testing::RandomValues(Count(outputs, kWidth), 2, 0.1f));
     const auto* streams =
         reinterpret_cast<const uint16_t*>(*cuda.UploadBytes(x.data(), 2 * x.size()));
     auto* products = reinterpret_cast<float*>(*device->Allocate(Count(kRows, 25) * 4));

@@ -36,7 +36,8 @@ __device__ __forceinline__ void QuantiseEight(const float (&x)[8], bool is_live,
 #pragma unroll
   for (int i = 0; i < 8; ++i) amax = Larger(amax, Abs(x[i]));
   const float scale = Fp8ScaleOf(GroupMax(amax, 16));
-  const float inverse = 1.0f / scale;
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));  // exact: a power of two
   uint32_t pairs[4];  // the values are bf16: four leading bits, no more
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
