@@ -21,13 +21,9 @@ class Loader {
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kMaxSlabs) ClearTiles();
-    const int items = NumItems(args_);
+    Items<1> items(args_);
     int number = 0;
-    for (int i = FirstItem<1>(); i < items; i += ItemStride<1>()) {
-      const Item item = ItemAt(args_, i);
-      if (item.blocks == 0) continue;
-      LoadItem(item, number++);
-    }
+    for (Item item = items.Next(); item.blocks > 0; item = items.Next()) LoadItem(item, number++);
     CopyAsyncWaitAll();  // no thread leaves before its copies
   }
 
@@ -88,8 +84,11 @@ class Loader {
     Stored stored = LoadStored(PlaceOf(places, 0));
     Acquire(0);
     Acquire(1);  // the row kAngleSets before is done
-    StoreAngles(item, number);
-    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);
+    const bool is_only = item.blocks == 1;
+    int b = 0;
+    if (!is_only && item.window_blocks > 0) CopyWindow(item, b++);
+    StoreAngles(item, number);  // before the last tile is full
+    for (; b < item.window_blocks; ++b) CopyWindow(item, b);
     for (int block = 0; block < entries.blocks; ++block) {
       Acquire(half_);
       Store(stored);
