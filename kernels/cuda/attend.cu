@@ -37,12 +37,12 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kSlabs) ClearQuery();
-    Items<1> items(args_);
-    Item item = items.Next();
+    index_ = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x);
+    Item item = NextItem();
     if (item.blocks == 0) return;
     StartQuery(item);
     for (int number = 0; item.blocks > 0; ++number) {
-      const Item next = AddBlocks(item, items);
+      const Item next = AddBlocks(item);
       if (args_.segments > 1) {
         Base::StorePartial(item);
       } else {
@@ -53,6 +53,17 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
   }
 
  private:
+  // No blocks: there is none.
+  __device__ Item NextItem() {
+    const int items = NumItems(args_);
+    Item item;
+    for (index_ += static_cast<int>(gridDim.x); index_ < items && item.blocks == 0;) {
+      item = ItemAt(args_, index_);
+      if (item.blocks == 0) index_ += static_cast<int>(gridDim.x);
+    }
+    return item;
+  }
+
   __device__ uint8_t* OwnQuery() const { return s_.query + group_ * (kTileBytes / 2); }
 
   __device__ void ClearQuery() const {
@@ -87,7 +98,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
 
   // Returns the next item, whose query is on its way. While a block's values are added, the next
   // one's scores become weights, within a segment.
-  __device__ Item AddBlocks(const Item& item, Items<1>& items) {
+  __device__ Item AddBlocks(const Item& item) {
     Item next;
     int segment = 0;
     AwaitQuery();
@@ -120,7 +131,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
         }
       }
       MultiplyValues(cursor_, starts);
-      if (++b == item.blocks) next = StartNext(items);
+      if (++b == item.blocks) next = StartNext();
       EndFirstHalf(cursor_);
       EndValues(cursor_);
       cursor_.Advance();
@@ -129,8 +140,8 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
     return next;
   }
 
-  __device__ Item StartNext(Items<1>& items) {
-    const Item next = items.Next();
+  __device__ Item StartNext() {
+    const Item next = NextItem();
     if (next.blocks > 0) StartQuery(next);
     return next;
   }
@@ -239,6 +250,7 @@ class SingleAttention : HeadSums<kIsBounded, SingleShared> {
   }
 
   Place cursor_;
+  int index_ = 0;  // of the item whose query is the last on its way
   float scores_[32];
 };
 
@@ -248,8 +260,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t memory[];
   auto& shared = AlignedShared<SingleShared>(memory);
   LetNextStart();
-  // For Finish; a weight, hence nothing that earlier kernels write.
-  if (static_cast<int>(threadIdx.x) < args.shape.heads) Prefetch(args.sink + threadIdx.x);
   if (threadIdx.x == 0) shared.InitBarriers();
   __syncthreads();
   WaitForEarlier();
@@ -276,7 +286,7 @@ __global__ void __launch_bounds__(kCombineThreads)
   const int segments = 1 + (NumEntries(args, row) + kSegmentEntries - 1) / kSegmentEntries;
   Pair total = {0.0f, 0.0f};
   float max = kNone, first_sum = 0.0f, second_sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 4
   for (int segment = 0; segment < segments; ++segment) {
     const float* partial = PartialOf(args, row, segment, head);
     const float2 v = *reinterpret_cast<const float2*>(partial + channel);

@@ -133,32 +133,15 @@ __device__ inline Item ItemAt(const AttendArgs& args, int index) {
   return item;
 }
 
-// The items of a block of threads, or of a cluster of kBlocks, which take them in turn.
+// Items are taken in turn by blocks of threads or clusters of them.
 template <int kBlocks>
-class Items {
- public:
-  __device__ explicit Items(const AttendArgs& args)
-      : args_(args),
-        items_(NumItems(args)),
-        most_(args.step.rows * ((args.shape.heads + kHeads - 1) / kHeads) * args.segments),
-        next_(static_cast<int>(blockIdx.x) / kBlocks) {}
-  // No blocks: there is none.
-  __device__ Item Next() {
-    Item item;
-    do {
-      // Whether there is such a row shows while its numbers are read.
-      item = ItemAt(args_, min(next_, most_ - 1));
-      if (next_ >= items_) item.blocks = 0;
-      next_ += static_cast<int>(gridDim.x) / kBlocks;
-    } while (item.blocks == 0 && next_ < items_);
-    return item;
-  }
-
- private:
-  const AttendArgs& args_;
-  const int items_, most_;
-  int next_;
-};
+__device__ int FirstItem() {
+  return static_cast<int>(blockIdx.x) / kBlocks;
+}
+template <int kBlocks>
+__device__ int ItemStride() {
+  return static_cast<int>(gridDim.x) / kBlocks;
+}
 
 // Shared memory where tiles can lie.
 template <typename Shared>

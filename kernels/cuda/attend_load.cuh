@@ -21,9 +21,13 @@ class Loader {
 
   __device__ void Run() {
     if (args_.shape.head_dim < kSlab * kMaxSlabs) ClearTiles();
-    Items<1> items(args_);
+    const int items = NumItems(args_);
     int number = 0;
-    for (Item item = items.Next(); item.blocks > 0; item = items.Next()) LoadItem(item, number++);
+    for (int i = FirstItem<1>(); i < items; i += ItemStride<1>()) {
+      const Item item = ItemAt(args_, i);
+      if (item.blocks == 0) continue;
+      LoadItem(item, number++);
+    }
     CopyAsyncWaitAll();  // no thread leaves before its copies
   }
 
@@ -84,11 +88,8 @@ class Loader {
     Stored stored = LoadStored(PlaceOf(places, 0));
     Acquire(0);
     Acquire(1);  // the row kAngleSets before is done
-    const bool is_only = item.blocks == 1;
-    int b = 0;
-    if (!is_only && item.window_blocks > 0) CopyWindow(item, b++);
-    StoreAngles(item, number);  // before the last tile is full
-    for (; b < item.window_blocks; ++b) CopyWindow(item, b);
+    StoreAngles(item, number);
+    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);
     for (int block = 0; block < entries.blocks; ++block) {
       Acquire(half_);
       Store(stored);

@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/mma.cuh"
 
-// What attention needs of the tensor cores: 64 heads by 64 keys, and 64 heads by 64 or 128 channels
-// of the same rows read the other way round; and stored rows widened in registers.
+// What attention needs of the tensor cores: 64 heads by 64 keys, and 64 heads by 64 or 128
+// channels of the same rows read the other way round; and stored rows widened in registers.
 namespace baton::kernels::cuda {
 
 // How a tile of slabs is read: as rows of K; or as rows of N, one below the other along K, slabs of

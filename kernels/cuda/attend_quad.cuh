@@ -21,7 +21,7 @@ class QuadSums {
         first_channel_(kSlab * kMaxSlabs / kQuad * rank_) {}
 
   __device__ void Run() {
-    Items<kQuad> items(args_);
+    QuadItems items(args_);
     ClusterWait();
     int number = 0;
     for (Item item = items.Next(); item.blocks > 0; item = items.Next(), ++number) {

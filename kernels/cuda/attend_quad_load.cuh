@@ -54,7 +54,7 @@ class QuadLoader {
         page_shift_(args.ratio == 4 ? 6 : 1) {}
 
   __device__ void Run() {
-    Items<kQuad> items(args_);
+    QuadItems items(args_);
     for (Item item = items.Next(); item.blocks > 0; item = items.Next()) LoadItem(item);
     CopyAsyncWaitAll();  // no thread leaves before its copies
     ClusterWait();
@@ -124,10 +124,9 @@ class QuadLoader {
   // Entries are kDepth tiles ahead.
   __device__ void LoadItem(const Item& item) {
     Places places(*this, item, unit_.key);
-    if (item.window_blocks > 0) CopyWindow(item, 0);
-    places.Start();  // what it reads has come meanwhile
-    for (int b = 1; b < item.window_blocks; ++b) CopyWindow(item, b);
+    for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);
     if (places.blocks() == 0) return;
+    places.Start();
     int slot = 0;
 #pragma unroll 1
     for (int b = 0; b < places.blocks() + kDepth - 1; ++b) {

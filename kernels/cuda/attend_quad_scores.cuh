@@ -21,7 +21,7 @@ class QuadScores {
         head_(thread_ / kWarp * 16 + LaneIndex() / 4) {}
 
   __device__ void Run() {
-    Items<kQuad> items(args_);
+    QuadItems items(args_);
     Item item = items.Next();
     if (item.blocks > 0) LoadQuery(item);
     ClusterWait();
@@ -153,7 +153,7 @@ class QuadWeights {
   __device__ void Run() {
     const bool has_angle = args_.segments == 1 && thread_ < args_.shape.rope_dim / 2;
     const float frequency = has_angle ? args_.frequencies[thread_] : 0.0f;
-    Items<kQuad> items(args_);
+    QuadItems items(args_);
     ClusterWait();
     int number = 0;
     for (Item item = items.Next(); item.blocks > 0; item = items.Next(), ++number) {

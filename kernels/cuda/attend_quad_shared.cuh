@@ -67,4 +67,30 @@ __device__ __forceinline__ void StoreShared16(uint32_t to, const uint32_t* words
                : "memory");
 }
 
+// The items of a cluster, in turn.
+class QuadItems {
+ public:
+  __device__ explicit QuadItems(const AttendArgs& args)
+      : args_(args),
+        items_(NumItems(args)),
+        most_(args.step.rows * ((args.shape.heads + kHeads - 1) / kHeads) * args.segments),
+        next_(FirstItem<kQuad>()) {}
+  // No blocks: there is none.
+  __device__ Item Next() {
+    Item item;
+    do {
+      // Whether there is such a row shows while its numbers are read.
+      item = ItemAt(args_, min(next_, most_ - 1));
+      if (next_ >= items_) item.blocks = 0;
+      next_ += ItemStride<kQuad>();
+    } while (item.blocks == 0 && next_ < items_);
+    return item;
+  }
+
+ private:
+  const AttendArgs& args_;
+  const int items_, most_;
+  int next_;
+};
+
 }  // namespace baton::kernels::cuda

@@ -28,10 +28,6 @@ __device__ __forceinline__ void CopyBulkToAll(uint32_t to, const void* from, uin
       "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(ranks))
       : "memory");
 }
-// Brings what lies there to L2.
-__device__ __forceinline__ void Prefetch(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
 // Memory that ordinary stores wrote, or others' whom this thread has met, may be copied.
 __device__ __forceinline__ void FenceBulk() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
