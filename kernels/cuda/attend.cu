@@ -9,7 +9,8 @@
 // of them. Two warpgroups bring blocks of 64 keys into shared memory as bf16, in two stages; two
 // multiply, each half of the channels: half of each score's sum, then softmax weights of 32 of the
 // keys, then its channels' sums over all keys, in registers. All tiles are wgmma's, in slabs of 64
-// channels with the 128-byte swizzle, padded with zeros up to 64 heads and 512 channels.
+// channels with the 128-byte swizzle, padded with zeros up to 64 heads and 512 channels. Of few
+// rows four blocks compute each: attend_quad_shared.cuh.
 namespace baton::kernels::cuda {
 namespace {
 

@@ -23,7 +23,7 @@ struct AttendArgs {
   const int32_t* num_selected = nullptr;
   const float* sink = nullptr;   // [heads]
   uint16_t* attended = nullptr;  // [rows, heads, D]
-  // More than one: segments run beside one another, and a second launch adds them. At least
+  // More than one: segments may run beside one another, and a second launch adds them. At least
   // AttendSegments; for few rows. Never changes a bit.
   int segments = 1;
   float* partials = nullptr;  // [AttendPartialFloats]

@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/mma.cuh"
 
-// What attention needs of the tensor cores: 64 heads by 64 keys, and 64 heads by 128 channels of
-// the same rows read the other way round; and stored rows widened in registers.
+// What attention needs of the tensor cores: 64 heads by 64 keys, and 64 heads by 64 or 128
+// channels of the same rows read the other way round; and stored rows widened in registers.
 namespace baton::kernels::cuda {
 
 // How a tile of slabs is read: as rows of K; or as rows of N, one below the other along K, slabs of
@@ -36,16 +36,6 @@ __device__ __forceinline__ void WgmmaScores(float (&d)[32], uint64_t a, uint64_t
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NUMBERS_32
       "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
       : BATON_SUMS_32(d, 0)
-      : "l"(a), "l"(b), "r"(adds));
-}
-
-// d [64, 32] += A B^T, or = where `adds` is 0; both by rows.
-__device__ __forceinline__ void WgmmaScores(float (&d)[16], uint64_t a, uint64_t b, int adds) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" BATON_NUMBERS_16
-      "}, %16, %17, p, 1, 1, 0, 0;\n}\n"
-      : BATON_SUMS_16(d, 0)
       : "l"(a), "l"(b), "r"(adds));
 }
 
