@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/status.h"
 #include "engine/step.h"
 
 namespace baton::engine::test {
@@ -49,12 +50,14 @@ class FakeRunner final : public StepRunner {
   absl::StatusOr<Harvest> Await() override {
     Harvest harvest = std::move(harvests_.front());
     harvests_.pop_front();
+    RETURN_IF_ERROR(step_status);
     return harvest;
   }
   bool CanFollow(int) const override { return goes_ahead; }
   size_t num_in_flight() const { return harvests_.size(); }
 
   void ResetTail(int slot) override {
+    EXPECT_TRUE(step_status.ok()) << "nothing is asked of a device that failed";
     EXPECT_EQ(num_in_flight(), 0u);
     slots_[static_cast<size_t>(slot)] = 0;
   }
@@ -79,6 +82,7 @@ class FakeRunner final : public StepRunner {
   std::map<uint64_t, int> fails_at;  // sequence -> position whose token cannot be chosen
   int32_t wrong_draft_at = -1;
   bool goes_ahead = false;
+  absl::Status step_status;  // of each step
 
  private:
   int32_t TokenAt(int position) const {

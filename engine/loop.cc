@@ -49,9 +49,11 @@ EngineLoop::~EngineLoop() = default;
 
 std::optional<int> EngineLoop::TakeTailSlot() {
   if (static_cast<int>(free_slots_.size()) <= num_parked_) return std::nullopt;
+  AwaitFlights();
+  for (const Flight& flight : flights_)
+    if (!flight.outcome->ok()) return std::nullopt;  // RunOnce tells of it
   const int slot = free_slots_.back();
   free_slots_.pop_back();
-  AwaitFlights();
   runner_.ResetTail(slot);
   return slot;
 }

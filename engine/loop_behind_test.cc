@@ -99,6 +99,14 @@ TEST_P(StepBehind, WhatIsInUseIsGivenToNobodyElse) {
   EXPECT_EQ(recorder_.emitted[3].size(), 199u);
 }
 
+TEST_P(StepBehind, AFailedStepShowsWithTheNextRun) {
+  Start(1, 200);
+  RunUntilInFlight();
+  runner_.step_status = absl::InternalError("the device is lost");
+  EXPECT_EQ(loop_.TakeTailSlot(), std::nullopt);
+  EXPECT_EQ(loop_.RunOnce().status(), runner_.step_status);
+}
+
 TEST_P(StepBehind, AHeldSequencesTailIsOfWhatWasTold) {
   Start(1, 200);
   Start(2, 200);
