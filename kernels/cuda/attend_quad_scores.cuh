@@ -115,8 +115,7 @@ class QuadScores {
                    is_low ? v[7] : v[5], signal);
       StoreShared16(place + step, own);
     }
-    __syncwarp();
-    if (LaneIndex() == 0) BarrierArrive(barrier);
+    BarrierArrive(barrier);
     round_.Advance();
   }
 
@@ -273,8 +272,7 @@ class QuadWeights {
                    FloatOf(words[3]), barrier + ranks_[to]);
     }
     StoreShared16(place, words);
-    __syncwarp();
-    if (LaneIndex() == 0) BarrierArrive(barrier);
+    BarrierArrive(barrier);
     if (is_last) {
       SendTo(pair_, SharedAddress(&s_.denominators[weights_.stage][keys_][head_]), all_denominator_,
              barrier);

@@ -44,11 +44,11 @@ struct QuadShared {
       BarrierInit(SharedAddress(&empty[i]), 2 * kWarps);
     }
     for (int i = 0; i < kWeightStages; ++i) {
-      BarrierInit(SharedAddress(&has_weights[i]), 1 + kWarps);
+      BarrierInit(SharedAddress(&has_weights[i]), 1 + kGroup);
       BarrierInit(SharedAddress(&taken_weights[i]), kQuad * kWarps);
     }
     for (int i = 0; i < kRounds; ++i) {
-      BarrierInit(SharedAddress(&has_scores[i]), 1 + kWarps);
+      BarrierInit(SharedAddress(&has_scores[i]), 1 + kGroup);
       BarrierInit(SharedAddress(&taken_scores[i]), 2 * kWarps);
       BarrierInit(SharedAddress(&has_maxima[i]), 1);
     }
