@@ -48,4 +48,6 @@ GrammarCharge GrammarCharge::Split(size_t bytes) {
   return part;
 }
 
+void GrammarCharge::Add(GrammarCharge other) { bytes_ += std::exchange(other.bytes_, 0); }
+
 }  // namespace baton::engine

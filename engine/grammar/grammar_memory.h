@@ -45,6 +45,8 @@ class GrammarCharge {
   absl::Status Resize(size_t bytes);
   // At most `bytes` of it, as another one.
   GrammarCharge Split(size_t bytes);
+  // All of `other`, of the same memory.
+  void Add(GrammarCharge other);
 
  private:
   GrammarMemory* memory_;

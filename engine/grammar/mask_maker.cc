@@ -21,10 +21,12 @@ void MaskMaker::Make(GrammarCache& grammars, const MaskRules& rules,
   // One compiles the grammar; the others copy it before any token is taken.
   for (const std::shared_ptr<PendingMasks>& masks : sequences) {
     const absl::StatusOr<MaskSource>& first = sequences.front()->source_;
-    if (masks == sequences.front())
+    if (masks == sequences.front()) {
+      masks->room_.Add(std::move(*masks->compiling_));
       masks->source_ = MaskSource::Create(grammars, rules, std::move(masks->room_));
-    else
+    } else {
       masks->source_ = first.ok() ? first->Clone(std::move(masks->room_)) : first.status();
+    }
   }
   for (const std::shared_ptr<PendingMasks>& masks : sequences) {
     absl::StatusOr<MaskSource>& source = masks->source_;
@@ -37,16 +39,16 @@ void MaskMaker::Make(GrammarCache& grammars, const MaskRules& rules,
 
 absl::StatusOr<std::vector<std::shared_ptr<PendingMasks>>> MaskMaker::Start(
     const MaskRules& rules, std::vector<std::vector<int32_t>> taken) {
+  const bool has_grammar = !rules.grammar.empty();
+  const auto compiling = std::make_shared<GrammarCharge>(grammars_.Room());
+  if (has_grammar) RETURN_IF_ERROR(compiling->Resize(grammars_.BytesToCompile(rules.grammar)));
   std::vector<std::shared_ptr<PendingMasks>> started;
   for (std::vector<int32_t>& tokens : taken) {
     GrammarCharge room = grammars_.Room();
-    if (!rules.grammar.empty()) {
-      const size_t compiling = started.empty() ? grammars_.BytesToCompile(rules.grammar) : 0;
-      RETURN_IF_ERROR(room.Resize(kUsualBytes + compiling));
-    }
-    started.emplace_back(new PendingMasks(std::move(room), std::move(tokens)));
+    if (has_grammar) RETURN_IF_ERROR(room.Resize(kUsualBytes));
+    started.emplace_back(new PendingMasks(std::move(room), compiling, std::move(tokens)));
   }
-  if (rules.grammar.empty()) {  // takes no time
+  if (!has_grammar) {  // takes no time
     Make(grammars_, rules, started);
     return started;
   }

@@ -31,10 +31,12 @@ class PendingMasks {
 
  private:
   friend class MaskMaker;
-  PendingMasks(GrammarCharge room, std::vector<int32_t> taken)
-      : room_(std::move(room)), taken_(std::move(taken)) {}
+  PendingMasks(GrammarCharge room, std::shared_ptr<GrammarCharge> compiling,
+               std::vector<int32_t> taken)
+      : room_(std::move(room)), compiling_(std::move(compiling)), taken_(std::move(taken)) {}
 
-  GrammarCharge room_;  // until it is made
+  GrammarCharge room_;                              // until it is made
+  const std::shared_ptr<GrammarCharge> compiling_;  // of all of a request: whoever is left compiles
   const std::vector<int32_t> taken_;
   absl::StatusOr<MaskSource> source_;
   std::atomic<bool> is_ready_ = false;  // set last

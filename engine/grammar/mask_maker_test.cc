@@ -82,6 +82,19 @@ TEST_F(MaskMakerTest, MakesNothingThatNobodyWaitsFor) {
   EXPECT_EQ(grammars_.counters().compiled, 1u);
 }
 
+// The first one's end takes nothing from the others, whatever else fills the memory meanwhile.
+TEST_F(MaskMakerTest, RoomToCompileStaysWithWhoeverIsLeft) {
+  const std::string grammar = absl::StrFormat("start: \"%s\"", std::string(5'000, 'a'));
+  GrammarCharge others = grammars_.Room();
+  auto all = StartAll(RulesOf(grammar), {{}, {}});
+  all[0].reset();
+  EXPECT_GE(grammars_.counters().memory_bytes, grammars_.BytesToCompile(grammar));
+  const size_t room = GrammarLimits().memory_bytes - grammars_.counters().memory_bytes;
+  ASSERT_TRUE(others.Resize(room).ok());
+  RunAll();
+  EXPECT_TRUE(all[1]->IsReady() && all[1]->status().ok()) << all[1]->status();
+}
+
 TEST_F(MaskMakerTest, RefusesWhenTooManyWait) {
   const auto a = Start(RulesOf(Digits(1))), b = Start(RulesOf(Digits(2)));
   const auto refused = maker_.Start(RulesOf(Digits(3)), {{}});

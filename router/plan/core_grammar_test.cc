@@ -87,6 +87,21 @@ TEST(RouterCoreGrammar, AnotherWorkerTakesThem) {
   EXPECT_EQ(c.NumReserves(c.d), 2u);
 }
 
+TEST(RouterCoreGrammar, OneThatNoWorkerServesHoldsBackNoOthers) {
+  Cluster c;
+  const WorkerId d2 = c.h.Up(3, kDecodeWorker);
+  const RequestKey refused = c.ArriveWithGrammar();
+  c.RefuseGrammar(c.d, wire::Stage::kReserve);
+  EXPECT_EQ(c.NumReserves(d2), 1u);
+  const RequestKey unserved = c.ArriveWithGrammar(static_cast<int>(kDecodeWorker.max_context));
+  EXPECT_EQ(c.h.State(unserved), "queued");
+  const RequestKey other = c.ArriveWithGrammar();
+  EXPECT_EQ(c.h.State(other), "booking");
+  EXPECT_EQ(c.NumReserves(d2), 2u);
+  for (const RequestKey key : {refused, unserved, other}) c.h.ClientGoneNow(key);
+  c.h.ExpectQuiet();
+}
+
 TEST(RouterCoreGrammar, ARefusedRunHoldsBackGrammarsAlone) {
   Cluster c;
   const RequestKey key = c.ArriveWithGrammar();

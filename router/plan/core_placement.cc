@@ -66,7 +66,7 @@ void RouterCore::Schedule() {
     if (are_grammars_held_back && request.HasGrammar()) continue;
     const Placed placed = TryPlace(request);
     if (placed == Placed::kYes) continue;
-    if (request.HasGrammar() && HoldsGrammarsBack(workers_, now_)) {
+    if (placed != Placed::kNoWorker && request.HasGrammar() && HoldsGrammarsBack(workers_, now_)) {
       are_grammars_held_back = true;  // those without one must not wait for its room
       continue;
     }

@@ -267,7 +267,7 @@ void RouterCore::OnItem(WorkerRecord& worker, wire::Failed& item) {
   if (absl::IsInvalidArgument(why)) return End(*request, why);  // it is the same everywhere
   // Its grammar found no more memory: what else has one would find none either.
   if (absl::IsResourceExhausted(why) && request->HasGrammar()) {
-    worker.no_grammar_before = now_ + config_.min_backoff;
+    worker.no_grammar_before = std::max(worker.no_grammar_before, now_ + config_.min_backoff);
     ArmCore(worker.no_grammar_before);
   }
   const bool is_data_loss = item.code == absl::StatusCode::kDataLoss;
