@@ -64,11 +64,6 @@ struct Cursor {
   }
 };
 
-// Byte of 16-byte piece `chunk` of row `row` in a slab.
-__device__ __forceinline__ int Swizzled(int row, int chunk) {
-  return row * 128 + ((chunk ^ (row & 7)) << 4);
-}
-
 // Entries that a row attends to.
 __device__ inline int NumEntries(const AttendArgs& args, int row) {
   if (args.ratio == 0) return 0;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/attend_items.cuh"
+#include "kernels/cuda/attend_entries.cuh"
 
 // The side of attention that brings keys into shared memory.
 namespace baton::kernels::cuda {
@@ -34,32 +34,6 @@ class Loader {
  private:
   static constexpr int kSlabs = Shared::kSlabs;
 
-  // Where an entry lies: its page times 64, plus its row there. -1: no such key.
-  using Place = int;
-  static constexpr int kPlaceShift = 6;
-
-  // An item's entries, of which a thread has every kKeys-th.
-  struct Entries {
-    const int32_t* pages;
-    const int32_t* selected;  // null: all
-    int first, end, blocks;
-
-    __device__ Entries(const AttendArgs& args, const Item& item, int key)
-        : pages(args.step.page_table + static_cast<int64_t>(item.run) * args.step.max_pages),
-          selected(args.ratio == 4
-                       ? args.selected + static_cast<int64_t>(item.row) * args.shape.index_topk
-                       : nullptr),
-          first(item.BaseOf(item.window_blocks) + key),
-          end(item.entries),
-          blocks(item.blocks - item.window_blocks) {}
-
-    // Which entry this thread's key of a block is; -1: none.
-    __device__ int Of(int block) const {
-      const int rank = first + block * kKeys;
-      if (block >= blocks || rank >= end) return -1;
-      return selected != nullptr ? selected[rank] : rank;
-    }
-  };
   // 16 channels of a key and slab as they are stored, the rope channels last, and the groups'
   // scales; zeros for no key.
   struct Stored {
@@ -84,7 +58,7 @@ class Loader {
     const Entries entries(args_, item, key_);
     const int first = entries.Of(quarter_);
     int entry = entries.Of(4 + quarter_);
-    Place places = Find(entries, first), next_places = -1;
+    EntryPlace places = entries.Find(first, page_shift_), next_places = -1;
     Stored stored = LoadStored(PlaceOf(places, 0));
     Acquire(0);
     Acquire(1);  // the row kAngleSets before is done
@@ -100,7 +74,7 @@ class Loader {
         entry = entries.Of(block + 5 + quarter_);
       }
       stored = LoadStored(PlaceOf(places, block + 1));
-      if (block % 4 == 0) next_places = Find(entries, entry);
+      if (block % 4 == 0) next_places = entries.Find(entry, page_shift_);
     }
   }
 
@@ -116,13 +90,8 @@ class Loader {
     BarrierWait(SharedAddress(&s_.empty[cursor_.stage][half]), cursor_.parity ^ 1);
   }
 
-  __device__ Place Find(const Entries& entries, int entry) const {
-    if (entry < 0) return -1;
-    const int page = entry >> page_shift_;
-    return entries.pages[page] << kPlaceShift | (entry - (page << page_shift_));
-  }
   // Of a block's key; whole warps call.
-  __device__ static Place PlaceOf(Place places, int block) {
+  __device__ static EntryPlace PlaceOf(EntryPlace places, int block) {
     return __shfl_sync(kFullWarp, places, LaneIndex() / 4 * 4 + block % 4);
   }
 
@@ -130,7 +99,7 @@ class Loader {
     const uint32_t tile = SharedAddress(s_.keys[cursor_.stage]);
     const int position = item.BaseOf(block) + key_;
     const bool is_visible = position >= item.oldest && position <= item.position;
-    const Bf16* row = is_visible ? WindowRow(item.run, position) : args_.kv;
+    const Bf16* row = is_visible ? WindowRow(args_, item.run, position) : args_.kv;
     Acquire(half_);
 #pragma unroll
     for (int i = 0; i < 2 * kSlabs; ++i) {
@@ -142,16 +111,8 @@ class Loader {
     ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
     cursor_.Advance();
   }
-  __device__ const Bf16* WindowRow(int run, int position) const {
-    const RunInfo& info = args_.step.runs[run];
-    const int first = static_cast<int>(info.first), reach = args_.shape.window - 1;
-    const int64_t dim = args_.shape.head_dim;
-    if (position >= first) return args_.kv + (info.first_row + position - first) * dim;
-    const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
-    return args_.old_window + index * dim;
-  }
 
-  __device__ Stored LoadStored(Place place) const {
+  __device__ Stored LoadStored(EntryPlace place) const {
     Stored stored{};
     if (place < 0) return stored;
     const LayerPages& pages = args_.pages;

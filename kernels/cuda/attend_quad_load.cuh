@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cuda/attend_entries.cuh"
 #include "kernels/cuda/attend_quad_shared.cuh"
 
 // The side of attention by four blocks that brings keys into shared memory.
@@ -65,33 +66,6 @@ class QuadLoader {
 
   __device__ static int Rank() { return static_cast<int>(ClusterRank()); }
 
-  // Where an entry lies: its page times 64, plus its row there. -1: no such key.
-  using Place = int;
-  static constexpr int kPlaceShift = 6;
-
-  // An item's entries, of which a thread has every kKeys-th.
-  struct Entries {
-    const int32_t* pages;
-    const int32_t* selected;  // null: all
-    int first, end, blocks;
-
-    __device__ Entries(const AttendArgs& args, const Item& item, int key)
-        : pages(args.step.page_table + static_cast<int64_t>(item.run) * args.step.max_pages),
-          selected(args.ratio == 4
-                       ? args.selected + static_cast<int64_t>(item.row) * args.shape.index_topk
-                       : nullptr),
-          first(item.BaseOf(item.window_blocks) + key),
-          end(item.entries),
-          blocks(item.blocks - item.window_blocks) {}
-
-    // Which entry this thread's key of a block is; -1: none.
-    __device__ int Of(int block) const {
-      const int rank = first + block * kKeys;
-      if (block >= blocks || rank >= end) return -1;
-      return selected != nullptr ? selected[rank] : rank;
-    }
-  };
-
   // What entries are and where is read four to eight tiles ahead: the four threads of a key look
   // after every fourth tile each.
   class Places {
@@ -101,13 +75,13 @@ class QuadLoader {
       entry_ = entries_.Of(loader.quarter_);
     }
     __device__ void Start() {
-      next_ = loader_.Find(entries_, entry_);
+      next_ = entries_.Find(entry_, loader_.page_shift_);
       entry_ = entries_.Of(4 + loader_.quarter_);
     }
-    __device__ __forceinline__ Place Of(int block) {
+    __device__ __forceinline__ EntryPlace Of(int block) {
       if (block % 4 == 0) {
         places_ = next_;
-        next_ = loader_.Find(entries_, entry_);
+        next_ = entries_.Find(entry_, loader_.page_shift_);
         entry_ = entries_.Of(block + 8 + loader_.quarter_);
       }
       return __shfl_sync(kFullWarp, places_, LaneIndex() / 4 * 4 + block % 4);
@@ -118,7 +92,7 @@ class QuadLoader {
     const QuadLoader& loader_;
     const Entries entries_;
     int entry_;
-    Place places_ = -1, next_ = -1;
+    EntryPlace places_ = -1, next_ = -1;
   };
 
   // Entries are kDepth tiles ahead.
@@ -146,16 +120,10 @@ class QuadLoader {
     BarrierWait(SharedAddress(&s_.empty[cursor_.stage]), cursor_.parity ^ 1);
   }
 
-  __device__ Place Find(const Entries& entries, int entry) const {
-    if (entry < 0) return -1;
-    const int page = entry >> page_shift_;
-    return entries.pages[page] << kPlaceShift | (entry - (page << page_shift_));
-  }
-
   __device__ void CopyWindow(const Item& item, int block) {
     const int position = item.BaseOf(block) + unit_.key;
     const bool is_visible = position >= item.oldest && position <= item.position;
-    const Bf16* row = is_visible ? WindowRow(item.run, position) : args_.kv;
+    const Bf16* row = is_visible ? WindowRow(args_, item.run, position) : args_.kv;
     const auto tile = static_cast<uint32_t>(cursor_.stage * QuadShared::kTileBytes);
     Acquire();
 #pragma unroll
@@ -168,18 +136,10 @@ class QuadLoader {
     ArriveBehindCopies(SharedAddress(&s_.full[cursor_.stage]));
     cursor_.Advance();
   }
-  __device__ const Bf16* WindowRow(int run, int position) const {
-    const RunInfo& info = args_.step.runs[run];
-    const int first = static_cast<int>(info.first), reach = args_.shape.window - 1;
-    const int64_t dim = args_.shape.head_dim;
-    if (position >= first) return args_.kv + (info.first_row + position - first) * dim;
-    const int64_t index = static_cast<int64_t>(run) * reach + position - (first - reach);
-    return args_.old_window + index * dim;
-  }
 
   // 16 channels of a key in each of two slabs as they are stored, and the groups' scales; zeros
   // for no key. A slab of rope channels takes two pieces.
-  __device__ __forceinline__ void CopyStored(Place place, QuadShared::Stored& stored) const {
+  __device__ __forceinline__ void CopyStored(EntryPlace place, QuadShared::Stored& stored) const {
     const LayerPages& pages = args_.pages;
     const bool is_there = place >= 0;
     const auto index = static_cast<uint32_t>(is_there ? place >> kPlaceShift : 0);

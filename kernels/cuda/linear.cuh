@@ -98,12 +98,7 @@ struct RingShape {
   }
 };
 
-// Byte offset of 16-byte chunk `chunk` of a row in the 128-byte swizzle.
-__device__ __forceinline__ int Swizzled(int row, int chunk) {
-  return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
-}
-
-// The same in a tile of weights, rows of kBytes bytes: eight neighbouring rows' pieces of one
+// As Swizzled in a tile of weights, rows of kBytes bytes: eight neighbouring rows' pieces of one
 // column lie in different banks.
 template <int kBytes>
 __device__ __forceinline__ int WeightOffset(int row, int chunk) {

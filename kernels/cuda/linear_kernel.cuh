@@ -12,7 +12,7 @@ namespace baton::kernels::cuda {
 
 // A stage and how often the ring has been around.
 template <typename Ring>
-struct Cursor {
+struct RingCursor {
   uint32_t stage = 0, round = 0;
 
   __device__ void Advance() {
@@ -54,7 +54,7 @@ class TileSums {
   }
 
   // All blocks of the job; of `segments` each is a sum of its own.
-  __device__ void Run(Cursor<Ring>& cursor, int segments) {
+  __device__ void Run(RingCursor<Ring>& cursor, int segments) {
     constexpr int kFactor = 128 / kBlockK;
     if constexpr (!Ring::kIsSegmented) {
       if (job_.first_block < job_.end_block) {
@@ -130,8 +130,8 @@ class TileSums {
   }
 
   // One sum over blocks first .. end - 1 of kBlockK columns.
-  __device__ __forceinline__ void RunSegment(Cursor<Ring>& cursor, int first, int end) {
-    Cursor<Ring> behind = cursor;
+  __device__ __forceinline__ void RunSegment(RingCursor<Ring>& cursor, int first, int end) {
+    RingCursor<Ring> behind = cursor;
 #pragma unroll
     for (int m = 0; m < Ring::kMBlocks; ++m) scales_[m].Fetch(first);
     RunStage<true>(cursor, behind, min(first + 1, end - 1));
@@ -148,7 +148,8 @@ class TileSums {
   // The first stage of a segment has a copy of its own: a branch between instructions makes ptxas
   // wait for each (C7513).
   template <bool kIsFirst>
-  __device__ __forceinline__ void RunStage(Cursor<Ring>& cursor, Cursor<Ring>& behind, int next) {
+  __device__ __forceinline__ void RunStage(RingCursor<Ring>& cursor, RingCursor<Ring>& behind,
+                                           int next) {
     BarrierWait(Ring::Full(base_, cursor.stage), cursor.round & 1);
     if constexpr (!Ring::kHasTensorX) FenceAsyncProxy();
     RunUnit<0>(cursor, kIsFirst, next);
@@ -161,7 +162,7 @@ class TileSums {
   // Unit kUnit of a stage: operands, then instructions, while those of the unit before still run.
   // `next`: the block whose scales come next.
   template <int kUnit>
-  __device__ __forceinline__ void RunUnit(const Cursor<Ring>& cursor, bool is_first, int next) {
+  __device__ __forceinline__ void RunUnit(const RingCursor<Ring>& cursor, bool is_first, int next) {
     constexpr bool kHasTwo = Ring::kMBlocks == 2;
     constexpr int kBlock = kHasTwo ? kUnit : 0, kPart = kHasTwo ? 0 : kUnit;
     WgmmaWait<1>();  // the unit two before is done
@@ -181,7 +182,7 @@ class TileSums {
     WgmmaCommit();
   }
 
-  __device__ void Release(Cursor<Ring>& behind) const {
+  __device__ void Release(RingCursor<Ring>& behind) const {
     BarrierArrive(Ring::Empty(base_, behind.stage));
     behind.Advance();
   }
@@ -213,7 +214,7 @@ __device__ __forceinline__ int CopyFirstWeights(const LinearArgs& args, const Ti
 // Loads of one job. `num_early`: stages whose weights are on their way.
 template <LinearKind kKind, typename Ring>
 __device__ __forceinline__ void CopyJob(const LinearArgs& args, const TileJob& job, uint8_t* shared,
-                                        Cursor<Ring>& loading, int num_early) {
+                                        RingCursor<Ring>& loading, int num_early) {
   using Loader = StageLoader<kKind, Ring>;
   constexpr int kBarrier = Ring::kConsumers + 1;
   constexpr int kFactor = 128 / Ring::kBlockK;
@@ -282,7 +283,7 @@ __device__ __forceinline__ void WriteBlock(const LinearArgs& args, const TileJob
 // Products and outputs of one job. In a cluster the outputs only go to shared memory.
 template <LinearKind kKind, typename Ring, bool kIsClustered>
 __device__ __forceinline__ void MultiplyJob(const LinearArgs& args, const TileJob& job,
-                                            uint8_t* shared, Cursor<Ring>& cursor) {
+                                            uint8_t* shared, RingCursor<Ring>& cursor) {
   TileSums<kKind, Ring> sums(job, shared);
   sums.Run(cursor, args.k_segments);
   if constexpr (kIsClustered) {
@@ -321,7 +322,7 @@ __device__ __forceinline__ void RunJobs(const Jobs& jobs) {
   extern __shared__ __align__(1024) uint8_t shared[];
   LetNextStart();
   PrepareRing<Ring>(shared);
-  Cursor<Ring> cursor;
+  RingCursor<Ring> cursor;
   if (static_cast<int>(threadIdx.x) / kGroupThreads == Ring::kConsumers) {
     ShrinkRegisters<Ring::kCopyRegisters>();
     int num_early = 0;

@@ -21,6 +21,11 @@ __device__ __forceinline__ uint64_t TileDescriptor(uint32_t address) {
          (uint64_t{1} << 62);
 }
 
+// Byte in such a tile of 16-byte piece `chunk` of row `row`.
+__device__ __forceinline__ int Swizzled(int row, int chunk) {
+  return row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+
 __device__ __forceinline__ void WgmmaFence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
