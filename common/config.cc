@@ -85,44 +85,35 @@ void ConfigReader::Add(Entry entry) {
   entries_.push_back(std::move(entry));
 }
 
-void ConfigReader::Bind(std::string_view key, int* field, int least, int most,
-                        std::string_view help) {
+template <typename T>
+void ConfigReader::BindInteger(std::string_view key, T* field, T least, T most,
+                               std::string_view help) {
   Add({.key = std::string(key),
        .limits = Limits(least, most),
        .help = std::string(help),
        .initial = {},
        .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
        .print = [=] { return std::to_string(*field); }});
+}
+
+void ConfigReader::Bind(std::string_view key, int* field, int least, int most,
+                        std::string_view help) {
+  BindInteger(key, field, least, most, help);
 }
 
 void ConfigReader::Bind(std::string_view key, int64_t* field, int64_t least, int64_t most,
                         std::string_view help) {
-  Add({.key = std::string(key),
-       .limits = Limits(least, most),
-       .help = std::string(help),
-       .initial = {},
-       .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
-       .print = [=] { return std::to_string(*field); }});
+  BindInteger(key, field, least, most, help);
 }
 
 void ConfigReader::Bind(std::string_view key, uint64_t* field, uint64_t least, uint64_t most,
                         std::string_view help) {
-  Add({.key = std::string(key),
-       .limits = Limits(least, most),
-       .help = std::string(help),
-       .initial = {},
-       .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
-       .print = [=] { return std::to_string(*field); }});
+  BindInteger(key, field, least, most, help);
 }
 
 void ConfigReader::Bind(std::string_view key, uint32_t* field, uint32_t least, uint32_t most,
                         std::string_view help) {
-  Add({.key = std::string(key),
-       .limits = Limits(least, most),
-       .help = std::string(help),
-       .initial = {},
-       .assign = [=](const auto& v) { return ParseNumber(v[0], least, most, *field); },
-       .print = [=] { return std::to_string(*field); }});
+  BindInteger(key, field, least, most, help);
 }
 
 void ConfigReader::Bind(std::string_view key, double* field, double least, double most,

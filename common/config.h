@@ -55,6 +55,8 @@ class ConfigReader {
     std::function<std::string()> print;
   };
   void Add(Entry entry);
+  template <typename T>
+  void BindInteger(std::string_view key, T* field, T least, T most, std::string_view help);
   absl::Status Assign(const std::string& key, const std::vector<std::string>& values,
                       const std::string& origin);
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -63,5 +64,16 @@ struct ModelWeights {
   bool has_mtp = false;
   MtpWeights mtp;
 };
+
+// Of the routed experts of all layers, MTP's included, how many `is` says true of.
+template <typename Predicate>
+int CountExperts(const ModelWeights& weights, Predicate is) {
+  const auto count = [&is](const LayerWeights& layer) {
+    return std::count_if(layer.experts.begin(), layer.experts.end(), is);
+  };
+  auto total = weights.has_mtp ? count(weights.mtp.block) : 0;
+  for (const LayerWeights& layer : weights.layers) total += count(layer);
+  return static_cast<int>(total);
+}
 
 }  // namespace baton::kernels

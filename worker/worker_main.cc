@@ -1,15 +1,15 @@
 #include "worker/worker_main.h"
 
 #include <cstdio>
-#include <ctime>
 #include <optional>
-#include <signal.h>
-#include <string_view>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_format.h"
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/program.h"
 #include "common/status.h"
 #include "engine/load/inspect.h"
 #include "worker/version.h"
@@ -26,38 +26,6 @@ constexpr char kUsage[] =
     "\n"
     "Later arguments win. --keys prints every key with its default, limits and meaning.\n";
 
-struct Arguments {
-  std::optional<std::string> inspect;
-  bool wants_help = false, wants_version = false, wants_keys = false;
-};
-
-// Reads `--name value` or `--name=value`; kInvalidArgument names what is not understood.
-absl::Status ReadArguments(int argc, char** argv, ConfigReader& reader, Arguments& arguments) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string text = argv[i];
-    const size_t equals = text.find('=');
-    const std::string name = text.substr(0, equals);
-    if (name == "--help" || name == "-h") {
-      arguments.wants_help = true;
-    } else if (name == "--version") {
-      arguments.wants_version = true;
-    } else if (name == "--keys") {
-      arguments.wants_keys = true;
-    } else if (name == "--config" || name == "--set" || name == "--serve" || name == "--inspect") {
-      if (equals == std::string::npos && i + 1 == argc)
-        return absl::InvalidArgumentError(absl::StrFormat("%s needs a value", name));
-      const std::string value = equals == std::string::npos ? argv[++i] : text.substr(equals + 1);
-      if (name == "--config") RETURN_IF_ERROR(reader.ReadFile(value));
-      if (name == "--set") RETURN_IF_ERROR(reader.Set(value));
-      if (name == "--serve") RETURN_IF_ERROR(reader.Set("serve=" + value));
-      if (name == "--inspect") arguments.inspect = value;
-    } else {
-      return absl::InvalidArgumentError(absl::StrFormat("argument %s is not known", text));
-    }
-  }
-  return absl::OkStatus();
-}
-
 int Inspect(const std::string& folder) {
   const absl::StatusOr<engine::Checkpoint> checkpoint = engine::Checkpoint::Open(folder);
   if (!checkpoint.ok()) {
@@ -66,30 +34,6 @@ int Inspect(const std::string& folder) {
   }
   std::printf("%s", engine::InspectCheckpoint(*checkpoint).c_str());
   return 0;
-}
-
-void LogConfig(const ConfigReader& reader) {
-  const std::string lines = reader.Print();
-  size_t from = 0;
-  while (from < lines.size()) {
-    const size_t end = lines.find('\n', from);
-    Log(LogLevel::kInfo, "config", lines.substr(from, end - from));
-    from = end == std::string::npos ? lines.size() : end + 1;
-  }
-}
-
-// Blocked in every thread, so that only WaitForSignal sees them.
-sigset_t StopSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  return signals;
-}
-
-bool WaitForSignal(const sigset_t& signals, absl::Duration timeout) {
-  const timespec wait = absl::ToTimespec(timeout);
-  return sigtimedwait(&signals, nullptr, &wait) > 0;
 }
 
 int RunUntilStopped(WorkerProcess& process, const sigset_t& signals) {
@@ -116,13 +60,20 @@ int RunWorkerMain(const ProgramFacts& program, int argc, char** argv) {
   config.serve = program.serve;
   ConfigReader reader;
   BindConfig(reader, config);
-  Arguments arguments;
-  absl::Status status = ReadArguments(argc, argv, reader, arguments);
+  ProgramArguments arguments;
+  std::optional<std::string> inspect;
+  const std::vector<ProgramOption> options = {
+      {"--serve", [&reader](const std::string& value) { return reader.Set("serve=" + value); }},
+      {"--inspect", [&inspect](const std::string& value) {
+         inspect = value;
+         return absl::OkStatus();
+       }}};
+  absl::Status status = ReadArguments(argc, argv, reader, options, arguments);
   const char* name = program.name.c_str();
   if (arguments.wants_help) return std::printf(kUsage, name, name, name) < 0;
   if (arguments.wants_version) return std::printf("%s %s\n", name, kVersion) < 0;
   if (arguments.wants_keys) return std::printf("%s", reader.Reference().c_str()) < 0;
-  if (status.ok() && arguments.inspect) return Inspect(*arguments.inspect);
+  if (status.ok() && inspect) return Inspect(*inspect);
   LogLevel level = LogLevel::kInfo;
   if (status.ok()) status = Validate(config);
   if (status.ok() && !ParseLogLevel(config.log_level, level)) {
@@ -135,8 +86,7 @@ int RunWorkerMain(const ProgramFacts& program, int argc, char** argv) {
   }
   InitLog(program.name, level);
   LogConfig(reader);
-  const sigset_t signals = StopSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const sigset_t signals = BlockStopSignals();
   const SteadyClock clock;
   auto process = WorkerProcess::Start(config, program.backend, clock);
   if (!process.ok()) {

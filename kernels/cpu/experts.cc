@@ -23,12 +23,7 @@ void AddParts(const ExpertPart& whole, std::vector<ExpertPart>& parts) {
 }  // namespace
 
 int CountPromotedExperts(const ModelWeights& weights) {
-  const auto count = [](const LayerWeights& layer) {
-    return std::count_if(layer.experts.begin(), layer.experts.end(), PromotesPer32);
-  };
-  auto total = weights.has_mtp ? count(weights.mtp.block) : 0;
-  for (const LayerWeights& layer : weights.layers) total += count(layer);
-  return static_cast<int>(total);
+  return CountExperts(weights, PromotesPer32);
 }
 
 absl::Status CpuOps::Experts(const LayerArgs& args) {

@@ -37,12 +37,7 @@ absl::Status CheckExpert(const ExpertWeights& expert, const ExpertWeights& first
 }  // namespace
 
 int CountPromotedExperts(const ModelWeights& weights) {
-  const auto count = [](const LayerWeights& layer) {
-    return std::count_if(layer.experts.begin(), layer.experts.end(), PromotesPer32);
-  };
-  auto total = weights.has_mtp ? count(weights.mtp.block) : 0;
-  for (const LayerWeights& layer : weights.layers) total += count(layer);
-  return static_cast<int>(total);
+  return CountExperts(weights, PromotesPer32);
 }
 
 absl::Status CudaOps::Route(const LayerArgs& args) {

@@ -20,22 +20,6 @@ const engine::Checkpoint& TinyCheckpoint() {
   return *checkpoint;
 }
 
-std::vector<int32_t> Prompt(int length, uint64_t seed) {
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < length; ++i) {
-    tokens.push_back(
-        static_cast<int32_t>(Mix64(seed * 1'000'003 + static_cast<uint64_t>(i)) % 512));
-  }
-  return tokens;
-}
-
-SamplingSpec Greedy() {
-  SamplingSpec spec;
-  spec.greedy = true;
-  spec.top_logprobs = 3;
-  return spec;
-}
-
 // Everything at once that may make a choice depend on more than its logits.
 SamplingSpec Sampled() {
   SamplingSpec spec;

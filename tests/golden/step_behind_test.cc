@@ -7,7 +7,6 @@
 #include "gtest/gtest.h"
 
 #include "common/check.h"
-#include "common/rng.h"
 #include "engine/loop.h"
 #include "engine/model/model_runner.h"
 #include "engine/planning/mixed_planner.h"
@@ -133,22 +132,6 @@ class Decoding final : public engine::LoopObserver {
   std::map<uint64_t, int> held_at_;
   std::map<uint64_t, Left> left_;
 };
-
-std::vector<int32_t> Prompt(int length, uint64_t seed) {
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < length; ++i) {
-    tokens.push_back(
-        static_cast<int32_t>(Mix64(seed * 1'000'003 + static_cast<uint64_t>(i)) % 512));
-  }
-  return tokens;
-}
-
-SamplingSpec Greedy() {
-  SamplingSpec spec;
-  spec.greedy = true;
-  spec.top_logprobs = 3;
-  return spec;
-}
 
 SamplingSpec Sampled(uint64_t seed) {
   SamplingSpec spec;

@@ -1,5 +1,6 @@
 #include "tests/golden/test_model.h"
 
+#include "common/rng.h"
 #include "common/status.h"
 #include "engine/model/config.h"
 #include "engine/model/weights.h"
@@ -50,6 +51,22 @@ std::span<const std::byte> TestModel::Page(PageId page) const {
 std::span<float> TestModel::Streams(int row) {
   const auto size = static_cast<size_t>(config_.hc_mult) * static_cast<size_t>(config_.hidden_size);
   return std::span(activations().streams).subspan(static_cast<size_t>(row) * size, size);
+}
+
+std::vector<int32_t> Prompt(int length, uint64_t seed) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < length; ++i) {
+    tokens.push_back(
+        static_cast<int32_t>(Mix64(seed * 1'000'003 + static_cast<uint64_t>(i)) % 512));
+  }
+  return tokens;
+}
+
+SamplingSpec Greedy() {
+  SamplingSpec spec;
+  spec.greedy = true;
+  spec.top_logprobs = 3;
+  return spec;
 }
 
 }  // namespace baton::golden

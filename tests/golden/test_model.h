@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 
+#include "common/sampling_spec.h"
 #include "engine/load/checkpoint.h"
 #include "engine/parallel.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -59,5 +60,10 @@ class TestModel {
   std::unique_ptr<kernels::Ops> ops_;
   kernels::ModelWeights weights_;
 };
+
+// Tokens of tiny-a's vocabulary, the same for the same seed.
+std::vector<int32_t> Prompt(int length, uint64_t seed);
+// Greedy, with the three best logprobs.
+SamplingSpec Greedy();
 
 }  // namespace baton::golden
