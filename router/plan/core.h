@@ -50,14 +50,14 @@ class RouterCore {
   const WorkerRecord* FindWorker(WorkerId worker) const { return workers_.Find(worker); }
 
  private:
-  enum class Placed { kYes, kNoPrefillSlot, kNoDecodeRoom, kNoWorker };
+  using Workers = std::vector<const WorkerRecord*>;
+  enum class Placed { kYes, kNoPrefillSlot, kNoDecodeRoom, kNoGrammarRoom, kNoWorker };
   struct PairChoice {
     WorkerId prefill, decode;
     uint32_t uncached_tokens = 0;
     bool is_fallback = false;  // prefill on D, for want of a prefill worker
   };
-  // What a placement must agree with: nothing before the first token, the request's identity after
-  // it.
+  // What a placement must agree with: the request's identity, from its first token on.
   struct Wanted {
     const Identity* pinned = nullptr;
     bool any_prompt_class = true, any_decode_class = true;
@@ -120,16 +120,16 @@ class RouterCore {
 
   // core_choice.cc: which workers.
   std::optional<PairChoice> ChoosePair(Request& request, Placed& why);
-  std::optional<PairChoice> PairFrom(Request& request, const Wanted& wanted,
-                                     std::vector<const WorkerRecord*> prefills, Placed& why);
-  std::optional<PairChoice> ChooseFallback(Request& request, const Wanted& wanted, Placed& why);
-  std::vector<const WorkerRecord*> DecodesFor(const Request& request, const Wanted& wanted,
-                                              const WorkerRecord* prefill) const;
-  std::optional<WorkerId> PickDecode(Request& request, std::vector<const WorkerRecord*> decodes,
+  std::optional<PairChoice> PairFrom(Request& request, const Wanted& wanted, Workers prefills,
                                      Placed& why);
-  PrefillChoice PickPrefill(Request& request, const std::vector<const WorkerRecord*>& prefills);
+  std::optional<PairChoice> ChooseFallback(Request& request, const Wanted& wanted, Placed& why);
+  Workers DecodesFor(const Request& request, const Wanted& wanted,
+                     const WorkerRecord* prefill) const;
+  std::optional<WorkerId> PickDecode(Request& request, Workers decodes, Placed& why);
+  std::optional<WorkerId> PickOpen(const Request& request, const Workers& decodes) const;
+  PrefillChoice PickPrefill(Request& request, const Workers& prefills);
   // Drops those that are suspect or failed this request, unless that leaves nobody.
-  void KeepPreferred(const Request& request, std::vector<const WorkerRecord*>& workers) const;
+  void KeepPreferred(const Request& request, Workers& workers) const;
   Wanted WantedOf(const Request& request) const;
   bool HasServing(const Identity& identity, bool is_decode) const;
   bool CanEverFit(const Request& request) const;

@@ -10,8 +10,6 @@
 namespace baton::router {
 namespace {
 
-using Workers = std::vector<const WorkerRecord*>;
-
 bool Pairs(const WorkerRecord& a, const WorkerRecord& b) {
   return a.hello.weights == b.hello.weights && a.hello.layout == b.hello.layout;
 }
@@ -61,7 +59,7 @@ void RouterCore::KeepPreferred(const Request& request, Workers& workers) const {
 std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, Placed& why) {
   const Wanted wanted = WantedOf(request);
   Workers prefills;
-  bool is_any_ready = false;
+  bool is_any_ready = false, lacks_grammar_room = false;
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.IsReady() || !worker.IsPrefillOnly()) continue;
     if (worker.hello.max_context <= request.prompt_tokens()) continue;
@@ -69,18 +67,22 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
     if (!wanted.any_prompt_class && worker.hello.prompt_class != wanted.pinned->prompt_class)
       continue;
     is_any_ready = true;
-    if (worker.HasPrefillSlot(request, now_, config_)) prefills.push_back(&worker);
+    if (!worker.HasPrefillSlot(now_, config_)) continue;
+    if (worker.HasGrammarRoom(request, now_))
+      prefills.push_back(&worker);
+    else
+      lacks_grammar_room = true;
   }
   if (!is_any_ready) return ChooseFallback(request, wanted, why);
   if (prefills.empty()) {
-    why = Placed::kNoPrefillSlot;
+    why = lacks_grammar_room ? Placed::kNoGrammarRoom : Placed::kNoPrefillSlot;
     return std::nullopt;
   }
   Workers preferred = prefills;
   KeepPreferred(request, preferred);
   for (const Workers* group : {&preferred, &prefills}) {
     if (const auto pair = PairFrom(request, wanted, *group, why)) return pair;
-    if (why == Placed::kNoDecodeRoom) return std::nullopt;
+    if (why != Placed::kNoWorker) return std::nullopt;
   }
   return ChooseFallback(request, wanted, why);
 }
@@ -103,7 +105,7 @@ std::optional<RouterCore::PairChoice> RouterCore::PairFrom(Request& request, con
                         .decode = *decode,
                         .uncached_tokens = skips ? at_decode : choice.uncached_tokens};
     }
-    if (here == Placed::kNoDecodeRoom) why = here;
+    if (here != Placed::kNoWorker) why = here;
     std::erase_if(prefills,
                   [&prefill](const WorkerRecord* other) { return Pairs(prefill, *other); });
   }
@@ -120,9 +122,8 @@ std::optional<RouterCore::PairChoice> RouterCore::ChooseFallback(Request& reques
     return !wanted.any_prompt_class && worker->hello.prompt_class != wanted.pinned->prompt_class;
   });
   const bool is_any_ready = !mixed.empty();
-  std::erase_if(mixed, [&](const WorkerRecord* worker) {
-    return !worker->HasPrefillSlot(request, now_, config_);
-  });
+  std::erase_if(mixed,
+                [&](const WorkerRecord* worker) { return !worker->HasPrefillSlot(now_, config_); });
   if (mixed.empty()) {
     why = is_any_ready ? Placed::kNoPrefillSlot : Placed::kNoWorker;
     return std::nullopt;
@@ -137,8 +138,8 @@ std::optional<RouterCore::PairChoice> RouterCore::ChooseFallback(Request& reques
 }
 
 // Ready decode workers that may continue this request and pair with `prefill` (null: any).
-Workers RouterCore::DecodesFor(const Request& request, const Wanted& wanted,
-                               const WorkerRecord* prefill) const {
+RouterCore::Workers RouterCore::DecodesFor(const Request& request, const Wanted& wanted,
+                                           const WorkerRecord* prefill) const {
   Workers decodes;
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.IsReady() || !worker.hello.serves_decode) continue;
@@ -154,13 +155,24 @@ Workers RouterCore::DecodesFor(const Request& request, const Wanted& wanted,
 
 std::optional<WorkerId> RouterCore::PickDecode(Request& request, Workers decodes, Placed& why) {
   why = decodes.empty() ? Placed::kNoWorker : Placed::kNoDecodeRoom;
-  std::erase_if(decodes, [&](const WorkerRecord* w) { return !w->TakesLanding(request, now_); });
+  std::erase_if(decodes, [&](const WorkerRecord* w) { return !w->TakesLanding(now_); });
+  Workers open;
+  std::ranges::copy_if(decodes, std::back_inserter(open),
+                       [&](const WorkerRecord* w) { return w->HasGrammarRoom(request, now_); });
+  if (const auto best = PickOpen(request, open)) return best;
+  if (open.size() < decodes.size() && PickOpen(request, decodes)) why = Placed::kNoGrammarRoom;
+  return std::nullopt;
+}
+
+// The best of them that has pages.
+std::optional<WorkerId> RouterCore::PickOpen(const Request& request, const Workers& decodes) const {
   if (decodes.empty()) return std::nullopt;
   const RequestFacts facts = FactsOf(request, PagesFor(request));
   const ChooseWeights weights{.nominal_step_us = config_.nominal_step_us};
   Workers preferred = decodes;
   KeepPreferred(request, preferred);
-  for (const Workers* group : {&preferred, &decodes}) {
+  const Workers* const groups[] = {&preferred, &decodes};
+  for (const Workers* group : groups) {
     std::vector<DecodeCandidate> candidates;
     for (const WorkerRecord* worker : *group) candidates.push_back(worker->AsDecodeCandidate());
     if (const auto best = ChooseDecode(candidates, facts, weights)) return candidates[*best].worker;

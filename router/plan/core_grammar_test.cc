@@ -87,6 +87,23 @@ TEST(RouterCoreGrammar, AnotherWorkerTakesThem) {
   EXPECT_EQ(c.NumReserves(c.d), 2u);
 }
 
+// Which pool to grow is seen as without grammars, and nobody overtakes.
+TEST(RouterCoreGrammar, ALackOfPagesIsNoneOfGrammarRoom) {
+  Cluster c;
+  const RequestKey first = c.ArriveWithGrammar(301);
+  c.RefuseGrammar(c.d, wire::Stage::kReserve);
+  c.Load(c.d, 1);
+  const RequestKey small = c.h.Arrive(10, 1);
+  c.h.Advance(kBackoff / 2);
+  EXPECT_EQ(c.h.State(small), "queued");
+  EXPECT_GT(c.h.Facts().decode_queue_seconds, 0);
+  c.h.Advance(kBackoff);
+  c.h.ClientGoneNow(small);
+  c.Load(c.d, 500);
+  c.PlayOut(first);
+  c.h.ExpectQuiet();
+}
+
 TEST(RouterCoreGrammar, OneThatNoWorkerServesHoldsBackNoOthers) {
   Cluster c;
   const WorkerId d2 = c.h.Up(3, kDecodeWorker);

@@ -23,12 +23,6 @@ std::vector<wire::SequenceSpec> SequencesOf(const Request& request, const Placem
   return sequences;
 }
 
-// A worker has refused one a moment ago.
-bool HoldsGrammarsBack(const WorkerTable& workers, absl::Time now) {
-  return std::any_of(workers.all().begin(), workers.all().end(),
-                     [now](const auto& entry) { return now < entry.second.no_grammar_before; });
-}
-
 wire::Run MakeRun(const Request& request, absl::Time now) {
   wire::Run run;
   run.transfer = request.placement->transfer;
@@ -66,8 +60,9 @@ void RouterCore::Schedule() {
     if (are_grammars_held_back && request.HasGrammar()) continue;
     const Placed placed = TryPlace(request);
     if (placed == Placed::kYes) continue;
-    if (placed != Placed::kNoWorker && request.HasGrammar() && HoldsGrammarsBack(workers_, now_)) {
-      are_grammars_held_back = true;  // those without one must not wait for its room
+    if (placed == Placed::kNoGrammarRoom) {
+      // Its grammar is all that keeps it from a worker; those without one do not wait for its room.
+      are_grammars_held_back = true;
       continue;
     }
     is_decode_blocked = placed == Placed::kNoDecodeRoom;
@@ -168,7 +163,8 @@ void RouterCore::RunWaiting(Request& request) {
     const auto& used = placement.used_prefills;
     if (std::find(used.begin(), used.end(), id) != used.end()) continue;
     has_candidate = true;
-    if (worker.HasPrefillSlot(request, now_, config_)) open.push_back(&worker);
+    if (worker.HasPrefillSlot(now_, config_) && worker.HasGrammarRoom(request, now_))
+      open.push_back(&worker);
   }
   if (!open.empty()) {
     KeepPreferred(request, open);

@@ -22,17 +22,15 @@ uint64_t WorkerRecord::QueuedTokens() const {
   return std::max(open_tokens, load ? load->queued_prompt_tokens : 0);
 }
 
-bool WorkerRecord::HasPrefillSlot(const Request& request, absl::Time now,
-                                  const PlanConfig& config) const {
-  if (request.HasGrammar() && now < no_grammar_before) return false;
+bool WorkerRecord::HasPrefillSlot(absl::Time now, const PlanConfig& config) const {
   if (now < no_prefill_before || open_prefills >= config.max_prefills_per_worker) return false;
   if (open_prefills == 0) return true;  // other routers' work is the worker's to refuse
   const double seconds = static_cast<double>(QueuedTokens()) / PrefillRate(config);
   return absl::Seconds(seconds) < config.max_worker_queue;
 }
 
-bool WorkerRecord::TakesLanding(const Request& request, absl::Time now) const {
-  return now >= no_landing_before && !(request.HasGrammar() && now < no_grammar_before);
+bool WorkerRecord::HasGrammarRoom(const Request& request, absl::Time now) const {
+  return !request.HasGrammar() || now >= no_grammar_before;
 }
 
 void WorkerRecord::HoldBack(const wire::Refused& refused, absl::Time again) {

@@ -53,8 +53,9 @@ struct WorkerRecord {
   bool IsPrefillOnly() const { return hello.serves_prefill && !hello.serves_decode; }
   double PrefillRate(const PlanConfig& config) const;
   uint64_t QueuedTokens() const;
-  bool HasPrefillSlot(const Request& request, absl::Time now, const PlanConfig& config) const;
-  bool TakesLanding(const Request& request, absl::Time now) const;  // pages apart
+  bool HasPrefillSlot(absl::Time now, const PlanConfig& config) const;
+  bool TakesLanding(absl::Time now) const { return now >= no_landing_before; }  // pages apart
+  bool HasGrammarRoom(const Request& request, absl::Time now) const;
   // After a refusal: what it refused for want of room does not go there before `again`.
   void HoldBack(const wire::Refused& refused, absl::Time again);
   DecodeCandidate AsDecodeCandidate() const;
