@@ -49,9 +49,7 @@ EngineLoop::~EngineLoop() = default;
 
 std::optional<int> EngineLoop::TakeTailSlot() {
   if (static_cast<int>(free_slots_.size()) <= num_parked_) return std::nullopt;
-  AwaitFlights();
-  for (const Flight& flight : flights_)
-    if (!flight.outcome->ok()) return std::nullopt;  // RunOnce tells of it
+  if (!AwaitFlights().ok()) return std::nullopt;  // RunOnce tells of it
   const int slot = free_slots_.back();
   free_slots_.pop_back();
   runner_.ResetTail(slot);
@@ -114,6 +112,7 @@ Sequence EngineLoop::Release(SequenceId sequence) {
   Sequence released = std::move(entry->sequence);
   Flight* flight = Drop(sequence);
   if (flight != nullptr && !flight->outcome) {
+    entry->booking = Booking();
     flight->kept.push_back({.entry = std::move(entry),
                             .pages = pool_.ShareIds(released.pages.ids()),
                             .tail_slot = released.tail_slot});
@@ -154,14 +153,14 @@ EngineLoop::Entry& EngineLoop::Find(SequenceId id) {
 absl::Status EngineLoop::PackTail(SequenceId sequence, std::span<std::byte> wire) {
   const Sequence& s = Find(sequence).sequence;
   CHECK(s.tail_slot >= 0);
-  AwaitFlights();
+  RETURN_IF_ERROR(AwaitFlights());
   return runner_.PackTail(
       {.tail_slot = s.tail_slot, .num_tokens = static_cast<uint64_t>(s.computed), .wire = wire});
 }
 
 absl::Status EngineLoop::UnpackTail(int tail_slot, uint64_t num_tokens, bool has_drafter_state,
                                     std::span<std::byte> wire) {
-  AwaitFlights();
+  RETURN_IF_ERROR(AwaitFlights());
   return runner_.UnpackTail({.tail_slot = tail_slot,
                              .num_tokens = num_tokens,
                              .has_drafter_state = has_drafter_state,

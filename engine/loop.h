@@ -138,6 +138,7 @@ class EngineLoop final : public SequenceTable {
   struct Flight {
     StepPlan plan;
     absl::Time start;
+    uint64_t zeroings = 0;                           // of the pool's, before it
     std::optional<absl::StatusOr<Harvest>> outcome;  // once it was waited for
     std::vector<SequenceId> dropped;  // over, held or released meanwhile: theirs is ignored
     std::vector<Kept> kept;
@@ -163,8 +164,8 @@ class EngineLoop final : public SequenceTable {
   bool MayBeFollowed(const Flight& flight) const;
   absl::Status Launch(StepPlan plan);
   absl::Status FinishStep();
-  // Waits for what is in flight; the next RunOnce applies it.
-  void AwaitFlights();
+  // Waits for what is in flight; the next RunOnce applies it, or tells the same error.
+  absl::Status AwaitFlights();
   void Await(Flight& flight);
   // What is in flight will not count for the sequence; null if it has no part in that.
   Flight* Drop(SequenceId id);
@@ -191,8 +192,7 @@ class EngineLoop final : public SequenceTable {
   std::vector<Notice> notices_;
   std::deque<Flight> flights_;  // oldest first; two only inside RunOnce
   absl::Time last_finish_ = absl::InfinitePast();
-  int num_parked_ = 0, num_held_ = 0;
-  int host_pages_ = 0;
+  int num_parked_ = 0, num_held_ = 0, host_pages_ = 0;
   LoopCounters counters_;
   StepId next_step_{1};
 };

@@ -1,6 +1,9 @@
 #include <functional>
 
+#include "common/demo_vocabulary.h"
+#include "engine/grammar/grammar_cache.h"
 #include "engine/loop_fixture.h"
+#include "kernels/test_device.h"
 
 namespace baton::engine::test {
 namespace {
@@ -69,6 +72,40 @@ TEST_P(StepBehind, WhatNeedsTheTokensBeforeWaitsForThem) {
   EXPECT_EQ(steps_ahead([](Sequence& s) { s.sampling.presence_penalty = 0.1f; }), 0u);
   EXPECT_EQ(steps_ahead([](Sequence& s) { s.sampling.bad_words = {{5, 6}}; }), 0u);
   EXPECT_EQ(steps_ahead([](Sequence& s) { s.finish.min_tokens = 20; }), 0u);
+  GrammarCache grammars(DemoVocabulary(), clock_);
+  MaskRules rules;
+  rules.forced_prefix = {100};
+  EXPECT_EQ(steps_ahead([&](Sequence& s) {
+              s.masks.emplace(*MaskSource::Create(grammars, rules, grammars.Room()));
+            }),
+            0u);
+}
+
+// Transfers may write them at once.
+TEST_P(StepBehind, PagesThatEndedStepsHadAreTakenWithoutAWait) {
+  kernels::InvertedDevice device(1);
+  pool_.UseDevice(device, *device.MakeMemoryQueue());
+  Start(1, 200);
+  RunAll();
+  const int zeroed = device.num_unsynchronized;
+  EXPECT_GT(zeroed, 0);
+  Booking booking = *pool_.Book(kPages);
+  const PageLease all = pool_.Take(booking, kPages);
+  EXPECT_EQ(device.num_unsynchronized, zeroed);
+}
+
+// What is promised to a sequence is nobody's once it is released; what a step in flight uses,
+// later.
+TEST_P(StepBehind, ABookingReturnsAtOnce) {
+  Sequence s = MakeSequence(1, 100, 200);
+  loop_.Admit(std::move(s), *pool_.Book(5));
+  RunAll();
+  loop_.Continue({1}, 100);
+  RunUntilInFlight();
+  loop_.ReturnTailSlot(loop_.Release({1}).tail_slot);
+  EXPECT_TRUE(loop_.IsKeepingPages());
+  EXPECT_EQ(pool_.Counts().booked, 0);
+  RunAll();
 }
 
 TEST_P(StepBehind, WhatIsInUseIsGivenToNobodyElse) {
@@ -104,6 +141,8 @@ TEST_P(StepBehind, AFailedStepShowsWithTheNextRun) {
   RunUntilInFlight();
   runner_.step_status = absl::InternalError("the device is lost");
   EXPECT_EQ(loop_.TakeTailSlot(), std::nullopt);
+  EXPECT_EQ(loop_.PackTail({1}, {}), runner_.step_status) << "nothing more is asked of it";
+  EXPECT_EQ(loop_.UnpackTail(3, 1, true, {}), runner_.step_status);
   EXPECT_EQ(loop_.RunOnce().status(), runner_.step_status);
 }
 

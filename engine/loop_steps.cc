@@ -118,6 +118,7 @@ bool EngineLoop::MayBeFollowed(const Flight& flight) const {
 
 absl::Status EngineLoop::Launch(StepPlan plan) {
   const absl::Time start = clock_.Now();
+  const uint64_t zeroings = pool_.num_zeroings();
   plan.step = next_step_;
   ++next_step_.value;
   RETURN_IF_ERROR(runner_.LaunchForward(plan, *this));
@@ -126,6 +127,7 @@ absl::Status EngineLoop::Launch(StepPlan plan) {
   Flight& flight = flights_.emplace_back();
   flight.plan = std::move(plan);
   flight.start = start;
+  flight.zeroings = zeroings;
   return absl::OkStatus();
 }
 
@@ -147,13 +149,18 @@ absl::Status EngineLoop::FinishStep() {
   return absl::OkStatus();
 }
 
-void EngineLoop::AwaitFlights() {
-  for (Flight& flight : flights_) Await(flight);
+absl::Status EngineLoop::AwaitFlights() {
+  for (Flight& flight : flights_) {
+    Await(flight);
+    if (!flight.outcome->ok()) return flight.outcome->status();
+  }
+  return absl::OkStatus();
 }
 
 void EngineLoop::Await(Flight& flight) {
   if (flight.outcome) return;
   flight.outcome = runner_.Await();
+  if (flight.outcome->ok()) pool_.NoteZeroed(flight.zeroings);
   for (const Kept& kept : flight.kept)
     if (kept.is_slot_returned) free_slots_.push_back(kept.tail_slot);
   flight.kept.clear();
@@ -176,6 +183,7 @@ void EngineLoop::MakeMasks(StepPlan& plan) {
     if (samples && Find(run.sequence).sequence.masks) runs.push_back(&run);
   }
   if (runs.empty()) return;
+  CHECK(!plan.follows);  // their tokens so far are not known
   const absl::Time start = clock_.Now();
   if (mask_buffers_.size() < runs.size()) mask_buffers_.resize(runs.size());
   const auto make = [&](int index) {

@@ -95,11 +95,12 @@ class StepRunner {
   virtual absl::Status LaunchForward(const StepPlan& plan, const SequenceTable& sequences) = 0;
   // Masks, penalties, sampling, acceptance and drafting.
   virtual absl::Status LaunchFinish(const StepPlan& plan, const SequenceTable& sequences) = 0;
-  // Waits for the oldest step that was launched; its sequences are still as they were then.
+  // Waits for the oldest step that was launched. Its sequences are still there, but may have taken
+  // the tokens of the step before meanwhile, or have been released: no more than empty.
   virtual absl::StatusOr<Harvest> Await() = 0;
   // Whether a plan that follows the one step in flight, with as many drafts, may be launched before
   // it is awaited. None of the sequences' tokens may depend on the host knowing those before.
-  virtual bool CanFollow(int /*num_drafts*/) const { return false; }
+  virtual bool CanFollow(int num_drafts) const = 0;
 
   // With no step in flight. A slot is reset before its first use; Pack requires computed ==
   // num_tokens.

@@ -38,6 +38,7 @@ class HashRunner final : public engine::StepRunner {
   absl::Status LaunchFinish(const engine::StepPlan& plan,
                             const engine::SequenceTable& sequences) override;
   absl::StatusOr<engine::Harvest> Await() override { return std::move(harvest_); }
+  bool CanFollow(int) const override { return false; }
   void ResetTail(int tail_slot) override { slots_[static_cast<size_t>(tail_slot)] = {}; }
   absl::Status PackTail(const kernels::TailArgs& args) override;
   absl::Status UnpackTail(const kernels::TailArgs& args) override;

@@ -48,13 +48,14 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   for (const kvtransfer::AgentEvent& event : events) On(event);
   ExpireTombstones(start);
   ReplaceOwed();
+  bool has_answered = HasEffects();
+  Flush(start);  // not behind the step in flight, whose end a landing's tail waits for
   bool has_started = StartLandings();
   has_started = HoldStopping() || has_started;
   has_started = StartMoves() || has_started;
   has_started = StartJobs() || has_started;
-  // Answers and offers do not wait for the step.
-  const bool has_answered = HasEffects();
-  Flush(start);
+  has_answered = HasEffects() || has_answered;
+  Flush(start);  // nor behind the next one
   watch_.OnRound(loop_.counters().steps, loop_.counters().last_step, loop_.HasWork());
   watch_.SetMemoryWedged(landings_.IsWedged(start));
   SetError(loop_.pool().device_status());  // also where nothing runs that would meet it

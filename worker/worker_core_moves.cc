@@ -111,7 +111,8 @@ void WorkerCore::StartMove(MoveSource& move, int buffer) {
   const uint64_t bytes = MoveSource::TailBytes(setup_, loop_.Get(move.sequence()).computed);
   const std::span<std::byte> tail = tails_.Data(buffer, bytes);
   std::memset(tail.data(), 0, tail.size());
-  SetError(loop_.PackTail(move.sequence(), tail));
+  if (const absl::Status packed = loop_.PackTail(move.sequence(), tail); !packed.ok())
+    return SetError(packed);
   engine::Sequence sequence = loop_.Release(move.sequence());
   loop_.ReturnTailSlot(sequence.tail_slot);
   const auto ref = landings_.Find(move.sequence());

@@ -366,7 +366,8 @@ absl::StatusOr<Harvest> ModelRunner::Await() {
       result.next_drafts.push_back(drafts[d]);
     }
   }
-  if (steps_.size() == 2) MoveToTrueRows(step, steps_.back());
+  if (steps_.size() == 2 && steps_.back().requests.size() == steps_.back().runs.size())
+    MoveToTrueRows(step, steps_.back());
   steps_.pop_front();
   return harvest;
 }

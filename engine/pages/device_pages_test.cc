@@ -20,6 +20,11 @@ class DevicePagesTest : public testing::Test {
     EXPECT_TRUE(booking.ok());
     return pool_.Take(*booking, pages);
   }
+  PageLease TakeForSteps(int pages) {
+    absl::StatusOr<Booking> booking = pool_.Book(pages);
+    EXPECT_TRUE(booking.ok());
+    return pool_.TakeForSteps(*booking, pages);
+  }
   std::vector<std::byte> Read(PageId page) {
     std::vector<std::byte> bytes(kPayload);
     EXPECT_TRUE(pool_.Read(page, bytes).ok());
@@ -37,22 +42,32 @@ class DevicePagesTest : public testing::Test {
   PagePool pool_{*device_.Allocate(kPages * kStride), kPages, kStride, kPayload};
 };
 
-TEST_F(DevicePagesTest, TakenPagesAreZeroWhenTakeReturns) {
-  for (int round = 0; round < 2; ++round) {
-    const PageLease lease = Take(kPages);
-    EXPECT_EQ(device_.num_unsynchronized, 0) << "a transfer may land in them at once";
-    for (const PageId page : lease.ids()) {
-      EXPECT_EQ(Read(page), std::vector<std::byte>(kPayload));
-      ASSERT_TRUE(pool_.Write(page, Pattern(page)).ok());
-    }
-  }
-}
-
 TEST_F(DevicePagesTest, PagesForStepsAreZeroedInTheDevicesOrder) {
-  absl::StatusOr<Booking> booking = pool_.Book(2);
-  const PageLease lease = pool_.TakeForSteps(*booking, 2);
+  const PageLease lease = TakeForSteps(2);
   EXPECT_EQ(device_.num_unsynchronized, 2) << "the step in flight need not end first";
   for (const PageId page : lease.ids()) EXPECT_EQ(Read(page), std::vector<std::byte>(kPayload));
+}
+
+TEST_F(DevicePagesTest, PagesThatAreWrittenWholeWaitForNoStep) {
+  const PageLease of_steps = TakeForSteps(2);
+  const PageLease lease = Take(2);
+  EXPECT_EQ(device_.num_unsynchronized, 2);
+}
+
+// It would wipe what lands meanwhile.
+TEST_F(DevicePagesTest, PagesWaitForAZeroingThatIsNotOver) {
+  TakeForSteps(2);
+  const PageLease lease = Take(3);
+  EXPECT_EQ(device_.num_unsynchronized, 0);
+}
+
+TEST_F(DevicePagesTest, PagesThatAnEndedStepHadWaitForNothing) {
+  TakeForSteps(kPages);
+  const uint64_t count = pool_.num_zeroings();
+  const PageLease later = TakeForSteps(1);
+  pool_.NoteZeroed(count);
+  const PageLease lease = Take(kPages - 1);
+  EXPECT_EQ(device_.num_unsynchronized, kPages + 1);
 }
 
 TEST_F(DevicePagesTest, PagesAreReadWrittenAndCopied) {
@@ -86,6 +101,7 @@ TEST_F(DevicePagesTest, DigestsAreThoseOfHostMemoryInTheOrderAsked) {
 
 TEST_F(DevicePagesTest, AFailureWhileNobodyAsksIsKept) {
   device_.failure = absl::InternalError("lost");
+  TakeForSteps(1);
   const PageLease lease = Take(1);
   device_.failure = absl::OkStatus();
   EXPECT_EQ(pool_.device_status(), absl::InternalError("lost"));

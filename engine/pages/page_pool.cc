@@ -100,7 +100,7 @@ void PagePool::Unbook(int pages) {
   counts_.free += pages;
 }
 
-PageLease PagePool::TakeForSteps(Booking& booking, int pages) {
+std::vector<PageId> PagePool::Lease(Booking& booking, int pages) {
   CHECK(pages >= 0 && pages <= booking.remaining_ && (pages == 0 || booking.pool_ == this));
   std::vector<PageId> ids;
   ids.reserve(static_cast<size_t>(pages));
@@ -110,22 +110,35 @@ PageLease PagePool::TakeForSteps(Booking& booking, int pages) {
     states_[static_cast<size_t>(page)].leases = 1;
     ids.push_back(page);
   }
-  QueueZeroing(ids);
   booking.remaining_ -= pages;
   counts_.booked -= pages;
   counts_.leased += pages;
+  return ids;
+}
+
+PageLease PagePool::TakeForSteps(Booking& booking, int pages) {
+  std::vector<PageId> ids = Lease(booking, pages);
+  QueueZeroing(ids);
   return PageLease(this, std::move(ids));
 }
 
-// Waits: another thread may let a transfer land in them at once.
+// Waits only for pages that went back before a step zeroed them.
 PageLease PagePool::Take(Booking& booking, int pages) {
-  PageLease lease = TakeForSteps(booking, pages);
-  if (device_ != nullptr && pages > 0) Note(device_->Synchronize()).IgnoreError();
-  return lease;
+  std::vector<PageId> ids = Lease(booking, pages);
+  const auto may_be_zeroed = [this](PageId page) {
+    return states_[static_cast<size_t>(page)].zeroing > num_zeroed_;
+  };
+  if (device_ != nullptr && std::ranges::any_of(ids, may_be_zeroed)) {
+    Note(device_->Synchronize()).IgnoreError();
+    num_zeroed_ = num_zeroings_;
+  }
+  return PageLease(this, std::move(ids));
 }
 
 void PagePool::QueueZeroing(std::span<const PageId> pages) {
+  ++num_zeroings_;
   for (const PageId page : pages) {
+    states_[static_cast<size_t>(page)].zeroing = num_zeroings_;
     if (device_ != nullptr) {
       device_->Zero(Data(page), payload_bytes_);
     } else {

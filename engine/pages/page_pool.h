@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -74,11 +75,15 @@ class PagePool {
 
   // kResourceExhausted, naming pages asked and free, when the count cannot be promised.
   absl::StatusOr<Booking> Book(int pages);
-  // Zeroed pages out of a booking; CHECKs that it has them.
+  // Pages out of a booking, for what is written whole before it is read: a landing's block, a copy.
+  // Any thread may write them at once. CHECKs that the booking has them.
   PageLease Take(Booking& booking, int pages);
-  // The same without a wait: zeroed for whatever the device is given later by this thread. For
-  // steps only; no transfer may land in them.
+  // Zeroed for whatever the device is given later by this thread; no transfer may land in them.
   PageLease TakeForSteps(Booking& booking, int pages);
+  // How often pages were zeroed for steps, and that the first `count` of these times are over:
+  // those before a step that has ended.
+  uint64_t num_zeroings() const { return num_zeroings_; }
+  void NoteZeroed(uint64_t count) { num_zeroed_ = std::max(num_zeroed_, count); }
   // Another reference to the first `pages` full pages of a lease.
   PageLease Share(const PageLease& lease, int pages);
   PageLease ShareIds(std::span<const PageId> ids);
@@ -125,7 +130,9 @@ class PagePool {
     int leases = 0;
     bool is_cached = false;
     bool is_quarantined = false;
+    uint64_t zeroing = 0;  // the number of its last one
   };
+  std::vector<PageId> Lease(Booking& booking, int pages);
   void Unbook(int pages);
   void Release(std::span<const PageId> ids);
   void AddReference(PageId page);
@@ -141,6 +148,7 @@ class PagePool {
   std::vector<PageState> states_;
   std::vector<PageId> free_;
   PoolCounts counts_;
+  uint64_t num_zeroings_ = 0, num_zeroed_ = 0;
 };
 
 }  // namespace baton::engine

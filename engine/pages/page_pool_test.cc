@@ -46,8 +46,9 @@ TEST_F(PagePoolTest, RefusesMoreThanIsFreeAndNamesTheNumbers) {
   EXPECT_EQ(more.status().message(), "page pool: 3 pages asked, 2 free of 8");
 }
 
-TEST_F(PagePoolTest, PagesAreZeroedWhenTakenAndPaddingIsLeftAlone) {
-  const PageLease lease = Take(2);
+TEST_F(PagePoolTest, PagesForStepsAreZeroedAndPaddingIsLeftAlone) {
+  absl::StatusOr<Booking> booking = pool_.Book(2);
+  const PageLease lease = pool_.TakeForSteps(*booking, 2);
   for (const PageId page : lease.ids()) {
     const std::byte* data = pool_.Data(page);
     EXPECT_TRUE(std::all_of(data, data + kPayload, [](std::byte b) { return b == std::byte{0}; }));

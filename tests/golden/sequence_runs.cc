@@ -27,12 +27,12 @@ SequenceId SequenceRuns::Start(std::vector<int32_t> prompt, const SamplingSpec& 
   const int pages = (static_cast<int>(prompt.size()) + kRoomTokens) / kPageTokens + 1;
   auto booking = pool_.Book(pages + skipped_pages);
   CHECK(booking.ok());
-  skipped_.push_back(pool_.Take(*booking, skipped_pages));
+  skipped_.push_back(pool_.TakeForSteps(*booking, skipped_pages));
   auto sequence = std::make_unique<Sequence>();
   sequence->id = SequenceId{next_id_++};
   sequence->prompt_tokens = static_cast<int>(prompt.size());
   sequence->tokens = std::move(prompt);
-  sequence->pages = pool_.Take(*booking, pages);
+  sequence->pages = pool_.TakeForSteps(*booking, pages);
   sequence->tail_slot = static_cast<int>(sequences_.size());
   sequence->sampling = sampling;
   sequence->finish.max_tokens = kRoomTokens;
