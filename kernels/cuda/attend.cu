@@ -329,7 +329,9 @@ int MaxClusters() {
   int clusters = 0;
   const cudaError_t error =
       cudaOccupancyMaxActiveClusters(&clusters, AttendQuadKernel<kIsBounded>, &config);
-  return error == cudaSuccess ? clusters : 0;
+  if (error == cudaSuccess) return clusters;
+  cudaGetLastError();  // no launch's
+  return 0;
 }
 
 template <bool kIsBounded>

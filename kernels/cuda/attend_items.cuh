@@ -52,7 +52,7 @@ struct Tiles {
   }
 };
 
-// Where a warp group is in the ring of key tiles.
+// Where a warpgroup is in a ring.
 template <int kStages>
 struct Cursor {
   int stage = 0;

@@ -9,7 +9,7 @@
 namespace baton::kernels::cuda {
 
 // How a tile of slabs is read: as rows of K; or as rows of N, one below the other along K, slabs of
-// 64 columns and 8,192 bytes side by side.
+// 64 columns and 8,192 bytes side by side (N = 64 has one: no second one's place matters).
 enum TileOrder : uint32_t { kByRows = 1, kByColumns = 8192 >> 4 };
 
 // A tile of swizzled slabs in shared memory. PTX ISA, "wgmma", matrix descriptor. Made anew for
@@ -69,12 +69,6 @@ __device__ __forceinline__ float QuickExp(float d) {
 }
 // The bits of ExpNeg.
 __device__ __forceinline__ float QuickExpNeg(float d) { return d >= -87.0f ? QuickExp(d) : 0.0f; }
-
-__device__ __forceinline__ uint32_t PackBf16(float a, float b) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  return pair;
-}
 
 // Two e4m3 codes, each in the low byte of a half, to two bf16 times `scale`: the code's bits are a
 // bf16 2^120 too small, which `scale` makes good. By multiplication, as the units for integers have

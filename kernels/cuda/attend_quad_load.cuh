@@ -95,7 +95,7 @@ class QuadLoader {
     EntryPlace places_ = -1, next_ = -1;
   };
 
-  // Entries are kDepth tiles ahead.
+  // Entries are kDepth - 1 tiles ahead.
   __device__ void LoadItem(const Item& item) {
     Places places(*this, item, unit_.key);
     for (int b = 0; b < item.window_blocks; ++b) CopyWindow(item, b);

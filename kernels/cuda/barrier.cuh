@@ -66,17 +66,10 @@ __device__ __forceinline__ void ClusterSync() {
 __device__ __forceinline__ void FenceBarrierInit() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-// At the same barrier of block `rank` of the cluster.
-__device__ __forceinline__ void BarrierArriveAt(uint32_t barrier, int rank) {
-  asm volatile(
-      "{\n.reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}\n" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
-// The same by one who has only read: without telling the cluster of what this thread wrote, which
-// would wait until it is there.
+// Arrives at the same barrier of block `rank` of the cluster, by one who has only read: without
+// telling the cluster of what this thread wrote, which would wait until it is there. Release at a
+// block's scope: less than the model formally asks between blocks, and enough, as the reads are
+// done when the arrival leaves.
 __device__ __forceinline__ void BarrierFreeAt(uint32_t barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 there;\n"
@@ -121,14 +114,7 @@ __device__ __forceinline__ void StoreAsync16(uint32_t to, float a, float b, floa
       "f"(a), "f"(b), "f"(c), "f"(d), "r"(barrier)
       : "memory");
 }
-// fp32 at `address` of the shared memory of block `rank` of the cluster; four of them.
-__device__ __forceinline__ float LoadFromRank(uint32_t address, uint32_t rank) {
-  uint32_t there;
-  float value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
-  return value;
-}
+// Four fp32 values at `address` of the shared memory of block `rank` of the cluster.
 __device__ __forceinline__ float4 LoadFourFromRank(uint32_t address, uint32_t rank) {
   uint32_t there;
   float4 value;

@@ -19,17 +19,6 @@ __device__ __forceinline__ void CopyBulk(uint32_t to, const void* from, uint32_t
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// To the same place of all blocks of the cluster that `ranks` has a bit for, each one's barrier.
-__device__ __forceinline__ void CopyBulkToAll(uint32_t to, const void* from, uint32_t bytes,
-                                              uint32_t barrier, uint32_t ranks) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      " [%0], [%1], %2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<uint16_t>(ranks))
-      : "memory");
-}
-// Memory that ordinary stores wrote, or others' whom this thread has met, may be copied.
-__device__ __forceinline__ void FenceBulk() { asm volatile("fence.proxy.async;" ::: "memory"); }
 
 // Box of a tensor of two dimensions from `column`, `row`, as `map` (CUtensorMap, a kernel's
 // parameter) describes it.

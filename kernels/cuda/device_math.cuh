@@ -140,4 +140,11 @@ __device__ __forceinline__ Pair RotateBack(Pair v, SinCos angle) {
   return {v.a * angle.cos + v.b * angle.sin, v.b * angle.cos - v.a * angle.sin};
 }
 
+// Two floats rounded to bf16, `low` in the low half.
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace baton::kernels::cuda

@@ -7,12 +7,6 @@ namespace baton::kernels::cuda {
 
 constexpr int kMaxCluster = 8;  // blocks that hold the segments of one sum
 
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
 __device__ __forceinline__ void StoreOutput(const LinearArgs& args, void* y, int64_t at,
                                             float value) {
   switch (args.output) {

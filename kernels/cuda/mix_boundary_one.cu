@@ -117,7 +117,7 @@ class OneRow {
         sum.x += Nth(in.comb[j], k) * old[j].x;
         sum.y += Nth(in.comb[j], k) * old[j].y;
       }
-      const uint32_t pair = NarrowTwo(sum.x, sum.y);
+      const uint32_t pair = PackBf16(sum.x, sum.y);
       s_.x[0][step + k * row_steps_] = static_cast<Bf16>(pair & 0xffffu);
       s_.x[1][step + k * row_steps_] = static_cast<Bf16>(pair >> 16);
     }

@@ -51,14 +51,9 @@ __device__ __forceinline__ void WidenEight(const uint4& words, float (&x)[8]) {
     x[2 * i + 1] = FloatOf(pairs[i] & 0xffff0000u);
   }
 }
-__device__ __forceinline__ uint32_t NarrowTwo(float low, float high) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
 __device__ __forceinline__ uint4 NarrowEight(const float (&x)[8]) {
-  return make_uint4(NarrowTwo(x[0], x[1]), NarrowTwo(x[2], x[3]), NarrowTwo(x[4], x[5]),
-                    NarrowTwo(x[6], x[7]));
+  return make_uint4(PackBf16(x[0], x[1]), PackBf16(x[2], x[3]), PackBf16(x[4], x[5]),
+                    PackBf16(x[6], x[7]));
 }
 
 // Two neighbouring values.

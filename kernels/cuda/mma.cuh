@@ -5,8 +5,7 @@
 #include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
-// Warp-wide bf16 products, 16 x 8 x 16: what the indexer uses. Bit-equal to wgmma
-// (contracts.md 1.2).
+// Warp-wide bf16 products, 16 x 8 x 16. Bit-equal to wgmma (contracts.md 1.2).
 namespace baton::kernels::cuda {
 
 // d += a b. Thread: rows lane / 4 and + 8, columns 2 (lane % 4) and + 1 of d.

@@ -428,8 +428,8 @@ class UsualScorer {
 #pragma unroll
         for (int k = 0; k < kMaxIndexDim / 16; ++k) {
           const uint32_t step = static_cast<uint32_t>(k % 4 * 32);
-          ScoreMma<kColumns>(d, TileDescriptor(SharedAddress(s_.keys[stage][k / 4]) + step),
-                             TileDescriptor(SharedAddress(s_.queries[set][k / 4]) + step), k > 0);
+          ScoreMma(d, TileDescriptor(SharedAddress(s_.keys[stage][k / 4]) + step),
+                   TileDescriptor(SharedAddress(s_.queries[set][k / 4]) + step), k > 0);
         }
         WgmmaCommit();
         if (takes_turns) ArriveAt(kTurn + (1 - Group()), 2 * kGroupThreads);

@@ -4,8 +4,8 @@
 
 #include "kernels/cuda/wgmma.cuh"
 
-// What the indexer's scores need of Hopper: products of 64
-// keys with the 64 heads of one or four queries, bf16, K 16 an instruction, see wgmma.cuh.
+// What the indexer's scores of many rows need of Hopper: products of 64 keys with the 64 heads of
+// four queries, bf16, K 16 an instruction, see wgmma.cuh.
 namespace baton::kernels::cuda {
 
 // Two e4m3 codes, each in the low byte of a half, to two bf16; see WidenFp8Pair.
@@ -17,20 +17,8 @@ __device__ __forceinline__ uint32_t WidenUnscaledPair(uint32_t codes) {
   return value;
 }
 
-template <int kN>
-__device__ __forceinline__ void ScoreMma(float (&d)[kN / 2], uint64_t a, uint64_t b, int adds);
-
-template <>
-__device__ __forceinline__ void ScoreMma<64>(float (&d)[32], uint64_t a, uint64_t b, int adds) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NUMBERS_32
-      "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-      : BATON_SUMS_32(d, 0)
-      : "l"(a), "l"(b), "r"(adds));
-}
-template <>
-__device__ __forceinline__ void ScoreMma<256>(float (&d)[128], uint64_t a, uint64_t b, int adds) {
+// d [64, 256] += A B^T, or = where `adds` is 0.
+__device__ __forceinline__ void ScoreMma(float (&d)[128], uint64_t a, uint64_t b, int adds) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" BATON_NUMBERS_128

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/wgmma_lists.cuh"
 
-// Hopper's warpgroup matrix instructions, as far as the linears need them: D [64, N] fp32 and A
+// Hopper's warpgroup matrix instructions, as the linears use them: D [64, N] fp32 and A
 // [64, 16] bf16 in registers, B K-major in shared memory with the 128-byte swizzle. PTX ISA,
 // "wgmma.mma_async".
 namespace baton::kernels::cuda {

@@ -111,7 +111,7 @@ void RouterCore::EndUncovered() {
 
 // A wedged decode worker beats but does not step: its requests go on elsewhere if they can.
 void RouterCore::MoveFromWedged() {
-  const auto is_other = [this](const WorkerRecord& other) {
+  const auto is_other = [](const WorkerRecord& other) {
     return other.IsReady() && other.hello.serves_decode;
   };
   for (auto& [id, worker] : workers_.all()) {

@@ -43,7 +43,7 @@ SequenceId SequenceRuns::Start(std::vector<int32_t> prompt, const SamplingSpec& 
   return id;
 }
 
-Harvest SequenceRuns::Run(StepPlan plan) {
+Harvest SequenceRuns::Run(const StepPlan& plan) {
   const absl::Status forward = runner_.LaunchForward(plan, *this);
   if (!forward.ok()) std::fprintf(stderr, "%s\n", forward.ToString().c_str());
   CHECK(forward.ok());

@@ -66,7 +66,7 @@ class SequenceRuns final : public engine::SequenceTable {
   engine::ModelRunner& runner() { return runner_; }
 
  private:
-  engine::Harvest Run(engine::StepPlan plan);
+  engine::Harvest Run(const engine::StepPlan& plan);
 
   TestModel& model_;
   engine::PagePool pool_;
