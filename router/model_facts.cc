@@ -37,7 +37,7 @@ absl::Status CheckFamily(const JsonValue& config, const std::string& name) {
 }  // namespace
 
 absl::StatusOr<ModelFacts> ParseModelFacts(std::string_view json, const std::string& name) {
-  const absl::StatusOr<JsonValue> config = JsonValue::Parse(json);
+  const absl::StatusOr<JsonValue> config = JsonValue::ParseDocument(json);
   if (!config.ok())
     return absl::InvalidArgumentError(
         absl::StrFormat("%s: %s", name, std::string(config.status().message())));

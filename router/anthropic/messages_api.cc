@@ -148,7 +148,7 @@ void MessagesApi::Prepare(const std::shared_ptr<Call>& call, bool needs_max_toke
 }
 
 ApiResult<GenerationJob> MessagesApi::MakeJob(Call& call, bool needs_max_tokens) {
-  absl::StatusOr<JsonValue> body = JsonValue::Parse(call.request.body);
+  absl::StatusOr<JsonValue> body = JsonValue::ParseDocument(call.request.body);
   if (!body.ok())
     return BadRequest(
         absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");

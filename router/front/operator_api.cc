@@ -32,7 +32,7 @@ ApiResult<AbortRequests> ParseAbort(const HttpRequest& request) {
   if (!IsJsonType(request.Header("content-type")))
     return ApiError{415, "BadRequestError",
                     "Unsupported Media Type: Only 'application/json' is allowed", ""};
-  const absl::StatusOr<JsonValue> body = JsonValue::Parse(request.body);
+  const absl::StatusOr<JsonValue> body = JsonValue::ParseDocument(request.body);
   if (!body.ok())
     return BadRequest(
         absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");

@@ -167,7 +167,7 @@ void Api::Answer(Call call, ApiResult<std::string> (Api::*make)(const Call&) con
 }
 
 ApiResult<JsonValue> Api::ReadBody(const Call& call) const {
-  absl::StatusOr<JsonValue> body = JsonValue::Parse(call.request.body);
+  absl::StatusOr<JsonValue> body = JsonValue::ParseDocument(call.request.body);
   if (!body.ok())
     return BadRequest(
         absl::StrFormat("JSON decode error: %s", std::string(body.status().message())), "");

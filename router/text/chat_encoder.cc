@@ -111,7 +111,9 @@ class ChatRenderer {
       }
       AddTemplate(encoder_.tools_after_);
     }
-    if (message.response_format) {
+    // To the checkpoint's encoder an empty schema is none.
+    if (message.response_format && *message.response_format != "{}" &&
+        *message.response_format != "false") {
       AddText("\n\n");
       AddText(kResponseFormatBefore);
       AddText(*message.response_format);

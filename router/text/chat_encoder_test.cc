@@ -111,6 +111,41 @@ ChatMessage Message(ChatRole role, std::string content) {
   return message;
 }
 
+ChatMessage Result(std::string call_id, std::string content) {
+  ChatMessage message = Message(ChatRole::kTool, std::move(content));
+  message.tool_call_id = std::move(call_id);
+  return message;
+}
+
+TEST(ChatEncoder, SortsResultsOfDoubledAndEmptyIdsAsTheCheckpoint) {
+  const auto order = [](const std::vector<std::string>& ids,
+                        const std::vector<ChatMessage>& results) {
+    std::vector<ChatMessage> messages = {Message(ChatRole::kUser, "q"),
+                                         Message(ChatRole::kAssistant, "")};
+    for (const std::string& id : ids)
+      messages[1].tool_calls.push_back({.id = id, .name = "f", .arguments = "{}"});
+    messages.insert(messages.end(), results.begin(), results.end());
+    const std::string text = Render(messages, {});
+    return text.find("ONE") < text.find("TWO") ? "12" : "21";
+  };
+  EXPECT_EQ(order({"a", "b"}, {Result("b", "TWO"), Result("a", "ONE")}), "12");
+  EXPECT_EQ(order({"a", "b", "a"}, {Result("a", "ONE"), Result("b", "TWO")}), "21");
+  EXPECT_EQ(order({"a", ""}, {Result("", "ONE"), Result("a", "TWO")}), "12");
+  EXPECT_EQ(order({"a", "b"}, {Result("x", "ONE"), Result("b", "TWO")}), "12");
+}
+
+TEST(ChatEncoder, AnEmptySchemaIsNone) {
+  std::vector<ChatMessage> messages = {Message(ChatRole::kSystem, "s"),
+                                       Message(ChatRole::kUser, "q")};
+  const std::string plain = Render(messages, {});
+  for (const char* empty : {"{}", "false"}) {
+    messages[0].response_format = empty;
+    EXPECT_EQ(Render(messages, {}), plain);
+  }
+  messages[0].response_format = "{\"type\": \"object\"}";
+  EXPECT_NE(Render(messages, {}), plain);
+}
+
 TEST(ChatEncoder, LeavesTheFinalAssistantMessageOpen) {
   ChatOptions options = {.is_thinking = true, .continue_final = true};
   std::vector<ChatMessage> messages = {Message(ChatRole::kUser, "q"),

@@ -5,11 +5,13 @@
 namespace baton::router {
 namespace {
 
+// As the checkpoint's encoder: the last of several calls with an id counts, and an unknown or empty
+// id as the first call.
 size_t PositionOf(std::string_view call_id, const std::vector<ChatToolCall>& calls) {
-  for (size_t i = 0; i < calls.size(); ++i) {
+  for (size_t i = calls.size(); i-- > 0 && !call_id.empty();) {
     if (calls[i].id == call_id) return i;
   }
-  return 0;  // the checkpoint's encoder counts an unknown id as the first call
+  return 0;
 }
 
 void SortTurn(Turn& turn, const std::vector<ChatToolCall>& calls) {

@@ -56,11 +56,14 @@ class ErrorFinder : public nlohmann::json::json_sax_t {
 // Reads one text with simdjson and builds the tree. One thread; Parse once.
 class JsonParser {
  public:
-  explicit JsonParser(std::string_view text) : text_(text) {}
+  JsonParser(std::string_view text, bool may_have_mark)
+      : text_(text), may_have_mark_(may_have_mark) {}
 
   absl::StatusOr<JsonValue> Parse() {
     constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
     const bool has_mark = text_.starts_with(kByteOrderMark);
+    if (has_mark && !may_have_mark_)
+      return absl::InvalidArgumentError("a byte order mark at byte 1");
     mark_bytes_ = has_mark ? kByteOrderMark.size() : 0;
     // As the one item of a list, so that a lone number or string is no special case.
     padded_.reserve(text_.size() + 2 + simdjson::SIMDJSON_PADDING);
@@ -142,6 +145,12 @@ class JsonParser {
     return simdjson::TAPE_ERROR;
   }
 
+  static bool IsInteger(std::string_view token) {
+    if (token.starts_with('-')) token.remove_prefix(1);
+    const bool has_digits = !token.empty() && token.find_first_not_of("0123456789") == token.npos;
+    return has_digits && (token.size() == 1 || token[0] != '0');
+  }
+
   // `token` may go on with white space. It is read as a double only to be checked; what the check
   // wrongly refuses is left to be skipped.
   static error_code ReadNumber(ondemand::value& in, std::string_view token, JsonValue& out) {
@@ -149,7 +158,8 @@ class JsonParser {
     double checked;
     const error_code error = in.get_double().get(checked);
     // simdjson refuses an exponent of 19 digits, and takes a zero byte for the end of a number.
-    if (error != simdjson::SUCCESS && !nlohmann::json::accept(token)) return error;
+    if (error != simdjson::SUCCESS && !IsInteger(token) && !nlohmann::json::accept(token))
+      return error;
     if (token.find('\0') != token.npos) return simdjson::NUMBER_ERROR;
     out.text_ = token;
     const bool is_float = out.text_.find_first_of(".eE") != std::string::npos;
@@ -210,6 +220,7 @@ class JsonParser {
   }
 
   const std::string_view text_;
+  const bool may_have_mark_;
   size_t mark_bytes_ = 0;
   std::string padded_;
   size_t num_values_ = 0;
@@ -218,7 +229,11 @@ class JsonParser {
 };
 
 absl::StatusOr<JsonValue> JsonValue::Parse(std::string_view text) {
-  return JsonParser(text).Parse();
+  return JsonParser(text, false).Parse();
+}
+
+absl::StatusOr<JsonValue> JsonValue::ParseDocument(std::string_view text) {
+  return JsonParser(text, true).Parse();
 }
 
 }  // namespace baton::router

@@ -21,9 +21,12 @@ class JsonValue {
   static constexpr size_t kMaxDepth = 256;
   static constexpr size_t kMaxValues = 1 << 21;  // a prompt of 1M token ids fits twice
 
-  // kInvalidArgument "<what> at byte N" for bad syntax, bad UTF-8 or more than kMaxDepth levels. A
-  // number written with '.', 'e' or 'E' is a float.
+  // kInvalidArgument "<what> at byte N" for bad syntax, bad UTF-8, a float beyond doubles or more
+  // than kMaxDepth levels. A number written with '.', 'e' or 'E' is a float; integers are of any
+  // length.
   static absl::StatusOr<JsonValue> Parse(std::string_view text);
+  // The same of a body or a file, which may begin with a byte order mark.
+  static absl::StatusOr<JsonValue> ParseDocument(std::string_view text);
 
   Kind kind() const { return kind_; }
   bool is_null() const { return kind_ == Kind::kNull; }

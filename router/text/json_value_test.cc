@@ -82,8 +82,12 @@ TEST(JsonValue, SaysWhereTheSyntaxIsWrong) {
   EXPECT_THAT(RoundTrip("[1] x"), HasSubstr("at byte 5"));
   EXPECT_THAT(RoundTrip(std::string("[1]\0x", 5)), HasSubstr("at byte 4"));
   EXPECT_THAT(RoundTrip("1e999"), HasSubstr("number out of range at byte"));
-  EXPECT_THAT(RoundTrip("[1, 1" + std::string(400, '0') + "]"), HasSubstr("number out of range"));
-  EXPECT_THAT(RoundTrip("\xEF\xBB\xBF[x]"), HasSubstr("at byte 5"));
+  EXPECT_THAT(RoundTrip("[1, 1" + std::string(400, '0') + ".0]"), HasSubstr("number out of range"));
+  for (const char* digits : {"-", "01", "-01", "--1", "1-", "+1"})
+    EXPECT_THAT(RoundTrip(digits + std::string(400, '0')), HasSubstr("at byte")) << digits;
+  EXPECT_EQ(RoundTrip("\xEF\xBB\xBF[1]"), "a byte order mark at byte 1");
+  EXPECT_THAT(std::string(JsonValue::ParseDocument("\xEF\xBB\xBF[x]").status().message()),
+              HasSubstr("at byte 5"));
   for (const char* text :
        {"1, 2", "1], [2", "]", "[", "1]", "[1", ",", "[1,]", "[1] ]", "\"a\\", "\"a"})
     EXPECT_THAT(RoundTrip(text), HasSubstr("at byte")) << text;
@@ -194,8 +198,18 @@ TEST(JsonValue, AgreesWithAnotherParser) {
   EXPECT_GT(num_good, 10'000);
 }
 
-TEST(JsonValue, TakesAByteOrderMarkAndStringsOfAnyLength) {
-  EXPECT_EQ(RoundTrip("\xEF\xBB\xBF[1]"), "[1]");
+TEST(JsonValue, KeepsIntegersOfAnyLength) {
+  for (const size_t size : {308u, 309u, 310u, 5'000u}) {
+    const std::string digits = "9" + std::string(size, '7');
+    EXPECT_EQ(RoundTrip("[" + digits + " , -" + digits + "]"), "[" + digits + ", -" + digits + "]");
+    EXPECT_EQ(JsonValue::Parse(digits)->AsInt64(), std::nullopt);
+    EXPECT_GE(*JsonValue::Parse(digits)->AsDouble(), 1e308);
+  }
+}
+
+TEST(JsonValue, TakesADocumentsByteOrderMarkAndStringsOfAnyLength) {
+  EXPECT_EQ(JsonValue::ParseDocument("\xEF\xBB\xBF[1]")->Dump(), "[1]");
+  EXPECT_EQ(JsonValue::ParseDocument("[1]")->Dump(), "[1]");
   for (size_t size = 0; size < 40; ++size) {
     for (const std::string end : {"\\n", "\xC3\xA9", "\xE4\xB8\xAD", "\\u0041", "\x7F"}) {
       const std::string text = std::string(size, 'x') + end + std::string(size % 11, 'y');

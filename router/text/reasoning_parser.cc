@@ -32,6 +32,7 @@ void ReasoningParser::Push(const OutputPiece& piece, std::vector<OutputDelta>& o
       if (is_at_start_) state_ = State::kReason;
       if (is_at_start_) leading_.clear();
       is_at_start_ = false;
+      FlushHeld(out);  // what stands in front of it does not touch a block behind it
       return;
     case Markup::kThinkClose:
       EndStart(out);

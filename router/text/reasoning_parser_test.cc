@@ -160,6 +160,27 @@ TEST(ReasoningParser, NeedsTheTokenToStartABlock) {
   EXPECT_EQ(sink.rest_, "\nrest");
 }
 
+TEST(ReasoningParser, ABlockIsNotJoinedAcrossAThinkToken) {
+  for (const Markup think : {Markup::kThinkOpen, Markup::kThinkClose}) {
+    RecordingSink sink;
+    ReasoningParser parser(false, &sink);
+    std::vector<OutputDelta> out;
+    parser.Push({.text = "a<"}, out);
+    parser.Push({.text = "<think>", .markup = think}, out);
+    parser.Push({.text = "｜DSML｜", .markup = Markup::kDsml}, out);
+    parser.Push({.text = "tool_calls>\n\n"}, out);
+    EXPECT_EQ(parser.state(), ReasoningParser::State::kContent);
+    parser.Push({.text = "<think>", .markup = think}, out);
+    parser.Push({.text = "<"}, out);
+    parser.Push({.text = "｜DSML｜", .markup = Markup::kDsml}, out);
+    parser.Push({.text = "tool_calls>"}, out);
+    EXPECT_EQ(parser.state(), ReasoningParser::State::kBlock);
+    parser.Finish(out);
+    EXPECT_EQ(Collect(out), (Split{"", "a<｜DSML｜tool_calls>\n\n"}));
+    EXPECT_EQ(sink.marker_, "<｜DSML｜tool_calls>");
+  }
+}
+
 TEST(ReasoningParser, GivesHeldTextBackWhenNoBlockComes) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\n", "a\n"},

@@ -251,7 +251,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Parse(std::string_view json, const std::string& name) {
-  const absl::StatusOr<JsonValue> root = JsonValue::Parse(json);
+  const absl::StatusOr<JsonValue> root = JsonValue::ParseDocument(json);
   if (!root.ok()) {
     return absl::InvalidArgumentError(absl::StrFormat("%s: %s", name, root.status().message()));
   }

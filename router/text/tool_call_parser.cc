@@ -73,8 +73,9 @@ void ToolCallParser::OnStart(std::string_view marker) {
 
 size_t ToolCallParser::OnPiece(const OutputPiece& piece, std::vector<OutputDelta>& out) {
   if (is_full()) return piece.text.size();
-  if (piece.markup == Markup::kDsml) {
-    if (!PushToken(out)) return 0;
+  if (piece.markup != Markup::kNone) {
+    const bool stays = piece.markup == Markup::kDsml ? PushToken(out) : PushThink(piece.text, out);
+    if (!stays) return 0;
     Record(piece);
     return piece.text.size();
   }
@@ -147,10 +148,7 @@ bool ToolCallParser::PushByte(char byte, std::vector<OutputDelta>& out) {
 
 bool ToolCallParser::PushToken(std::vector<OutputDelta>& out) {
   if (state_ == State::kInvokeTag || state_ == State::kParameterTag) {
-    for (const char byte : kDsmlText) {
-      if (!PushByte(byte, out)) return false;
-    }
-    return true;
+    return std::ranges::all_of(kDsmlText, [&](char byte) { return PushByte(byte, out); });
   }
   switch (tags_.PushToken()) {
     case DsmlTagMatcher::Result::kText:
@@ -160,6 +158,14 @@ bool ToolCallParser::PushToken(std::vector<OutputDelta>& out) {
     default:
       return true;
   }
+}
+
+// `<think>` or `</think>`, whole: no part of a tag, though it begins as one.
+bool ToolCallParser::PushThink(std::string_view text, std::vector<OutputDelta>& out) {
+  if (state_ == State::kInvokeTag || state_ == State::kParameterTag) {
+    return std::ranges::all_of(text, [&](char byte) { return PushByte(byte, out); });
+  }
+  return (tags_.is_idle() || OnMiss(out)) && OnText(text, out);
 }
 
 bool ToolCallParser::OnMiss(std::vector<OutputDelta>& out) {

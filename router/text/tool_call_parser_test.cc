@@ -281,6 +281,41 @@ TEST(ToolCallParser, TakesTagsByTokenOnly) {
   EXPECT_TRUE(parser.is_closed());
 }
 
+TEST(ToolCallParser, AThinkTokenIsTakenWholeOrNotAtAll) {
+  for (const std::string_view think : {"</think>", "<think>"}) {
+    for (const std::string_view before : {"", "\n", "\n</", "\n<"}) {
+      const ToolSchemas schemas;
+      ToolCallParser parser(schemas, 0);
+      ReasoningParser reasoning(false, &parser);
+      std::vector<OutputDelta> out;
+      const auto token = [&] {
+        reasoning.Push({.text = "｜DSML｜", .markup = Markup::kDsml}, out);
+      };
+      reasoning.Push({.text = "a<"}, out), token(), reasoning.Push({.text = "tool_calls>"}, out);
+      reasoning.Push({.text = before}, out);
+      reasoning.Push({.text = think, .markup = Markup::kThinkClose}, out);
+      reasoning.Push({.text = "x"}, out);
+      reasoning.Finish(out);
+      std::string content;
+      for (const OutputDelta& delta : out) content += delta.text;
+      EXPECT_EQ(content, "a<｜DSML｜tool_calls>" + std::string(before) + "x");
+    }
+  }
+}
+
+TEST(ToolCallParser, ArgumentsAreJsonWhateverAValueIs) {
+  const auto value = [](const std::string& text) {
+    return Parse(Block(Invoke("f", Parameter("k", "false", text)))).calls.at(0).arguments;
+  };
+  const std::string digits(400, '7');
+  EXPECT_EQ(value(digits), "{\"k\": " + digits + "}");
+  EXPECT_EQ(value("\xEF\xBB\xBF"
+                  "7"),
+            "{\"k\": \"\xEF\xBB\xBF"
+            "7\"}");
+  EXPECT_EQ(value("0" + digits), "{\"k\": \"0" + digits + "\"}");
+}
+
 TEST(ToolCallParser, SaysHowItWent) {
   const auto outcome = [](const std::string& text) {
     const ToolSchemas schemas;
