@@ -36,7 +36,7 @@ struct OpenLanding {
   LayoutId layout;
   uint16_t window = 64;
 };
-// Zeroed pages (and one tail buffer, with block == kTailBlock) the landing may bind. A page's
+// Pages (and one tail buffer, with block == kTailBlock) the landing may bind. A page's
 // `block` is ignored.
 struct AddCredit {
   TransferId transfer;

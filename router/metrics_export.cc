@@ -160,7 +160,7 @@ void RouterMetrics::AddGauges() {
         [](const RouterFacts& f) { return double(f.live_bytes); });
   constexpr char kQueueHelp[] =
       "Seconds of work waiting for a pool: prompt tokens over the measured rate; how long the "
-      "queue's head lacked pages.";
+      "queue's head lacked room.";
   gauge("queue_seconds", kQueueHelp, {{"pool", "prefill"}},
         [](const RouterFacts& f) { return f.prefill_queue_seconds; });
   gauge("queue_seconds", kQueueHelp, {{"pool", "decode"}},

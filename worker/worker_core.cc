@@ -49,7 +49,7 @@ absl::StatusOr<bool> WorkerCore::RunOnce() {
   ExpireTombstones(start);
   ReplaceOwed();
   bool has_answered = HasEffects();
-  Flush(start);  // not behind the step in flight, whose end a landing's tail waits for
+  Flush(start);  // not behind the step in flight, which the tail of a landing waits for
   bool has_started = StartLandings();
   has_started = HoldStopping() || has_started;
   has_started = StartMoves() || has_started;
@@ -218,7 +218,8 @@ void WorkerCore::OnFirstTokens(SequenceId sequence, std::vector<TokenRecord> tok
   CHECK(job != nullptr);
   const std::span<std::byte> tail = tails_.Data(*job->tail_buffer(), job->tail_bytes());
   std::memset(tail.data(), 0, tail.size());
-  SetError(loop_.PackTail(sequence, tail));
+  if (const absl::Status packed = loop_.PackTail(sequence, tail); !packed.ok())
+    return SetError(packed);  // nothing of it leaves
   computing_.erase(sequence);
   engine::PageLease pages = ReleaseFromLoop(sequence);
   CHECK(pages.size() >= PagesFor(job->num_tokens()));

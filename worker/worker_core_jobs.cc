@@ -204,7 +204,8 @@ void WorkerCore::KeepBoundaryTail(const PrefillJob& job, SequenceId sequence, in
   const uint64_t bytes =
       kernels::MakeTailLayout(setup_.layout, static_cast<uint64_t>(computed), 0).total_bytes;
   std::vector<std::byte> tail(bytes);
-  SetError(loop_.PackTail(sequence, tail));
+  if (const absl::Status packed = loop_.PackTail(sequence, tail); !packed.ok())
+    return SetError(packed);
   WriteTailHeader(setup_, static_cast<uint64_t>(computed), 0, name, tail);
   cache_.AddTail(name, std::move(tail));
 }

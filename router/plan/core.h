@@ -60,7 +60,7 @@ class RouterCore {
   // What a placement must agree with: the request's identity, from its first token on.
   struct Wanted {
     const Identity* pinned = nullptr;
-    bool any_prompt_class = true, any_decode_class = true;
+    bool any_prompt_class = true, any_decode_class = true, needs_grammar_room = false;
   };
 
   // core.cc: requests' events, timers, ends.
@@ -120,13 +120,13 @@ class RouterCore {
 
   // core_choice.cc: which workers.
   std::optional<PairChoice> ChoosePair(Request& request, Placed& why);
+  std::optional<PairChoice> ChoosePairAs(Request& request, const Wanted& wanted, Placed& why);
   std::optional<PairChoice> PairFrom(Request& request, const Wanted& wanted, Workers prefills,
                                      Placed& why);
   std::optional<PairChoice> ChooseFallback(Request& request, const Wanted& wanted, Placed& why);
   Workers DecodesFor(const Request& request, const Wanted& wanted,
                      const WorkerRecord* prefill) const;
   std::optional<WorkerId> PickDecode(Request& request, Workers decodes, Placed& why);
-  std::optional<WorkerId> PickOpen(const Request& request, const Workers& decodes) const;
   PrefillChoice PickPrefill(Request& request, const Workers& prefills);
   // Drops those that are suspect or failed this request, unless that leaves nobody.
   void KeepPreferred(const Request& request, Workers& workers) const;

@@ -24,11 +24,13 @@ RequestFacts FactsOf(const Request& request, uint32_t num_pages) {
 }  // namespace
 
 RouterCore::Wanted RouterCore::WantedOf(const Request& request) const {
-  if (!request.has_token) return {};
-  Wanted wanted{.pinned = &*request.identity, .any_prompt_class = false, .any_decode_class = false};
-  if (now_ < request.lost_at + config_.no_worker_grace) return wanted;  // it may come back
-  wanted.any_prompt_class = !HasServing(*request.identity, false);
-  wanted.any_decode_class = !HasServing(*request.identity, true);
+  Wanted wanted{.needs_grammar_room = request.HasGrammar()};
+  if (!request.has_token) return wanted;
+  wanted.pinned = &*request.identity;
+  const bool is_over =
+      now_ >= request.lost_at + config_.no_worker_grace;  // it may come back before
+  wanted.any_prompt_class = is_over && !HasServing(*request.identity, false);
+  wanted.any_decode_class = is_over && !HasServing(*request.identity, true);
   return wanted;
 }
 
@@ -57,9 +59,19 @@ void RouterCore::KeepPreferred(const Request& request, Workers& workers) const {
 }
 
 std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, Placed& why) {
-  const Wanted wanted = WantedOf(request);
+  Wanted wanted = WantedOf(request);
+  if (const auto pair = ChoosePairAs(request, wanted, why)) return pair;
+  if (wanted.needs_grammar_room) {
+    wanted.needs_grammar_room = false;
+    if (ChoosePairAs(request, wanted, why)) why = Placed::kNoGrammarRoom;
+  }
+  return std::nullopt;
+}
+
+std::optional<RouterCore::PairChoice> RouterCore::ChoosePairAs(Request& request,
+                                                               const Wanted& wanted, Placed& why) {
   Workers prefills;
-  bool is_any_ready = false, lacks_grammar_room = false;
+  bool is_any_ready = false;
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.IsReady() || !worker.IsPrefillOnly()) continue;
     if (worker.hello.max_context <= request.prompt_tokens()) continue;
@@ -67,22 +79,19 @@ std::optional<RouterCore::PairChoice> RouterCore::ChoosePair(Request& request, P
     if (!wanted.any_prompt_class && worker.hello.prompt_class != wanted.pinned->prompt_class)
       continue;
     is_any_ready = true;
-    if (!worker.HasPrefillSlot(now_, config_)) continue;
-    if (worker.HasGrammarRoom(request, now_))
-      prefills.push_back(&worker);
-    else
-      lacks_grammar_room = true;
+    if (wanted.needs_grammar_room && !worker.HasGrammarRoom(now_)) continue;
+    if (worker.HasPrefillSlot(now_, config_)) prefills.push_back(&worker);
   }
   if (!is_any_ready) return ChooseFallback(request, wanted, why);
   if (prefills.empty()) {
-    why = lacks_grammar_room ? Placed::kNoGrammarRoom : Placed::kNoPrefillSlot;
+    why = Placed::kNoPrefillSlot;
     return std::nullopt;
   }
   Workers preferred = prefills;
   KeepPreferred(request, preferred);
   for (const Workers* group : {&preferred, &prefills}) {
     if (const auto pair = PairFrom(request, wanted, *group, why)) return pair;
-    if (why != Placed::kNoWorker) return std::nullopt;
+    if (why == Placed::kNoDecodeRoom) return std::nullopt;
   }
   return ChooseFallback(request, wanted, why);
 }
@@ -105,7 +114,7 @@ std::optional<RouterCore::PairChoice> RouterCore::PairFrom(Request& request, con
                         .decode = *decode,
                         .uncached_tokens = skips ? at_decode : choice.uncached_tokens};
     }
-    if (here != Placed::kNoWorker) why = here;
+    if (here == Placed::kNoDecodeRoom) why = here;
     std::erase_if(prefills,
                   [&prefill](const WorkerRecord* other) { return Pairs(prefill, *other); });
   }
@@ -144,6 +153,7 @@ RouterCore::Workers RouterCore::DecodesFor(const Request& request, const Wanted&
   for (const auto& [id, worker] : workers_.all()) {
     if (!worker.IsReady() || !worker.hello.serves_decode) continue;
     if (worker.hello.max_context <= request.prompt_tokens()) continue;
+    if (wanted.needs_grammar_room && !worker.HasGrammarRoom(now_)) continue;
     if (prefill != nullptr && !Pairs(*prefill, worker)) continue;
     if (wanted.pinned != nullptr && worker.hello.weights != wanted.pinned->weights) continue;
     if (!wanted.any_decode_class && worker.hello.decode_class != wanted.pinned->decode_class)
@@ -155,24 +165,13 @@ RouterCore::Workers RouterCore::DecodesFor(const Request& request, const Wanted&
 
 std::optional<WorkerId> RouterCore::PickDecode(Request& request, Workers decodes, Placed& why) {
   why = decodes.empty() ? Placed::kNoWorker : Placed::kNoDecodeRoom;
-  std::erase_if(decodes, [&](const WorkerRecord* w) { return !w->TakesLanding(now_); });
-  Workers open;
-  std::ranges::copy_if(decodes, std::back_inserter(open),
-                       [&](const WorkerRecord* w) { return w->HasGrammarRoom(request, now_); });
-  if (const auto best = PickOpen(request, open)) return best;
-  if (open.size() < decodes.size() && PickOpen(request, decodes)) why = Placed::kNoGrammarRoom;
-  return std::nullopt;
-}
-
-// The best of them that has pages.
-std::optional<WorkerId> RouterCore::PickOpen(const Request& request, const Workers& decodes) const {
+  std::erase_if(decodes, [&](const WorkerRecord* worker) { return !worker->TakesLanding(now_); });
   if (decodes.empty()) return std::nullopt;
   const RequestFacts facts = FactsOf(request, PagesFor(request));
   const ChooseWeights weights{.nominal_step_us = config_.nominal_step_us};
   Workers preferred = decodes;
   KeepPreferred(request, preferred);
-  const Workers* const groups[] = {&preferred, &decodes};
-  for (const Workers* group : groups) {
+  for (const Workers* group : {&preferred, &decodes}) {
     std::vector<DecodeCandidate> candidates;
     for (const WorkerRecord* worker : *group) candidates.push_back(worker->AsDecodeCandidate());
     if (const auto best = ChooseDecode(candidates, facts, weights)) return candidates[*best].worker;

@@ -104,6 +104,29 @@ TEST(RouterCoreGrammar, ALackOfPagesIsNoneOfGrammarRoom) {
   c.h.ExpectQuiet();
 }
 
+// Workers of another model are no reason to hold anybody else back, whichever is asked last.
+TEST(RouterCoreGrammar, AnotherModelsWorkersChangeNothing) {
+  for (const bool has_decode : {false, true}) {
+    Cluster c;
+    WorkerSpec spec = kPrefillWorker;
+    spec.weights = spec.layout = 2;
+    c.h.Up(5, spec);
+    if (has_decode) {
+      spec = kDecodeWorker;
+      spec.weights = spec.layout = 2;
+      spec.pages = 5;
+      const WorkerId other = c.h.Up(6, spec);
+      c.Load(other, 0);
+    }
+    const RequestKey held = c.ArriveWithGrammar();
+    c.RefuseGrammar(c.d, wire::Stage::kReserve);
+    EXPECT_EQ(c.h.State(held), "queued");
+    std::vector<RequestKey> behind;
+    for (int i = 0; i < 100; ++i) behind.push_back(c.ArriveWithGrammar());
+    EXPECT_EQ(c.h.State(c.h.Arrive()), "booking");
+  }
+}
+
 TEST(RouterCoreGrammar, OneThatNoWorkerServesHoldsBackNoOthers) {
   Cluster c;
   const WorkerId d2 = c.h.Up(3, kDecodeWorker);

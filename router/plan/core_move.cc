@@ -71,7 +71,8 @@ const WorkerRecord* RouterCore::PickMoveTarget(Request& request) const {
     if (hello.weights != identity.weights || hello.layout != identity.layout) continue;
     if (hello.decode_class != identity.decode_class) continue;
     if (hello.max_context <= TokensToMove(request)) continue;
-    if (!worker.TakesLanding(now_) || !worker.HasGrammarRoom(request, now_)) continue;
+    if (request.HasGrammar() && !worker.HasGrammarRoom(now_)) continue;
+    if (!worker.TakesLanding(now_)) continue;
     if (std::find(avoid.begin(), avoid.end(), id) == avoid.end())
       candidates.push_back(worker.AsDecodeCandidate());
   }

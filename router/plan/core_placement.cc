@@ -163,8 +163,8 @@ void RouterCore::RunWaiting(Request& request) {
     const auto& used = placement.used_prefills;
     if (std::find(used.begin(), used.end(), id) != used.end()) continue;
     has_candidate = true;
-    if (worker.HasPrefillSlot(now_, config_) && worker.HasGrammarRoom(request, now_))
-      open.push_back(&worker);
+    if (request.HasGrammar() && !worker.HasGrammarRoom(now_)) continue;
+    if (worker.HasPrefillSlot(now_, config_)) open.push_back(&worker);
   }
   if (!open.empty()) {
     KeepPreferred(request, open);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "router/plan/request_state.h"
-
 namespace baton::router {
 
 bool WorkerRecord::IsSuspect(absl::Time now, const PlanConfig& config) const {
@@ -29,13 +27,9 @@ bool WorkerRecord::HasPrefillSlot(absl::Time now, const PlanConfig& config) cons
   return absl::Seconds(seconds) < config.max_worker_queue;
 }
 
-bool WorkerRecord::HasGrammarRoom(const Request& request, absl::Time now) const {
-  return !request.HasGrammar() || now >= no_grammar_before;
-}
-
 void WorkerRecord::HoldBack(const wire::Refused& refused, absl::Time again) {
   if (refused.lacks_grammar_room)
-    no_grammar_before = again;
+    no_grammar_before = std::max(no_grammar_before, again);
   else if (refused.stage == wire::Stage::kRun)
     no_prefill_before = again;
   else

@@ -55,7 +55,7 @@ struct WorkerRecord {
   uint64_t QueuedTokens() const;
   bool HasPrefillSlot(absl::Time now, const PlanConfig& config) const;
   bool TakesLanding(absl::Time now) const { return now >= no_landing_before; }  // pages apart
-  bool HasGrammarRoom(const Request& request, absl::Time now) const;
+  bool HasGrammarRoom(absl::Time now) const { return now >= no_grammar_before; }
   // After a refusal: what it refused for want of room does not go there before `again`.
   void HoldBack(const wire::Refused& refused, absl::Time again);
   DecodeCandidate AsDecodeCandidate() const;
