@@ -109,7 +109,8 @@ size_t ToolCallParser::PlainStretch(std::string_view text) const {
 DsmlTagSet ToolCallParser::Wanted() const {
   switch (state_) {
     case State::kBlock:
-      return SetOf(DsmlTag::kOpenInvoke) | SetOf(DsmlTag::kCloseCalls);
+      return SetOf(DsmlTag::kOpenInvoke) | SetOf(DsmlTag::kCloseCalls) |
+             (calls_.empty() ? SetOf(DsmlTag::kOpenCalls) : 0);
     case State::kParams:
       return SetOf(DsmlTag::kOpenParameter) | SetOf(DsmlTag::kCloseInvoke) |
              SetOf(DsmlTag::kCloseCalls);
@@ -211,18 +212,34 @@ bool ToolCallParser::OnMistake(std::vector<OutputDelta>& out) {
     return true;
   }
   was_text_ = true;
+  AppendContent(record_.text, out);
+  record_ = {};
+  return false;
+}
+
+// What came before a second start tag was none; the block begins with that one, of which all but
+// the byte at hand is recorded.
+void ToolCallParser::Restart(std::vector<OutputDelta>& out) {
+  has_mistake_ = true;
+  const size_t token = record_.tokens_at.back();
+  const size_t begin = token - 1;  // '<'
+  AppendContent(std::string_view(record_.text).substr(0, begin), out);
+  record_.text.erase(0, begin);
+  record_.tokens_at = {token - begin};
+}
+
+void ToolCallParser::AppendContent(std::string_view text, std::vector<OutputDelta>& out) {
   if (out.empty() || out.back().field != OutputField::kContent) {
     out.push_back({.field = OutputField::kContent, .text = {}});
   }
-  out.back().text += record_.text;
-  record_ = {};
-  return false;
+  out.back().text += text;
 }
 
 // False as OnText.
 bool ToolCallParser::OnTag(DsmlTag tag, std::vector<OutputDelta>& out) {
   switch (tag) {
     case DsmlTag::kOpenCalls:
+      if (state_ == State::kBlock) Restart(out);
       state_ = State::kBlock;
       return true;
     case DsmlTag::kOpenInvoke:

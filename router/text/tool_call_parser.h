@@ -96,6 +96,8 @@ class ToolCallParser final : public ToolBlockSink {
 
   bool PushByte(char byte, std::vector<OutputDelta>& out);
   bool PushToken(std::vector<OutputDelta>& out);
+  void Restart(std::vector<OutputDelta>& out);
+  static void AppendContent(std::string_view text, std::vector<OutputDelta>& out);
   bool PushThink(std::string_view text, std::vector<OutputDelta>& out);
   bool OnMiss(std::vector<OutputDelta>& out);
   bool OnText(std::string_view text, std::vector<OutputDelta>& out);

@@ -303,6 +303,19 @@ TEST(ToolCallParser, AThinkTokenIsTakenWholeOrNotAtAll) {
   }
 }
 
+TEST(ToolCallParser, ASecondStartTagBeginsTheBlock) {
+  const std::string block = Block(Invoke("f", Parameter("a", "true", "x")));
+  const std::string tag(kOpen.substr(2, kOpen.size() - 3));
+  for (const std::string between : {"", "\n", "\n\n", " \n"}) {
+    const ParsedText parsed = Parse("t\n\n" + tag + between + block.substr(2));
+    EXPECT_EQ(parsed.content, "t\n\n" + tag + between);
+    ASSERT_EQ(parsed.calls.size(), 1u);
+    EXPECT_EQ(parsed.calls[0].arguments, R"({"a": "x"})");
+  }
+  EXPECT_EQ(Parse(tag + tag + "x").content, tag + tag + "x");
+  EXPECT_EQ(Parse(tag + tag + tag + block.substr(2)).calls.size(), 1u);
+}
+
 TEST(ToolCallParser, ArgumentsAreJsonWhateverAValueIs) {
   const auto value = [](const std::string& text) {
     return Parse(Block(Invoke("f", Parameter("k", "false", text)))).calls.at(0).arguments;
